@@ -1,0 +1,43 @@
+"""What can go wrong, and the exit code that says so.
+
+Every error here carries one line for a person: what is wrong, where, and what to do. Commands print that line and
+exit with `exit_code`; a traceback means a bug of ours (exit code 70).
+"""
+
+from __future__ import annotations
+
+
+class EffnetError(Exception):
+    """Base of all errors that are told to the user in one line."""
+
+    exit_code = 70
+
+
+class ConfigError(EffnetError):
+    """A configuration, an argument or an architecture that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(EffnetError):
+    """A dataset, image, checkpoint or result that is broken or not what it should be."""
+
+    exit_code = 65
+
+
+class BusyError(EffnetError):
+    """Another process holds the output that this one wants to write."""
+
+    exit_code = 73
+
+
+class StoppedError(EffnetError):
+    """The work was asked to stop and has saved its state: start it again to go on."""
+
+    exit_code = 75
+
+
+class RunFailedError(EffnetError):
+    """A child process ended without a result, and not by a request to stop."""
+
+    exit_code = 70

@@ -1,0 +1,163 @@
+"""Where things lie: files that appear whole or not at all, below one root.
+
+A name that can be seen is complete. Writers put bytes under a temporary name beside the target, flush them to the disk
+and rename; readers never meet half a file, whatever is killed and when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet.errors import ConfigError
+
+TEMPORARY = ".tmp-"  # the prefix of everything that is not finished yet
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text that equal values share: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (64 hex digits) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 (64 hex digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a name beside `target` that no other writer uses."""
+    return target.with_name(f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:8]}")
+
+
+def publish(target: Path, data: bytes) -> None:
+    """Write `data` under `target`, whole or not at all, replacing what was there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(target)
+    try:
+        _write_synced(temporary, data)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def create(target: Path, data: bytes) -> bool:
+    """Write `data` under `target` if the name is free; say whether this call made it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(target)
+    try:
+        _write_synced(temporary, data)
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    return True
+
+
+@contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `target` when the block ends, and vanishes when it raises.
+
+    Every file in it is flushed first. `target` must not exist yet.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                _sync_file(path)
+        sync_folder(temporary)
+        os.rename(temporary, target)
+    except BaseException:
+        remove_folder(temporary)
+        raise
+    sync_folder(target.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what is in it, renaming it first so that nobody meets half of it."""
+    import shutil
+
+    if not path.exists():
+        return
+    doomed = temporary_name(path)
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The root of all that a family leaves behind, and the names below it."""
+
+    root: Path
+
+    @property
+    def datasets(self) -> Path:
+        """Folder of datasets, one per digest."""
+        return self.root / "datasets"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of run folders, one per run key."""
+        return self.root / "runs"
+
+    @property
+    def families(self) -> Path:
+        """Folder of family builds: report, figures and result, one per family key."""
+        return self.root / "families"
+
+    def prepare(self) -> None:
+        """Make the root; raise ConfigError if it cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = temporary_name(self.root / "probe")
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"store {self.root}: cannot be written ({reason.lower()}); name another folder with `store:` in the"
+                " config or with --store"
+            ) from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

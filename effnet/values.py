@@ -1,0 +1,146 @@
+"""Frozen values that come from files: read strictly, refuse in one line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from effnet.errors import ConfigError
+
+MAX_FILE_BYTES = 1 << 20  # no configuration is this large; refuses mistaken paths and alias bombs early
+
+
+class Value(BaseModel):
+    """A frozen value: unknown keys are refused, types are not guessed, ranges are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, data: Any, where: str) -> Self:
+        """Build the value from plain data (what JSON or YAML gives).
+
+        Raises:
+            ConfigError: naming `where`, the key, what is wrong and, for a misspelt key, the likely one.
+        """
+        try:
+            text = json.dumps(data, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: holds something other than text, numbers, lists and maps ({error})") from error
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {explain(error, cls)}") from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file that holds one map. YAML tags that build objects are refused.
+
+    Raises:
+        ConfigError: if the file is missing, unreadable, too large, not YAML, holds a key twice or is no map.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is; is the path right?")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: {_explain_yaml(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deep") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {_kind(data)}")
+    return data
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Say the first problem of a validation error in one line: the key, what is wrong, how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    if first["type"] == "extra_forbidden":
+        text = f"unknown key '{key}'{_suggestion(first['loc'], model)}"
+    elif first["type"] == "missing":
+        text = f"{key}: missing; give it a value"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        given = first.get("input")
+        shown = f" (got {json.dumps(given)})" if isinstance(given, str | int | float | bool | None) else ""
+        text = f"{key}: {message}{shown}"
+    more = len(problems) - 1
+    return text + (f" (and {more} more)" if more else "")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, instead of keeping the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _explain_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "not valid YAML"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)
+
+
+def _suggestion(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
+    known = _fields_at(loc[:-1], model)
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def _fields_at(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
+    schema: Mapping[str, Any] = model.model_json_schema()
+    definitions = schema.get("$defs", {})
+
+    def resolve(node: Mapping[str, Any]) -> Mapping[str, Any]:
+        while "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+        return node
+
+    def step(node: Mapping[str, Any], part: str | int) -> Mapping[str, Any]:
+        node = resolve(node)
+        for option in (node, *(resolve(o) for o in node.get("anyOf", node.get("oneOf", ())))):
+            if part in option.get("properties", {}):
+                return resolve(option["properties"][part])
+            if "items" in option and isinstance(part, int):
+                return resolve(option["items"])
+            if part == option.get("properties", {}).get("kind", {}).get("const"):  # a tagged union's tag
+                return option
+        return {}
+
+    node: Mapping[str, Any] = schema
+    for part in loc:
+        node = step(node, part)
+    names = dict(resolve(node).get("properties", {}))
+    for option in resolve(node).get("anyOf", ()):
+        names |= resolve(option).get("properties", {})
+    return list(names)
+
+
+def _kind(data: Any) -> str:
+    if data is None:
+        return "nothing"
+    return {list: "a list", str: "text"}.get(type(data), f"a {type(data).__name__}")
