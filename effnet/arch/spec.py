@@ -1,0 +1,193 @@
+"""Networks as frozen values.
+
+An `Architecture` says everything that decides what a network computes and what it costs, except the number of classes.
+`effnet.arch.scaling` turns one into another, `effnet.arch.cost` prices it, `effnet.models.build` makes the torch module.
+
+The fields' defaults are those of the official EfficientNet code
+(tensorflow/tpu, models/official/efficientnet/efficientnet_builder.py and efficientnet_model.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from effnet.store import digest
+from effnet.values import Value, read_mapping
+
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Kernel = Literal[1, 3, 5, 7, 9, 11]
+Stride = Literal[1, 2, 4]
+
+
+class Stem(Value):
+    """The first convolution, with norm and activation, and an optional 3x3 stride-2 max pooling."""
+
+    channels: Channels
+    kernel: Kernel = 3
+    stride: Stride = 2
+    pool: bool = False
+    scale_width: bool = True  # False: width scaling leaves it alone (EfficientNet-Lite)
+
+
+class Stage(Value):
+    """`repeats` equal blocks; the first one carries the stride and the change of channels.
+
+    Blocks: `mbconv` (MobileNetV2's inverted residual, with squeeze-and-excitation if `se_ratio` > 0), `separable`
+    (MobileNetV1's depthwise and pointwise pair), `bottleneck` (ResNet v1.5: the stride is in the middle convolution,
+    whose width is `channels` / `expand_ratio`).
+    """
+
+    block: Literal["mbconv", "separable", "bottleneck"] = "mbconv"
+    channels: Channels
+    repeats: Annotated[int, Field(ge=1, le=1_000)]
+    kernel: Kernel = 3
+    stride: Stride = 1
+    expand_ratio: Annotated[int, Field(ge=1, le=16)] = 1
+    se_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    skip: bool = True  # False: no residual connection, whatever the shapes
+    scale_depth: bool = True  # False: depth scaling leaves it alone (first and last stage of EfficientNet-Lite)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.block == "bottleneck" and self.channels % self.expand_ratio:
+            raise ValueError(f"a bottleneck's channels ({self.channels}) must be a multiple of its expand_ratio")
+        return self
+
+
+class Head(Value):
+    """What follows the last stage: an optional 1x1 convolution, global average pooling, dropout, the classifier."""
+
+    channels: Annotated[int, Field(ge=0, le=65_536)] = 0  # 0: no convolution
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    scale_width: bool = True
+
+
+class Block(NamedTuple):
+    """One block with every number worked out, as `build` and the tests see it."""
+
+    stage: int
+    spec: Stage
+    in_channels: int
+    mid_channels: int
+    se_channels: int  # 0: no squeeze-and-excitation
+    stride: int
+    in_size: int  # pixels of one side of the square input
+    residual: bool
+    drop_rate: float  # stochastic depth: chance that the residual branch is dropped for a sample
+
+
+class Architecture(Value):
+    """A network as a value: hashable, comparable by `key()`, to and from JSON."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]  # a label; not in key()
+    resolution: Annotated[int, Field(ge=1, le=4_096)]  # pixels of one side of the square input
+    stem: Stem
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
+    head: Head = Head()
+    in_channels: Annotated[int, Field(ge=1, le=64)] = 3
+    activation: Literal["silu", "relu", "relu6"] = "silu"
+    padding: Literal["same", "symmetric"] = "same"  # TensorFlow's SAME, or k // 2 on every side
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # PyTorch's sense: weight of the new batch
+    se_base: Literal["input", "expanded"] = "input"  # filters that se_ratio is taken of
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.2  # block i of N is dropped at this rate * i / N
+    initialization: Literal["tensorflow", "kaiming"] = "tensorflow"
+    channel_multiple: Annotated[int, Field(ge=1, le=256)] = 8  # width scaling rounds filters to this
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.resolution < self.total_stride:
+            raise ValueError(
+                f"resolution {self.resolution} is below the network's total stride {self.total_stride}; "
+                "raise it or ease the strides"
+            )
+        return self
+
+    @property
+    def total_stride(self) -> int:
+        """Input pixels per pixel of the last feature map."""
+        stride = self.stem.stride * (2 if self.stem.pool else 1)
+        for stage in self.stages:
+            stride *= stage.stride
+        return stride
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in all stages together."""
+        return sum(stage.repeats for stage in self.stages)
+
+    def key(self) -> str:
+        """Return the sha256 (64 hex digits) of the canonical JSON without the name: equal for equal networks."""
+        return _key(self)
+
+    def blocks(self) -> tuple[Block, ...]:
+        """Return every block with its shapes, in order."""
+        blocks: list[Block] = []
+        channels, size = self.stem.channels, self.stem_size()
+        for index, stage in enumerate(self.stages):
+            for repeat in range(stage.repeats):
+                stride = stage.stride if repeat == 0 else 1
+                residual = stage.skip and _has_residual(stage, stride, channels)
+                drop_rate = self.stochastic_depth * len(blocks) / self.num_blocks if residual else 0.0
+                blocks.append(
+                    Block(
+                        stage=index,
+                        spec=stage,
+                        in_channels=channels,
+                        mid_channels=mid_channels(stage, channels),
+                        se_channels=se_channels(stage, channels, self.se_base),
+                        stride=stride,
+                        in_size=size,
+                        residual=residual,
+                        drop_rate=drop_rate,
+                    )
+                )
+                channels, size = stage.channels, out_size(size, stride)
+        return tuple(blocks)
+
+    def stem_size(self) -> int:
+        """Return the side of the feature map that enters the first stage."""
+        size = out_size(self.resolution, self.stem.stride)
+        return out_size(size, 2) if self.stem.pool else size
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an architecture from a JSON or YAML file; raise ConfigError in one line if it is not one."""
+        return cls.parse(read_mapping(path), str(path))
+
+
+def out_size(size: int, stride: int) -> int:
+    """Return ceil(size / stride): what SAME padding and k // 2 padding with an odd kernel both give."""
+    return -(-size // stride)
+
+
+def mid_channels(stage: Stage, in_channels: int) -> int:
+    """Return the channels between a block's first and last convolution."""
+    if stage.block == "mbconv":
+        return in_channels * stage.expand_ratio
+    if stage.block == "separable":
+        return in_channels
+    return stage.channels // stage.expand_ratio
+
+
+def se_channels(stage: Stage, in_channels: int, base: str) -> int:
+    """Return the squeezed channels; 0 without squeeze-and-excitation (official code: max(1, int(base * ratio)))."""
+    if not stage.se_ratio:
+        return 0
+    return max(1, int((in_channels if base == "input" else mid_channels(stage, in_channels)) * stage.se_ratio))
+
+
+def _has_residual(stage: Stage, stride: int, in_channels: int) -> bool:
+    if stage.block == "separable":
+        return False
+    # A bottleneck always has one: where shapes differ a 1x1 convolution projects the shortcut.
+    return stage.block == "bottleneck" or (stride == 1 and in_channels == stage.channels)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key(arch: Architecture) -> str:
+    return digest(arch.model_dump(mode="json", exclude={"name"}))

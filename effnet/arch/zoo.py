@@ -1,0 +1,191 @@
+"""Networks of the paper and its code, as data."""
+
+from __future__ import annotations
+
+import difflib
+from typing import NamedTuple
+
+from effnet.arch.scaling import Multipliers, scale
+from effnet.arch.spec import Architecture, Head, Stage, Stem
+from effnet.errors import ConfigError
+
+
+class Published(NamedTuple):
+    """A row of the published table: not the equation at any φ (docs/paper.md says how far each row is from it)."""
+
+    width: float
+    depth: float
+    resolution: int
+    dropout: float
+
+
+# tensorflow/tpu, models/official/efficientnet/efficientnet_builder.py, efficientnet_params
+EFFICIENTNET = {
+    "b0": Published(1.0, 1.0, 224, 0.2),
+    "b1": Published(1.0, 1.1, 240, 0.2),
+    "b2": Published(1.1, 1.2, 260, 0.3),
+    "b3": Published(1.2, 1.4, 300, 0.3),
+    "b4": Published(1.4, 1.8, 380, 0.4),
+    "b5": Published(1.6, 2.2, 456, 0.4),
+    "b6": Published(1.8, 2.6, 528, 0.5),
+    "b7": Published(2.0, 3.1, 600, 0.5),
+    "b8": Published(2.2, 3.6, 672, 0.5),
+    "l2": Published(4.3, 5.3, 800, 0.5),
+}
+
+# tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py
+EFFICIENTNET_LITE = {
+    "lite0": Published(1.0, 1.0, 224, 0.2),
+    "lite1": Published(1.0, 1.1, 240, 0.2),
+    "lite2": Published(1.1, 1.2, 260, 0.3),
+    "lite3": Published(1.2, 1.4, 280, 0.3),
+    "lite4": Published(1.4, 1.8, 300, 0.3),
+}
+
+
+def _mbconv(
+    expand_ratio: int, kernel: int, channels: int, repeats: int, stride: int, se_ratio: float = 0.0, **other: bool
+) -> Stage:
+    return Stage(
+        channels=channels,
+        repeats=repeats,
+        kernel=kernel,  # type: ignore[arg-type]  # a literal type, checked by the value itself
+        stride=stride,  # type: ignore[arg-type]
+        expand_ratio=expand_ratio,
+        se_ratio=se_ratio,
+        **other,
+    )
+
+
+# Paper, table 1 (stage 6 at 14 x 14, as in version 5 and the code).
+_B0_STAGES = (
+    _mbconv(1, 3, 16, 1, 1, 0.25),
+    _mbconv(6, 3, 24, 2, 2, 0.25),
+    _mbconv(6, 5, 40, 2, 2, 0.25),
+    _mbconv(6, 3, 80, 3, 2, 0.25),
+    _mbconv(6, 5, 112, 3, 1, 0.25),
+    _mbconv(6, 5, 192, 4, 2, 0.25),
+    _mbconv(6, 3, 320, 1, 1, 0.25),
+)
+
+EFFICIENTNET_B0 = Architecture(
+    name="efficientnet_b0", resolution=224, stem=Stem(channels=32), stages=_B0_STAGES, head=Head(channels=1280)
+)
+
+EFFICIENTNET_LITE0 = Architecture(
+    name="efficientnet_lite0",
+    resolution=224,
+    stem=Stem(channels=32, scale_width=False),
+    stages=tuple(
+        stage.model_copy(update={"se_ratio": 0.0, "scale_depth": 0 < index < len(_B0_STAGES) - 1})
+        for index, stage in enumerate(_B0_STAGES)
+    ),
+    head=Head(channels=1280, scale_width=False),
+    activation="relu6",
+)
+
+# MobileNets (arXiv 1704.04861), table 1.
+MOBILENET_V1 = Architecture(
+    name="mobilenet_v1",
+    resolution=224,
+    stem=Stem(channels=32),
+    stages=(
+        Stage(block="separable", channels=64, repeats=1),
+        Stage(block="separable", channels=128, repeats=2, stride=2),
+        Stage(block="separable", channels=256, repeats=2, stride=2),
+        Stage(block="separable", channels=512, repeats=6, stride=2),
+        Stage(block="separable", channels=1024, repeats=2, stride=2),
+    ),
+    head=Head(dropout=0.001),
+    activation="relu6",
+    stochastic_depth=0.0,
+)
+
+# MobileNetV2 (arXiv 1801.04381), table 2.
+MOBILENET_V2 = Architecture(
+    name="mobilenet_v2",
+    resolution=224,
+    stem=Stem(channels=32),
+    stages=(
+        _mbconv(1, 3, 16, 1, 1),
+        _mbconv(6, 3, 24, 2, 2),
+        _mbconv(6, 3, 32, 3, 2),
+        _mbconv(6, 3, 64, 4, 2),
+        _mbconv(6, 3, 96, 3, 1),
+        _mbconv(6, 3, 160, 3, 2),
+        _mbconv(6, 3, 320, 1, 1),
+    ),
+    head=Head(channels=1280),
+    activation="relu6",
+    stochastic_depth=0.0,
+)
+
+# Deep residual learning (arXiv 1512.03385), table 1, with the stride in the 3x3 convolution ("v1.5").
+RESNET_50 = Architecture(
+    name="resnet50",
+    resolution=224,
+    stem=Stem(channels=64, kernel=7, pool=True),
+    stages=tuple(
+        Stage(block="bottleneck", channels=channels, repeats=repeats, stride=stride, expand_ratio=4)
+        for channels, repeats, stride in ((256, 3, 1), (512, 4, 2), (1024, 6, 2), (2048, 3, 2))
+    ),
+    head=Head(dropout=0.0),
+    activation="relu",
+    padding="symmetric",
+    norm_epsilon=1e-5,
+    norm_momentum=0.1,
+    stochastic_depth=0.0,
+    initialization="kaiming",
+)
+
+# MnasNet (arXiv 1807.11626), figure 7; block strings of tensorflow/tpu, models/official/mnasnet/mnasnet_models.py.
+MNASNET_A1 = Architecture(
+    name="mnasnet_a1",
+    resolution=224,
+    stem=Stem(channels=32),
+    stages=(
+        _mbconv(1, 3, 16, 1, 1, skip=False),
+        _mbconv(6, 3, 24, 2, 2),
+        _mbconv(3, 5, 40, 3, 2, 0.25),
+        _mbconv(6, 3, 80, 4, 2),
+        _mbconv(6, 3, 112, 2, 1, 0.25),
+        _mbconv(6, 5, 160, 3, 2, 0.25),
+        _mbconv(6, 3, 320, 1, 1),
+    ),
+    head=Head(channels=1280),
+    activation="relu",
+    stochastic_depth=0.0,
+)
+
+_BASELINES = {
+    arch.name: arch for arch in (MOBILENET_V1, MOBILENET_V2, RESNET_50, MNASNET_A1)
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the name of every network that `get` knows."""
+    published = (f"efficientnet_{suffix}" for suffix in (*EFFICIENTNET, *EFFICIENTNET_LITE))
+    return (*published, *_BASELINES)
+
+
+def get(name: str) -> Architecture:
+    """Return a network by name.
+
+    Raises:
+        ConfigError: for a name that is not in `names()`; the message suggests the closest.
+    """
+    if name in _BASELINES:
+        return _BASELINES[name]
+    suffix = name.removeprefix("efficientnet_")
+    if name.startswith("efficientnet_") and suffix in EFFICIENTNET:
+        return _published(EFFICIENTNET_B0, EFFICIENTNET[suffix], name)
+    if name.startswith("efficientnet_") and suffix in EFFICIENTNET_LITE:
+        return _published(EFFICIENTNET_LITE0, EFFICIENTNET_LITE[suffix], name)
+    close = difflib.get_close_matches(name, names(), n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names())}"
+    raise ConfigError(f"no network is called '{name}'; {hint}")
+
+
+def _published(baseline: Architecture, row: Published, name: str) -> Architecture:
+    multipliers = Multipliers(depth=row.depth, width=row.width)
+    return scale(baseline, multipliers, resolution=row.resolution, dropout=row.dropout, name=name)
