@@ -1,0 +1,93 @@
+"""From an Architecture to a torch module: the only bridge."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from effnet.arch.spec import Architecture, out_size
+from effnet.models.blocks import ConvNormAct, make_block, padding
+
+
+class Network(nn.Module):
+    """Stem, blocks, head, classifier: (N, in_channels, H, W) float -> (N, num_classes) logits."""
+
+    def __init__(self, arch: Architecture, num_classes: int) -> None:
+        super().__init__()
+        stem = arch.stem
+        self.stem = nn.Sequential()
+        self.stem.add_module(
+            "conv",
+            ConvNormAct(
+                arch,
+                arch.in_channels,
+                stem.channels,
+                size=arch.resolution,
+                kernel=stem.kernel,
+                stride=stem.stride,
+            ),
+        )
+        blocks = arch.blocks()
+        if stem.pool:
+            self.stem.add_module("pool", _max_pool(arch))
+        self.blocks = nn.Sequential(*(make_block(arch, block) for block in blocks))
+        channels = arch.stages[-1].channels
+        self.head: nn.Module = nn.Identity()
+        if arch.head.channels:
+            size = out_size(blocks[-1].in_size, blocks[-1].stride)
+            self.head = ConvNormAct(arch, channels, arch.head.channels, size=size)
+            channels = arch.head.channels
+        self.dropout = nn.Dropout(arch.head.dropout)
+        self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits for normalised images."""
+        features: Tensor = self.head(self.blocks(self.stem(x)))
+        return self.classifier(self.dropout(features.mean((2, 3))))  # type: ignore[no-any-return]
+
+
+def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = None) -> Network:
+    """Return a freshly initialised network, in training mode and float32.
+
+    Args:
+        arch: the network as a value.
+        num_classes: outputs of the classifier, at least 1.
+        seed: makes the initial weights a pure function of it; without one torch's global generator is used.
+    """
+    network = Network(arch, num_classes)
+    generator = torch.Generator()
+    generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
+    initialize(network, arch.initialization, generator)
+    return network
+
+
+def initialize(network: nn.Module, rule: str, generator: torch.Generator) -> None:
+    """Set initial weights.
+
+    Both rules draw convolutions from a normal with std sqrt(2 / fan_out). The official code (efficientnet_model.py,
+    conv_kernel_initializer) takes the fan-out of a depthwise kernel as k * k, `kaiming` as torch does, which for a
+    depthwise kernel also is out_channels * k * k. The official classifier is uniform in ±1 / sqrt(num_classes).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            if rule == "tensorflow":
+                fan_out //= module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out), generator=generator)
+        elif isinstance(module, nn.Linear):
+            fan = module.out_features if rule == "tensorflow" else module.in_features
+            bound = 1.0 / math.sqrt(fan)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _max_pool(arch: Architecture) -> nn.Module:
+    size = out_size(arch.resolution, arch.stem.stride)
+    before, after = padding(arch.padding, size, 3, 2)
+    if before == after:
+        return nn.MaxPool2d(3, 2, before)
+    pad = nn.ConstantPad2d((before, after, before, after), -math.inf)
+    return nn.Sequential(pad, nn.MaxPool2d(3, 2))
