@@ -1,0 +1,164 @@
+"""What to run, as frozen values read from one YAML file per family.
+
+Every field is described here; `FamilyConfig.model_json_schema()` carries the same descriptions and bounds to forms.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from effnet.arch import zoo
+from effnet.arch.scaling import PAPER, Coefficients
+from effnet.arch.spec import Architecture
+from effnet.errors import ConfigError
+from effnet.values import Value, read_mapping
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+
+
+class DigitsSource(Value):
+    """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, ten classes, enlarged to PNG files."""
+
+    kind: Literal["digits"] = "digits"
+    image_size: Annotated[int, Field(ge=8, le=256, description="side of the PNG images in pixels")] = 32
+
+
+class DataConfig(Value):
+    """Where images come from and how they are split. The same values give the same bytes."""
+
+    source: DigitsSource = DigitsSource()
+    minival: Annotated[float, Field(gt=0, lt=0.5, description="share held out of training to decide by")] = 0.1
+    val: Annotated[float, Field(gt=0, lt=0.5, description="share held out to report with, used once")] = 0.2
+    shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split and of the order in the shards")] = 0
+
+
+class Augment(Value):
+    """What happens to a training image. Randomness is keyed by (seed, epoch, sample)."""
+
+    crop_area: Annotated[
+        tuple[float, float], Field(description="share of the image's area that a random crop covers")
+    ] = (0.08, 1.0)
+    crop_ratio: Annotated[tuple[float, float], Field(description="width / height of a random crop")] = (3 / 4, 4 / 3)
+    flip: Annotated[bool, Field(description="mirror half of the images")] = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area must rise within 0..1 (got {low}, {high})")
+        low, high = self.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(f"crop_ratio must be two rising numbers above 0 (got {low}, {high})")
+        return self
+
+
+class Recipe(Value):
+    """How a network is trained."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
+    batch_size: Annotated[int, Field(ge=2, le=65_536, description="images per step, over all ranks")] = 64
+    optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    learning_rate: Annotated[float, Field(gt=0, le=10, description="peak, per 256 images of batch")] = 0.016
+    warmup_epochs: Annotated[float, Field(ge=0, description="linear rise from 0")] = 1.0
+    schedule: Literal["cosine", "staircase"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-5
+    label_smoothing: Fraction = 0.1
+    ema_decay: Annotated[
+        float, Field(ge=0, lt=1, description="of the averaged weights, at the end of its ramp; 0: no average")
+    ] = 0.99
+    augment: Augment = Augment()
+    checkpoint_every: Annotated[int, Field(ge=0, description="steps; 0: at the end of every epoch")] = 0
+
+
+class FitConfig(Value):
+    """The grid over α, β, γ at φ = 1 (paper, section 3.3, step 1)."""
+
+    step: Annotated[float, Field(gt=0, le=0.5, description="grid step of each coefficient, from 1 up")] = 0.1
+    maximum: Annotated[float, Field(gt=1, le=4, description="largest coefficient tried")] = 2.0
+    cost_ratio: Annotated[float, Field(gt=1, le=16, description="counted MACs wanted, times the baseline's")] = 2.0
+    tolerance: Annotated[float, Field(gt=0, lt=1, description="share by which the counted cost may miss that")] = 0.1
+    max_candidates: Annotated[
+        int, Field(ge=1, le=10_000, description="train at most these, spread evenly over the grid")
+    ] = 32
+    epochs: Annotated[int, Field(ge=1, le=10_000, description="of each candidate's training")] = 5
+
+
+class MembersConfig(Value):
+    """The family: the baseline scaled by α^φ, β^φ, γ^φ for every φ of the list (paper, equation 3)."""
+
+    phi: Annotated[tuple[Annotated[float, Field(ge=0, le=16)], ...], Field(min_length=1, max_length=32)] = (
+        0, 1, 2, 3, 4, 5, 6, 7,
+    )  # fmt: skip
+    dropout: Annotated[
+        tuple[Fraction, Fraction], Field(description="of the first and the last member, linear in φ between")
+    ] = (0.2, 0.5)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.phi) != sorted(set(self.phi)):
+            raise ValueError("phi must rise from member to member, without repeats")
+        return self
+
+
+class LocalCompute(Value):
+    """Trainings run as child processes on this machine."""
+
+    kind: Literal["local"] = "local"
+    parallel: Annotated[int, Field(ge=0, le=256, description="trainings at a time; 0: one per core")] = 0
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
+
+
+class FamilyConfig(Value):
+    """One family: data, baseline, grid, members, recipe, and where it runs."""
+
+    family: Name
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    store: Annotated[str, Field(min_length=1, description="folder for everything the family leaves behind")] = ".effnet"
+    data: DataConfig = DataConfig()
+    baseline: Annotated[
+        str, Field(min_length=1, description="name of a zoo network, or an architecture file beside the config")
+    ]
+    resolution_multiple: Annotated[
+        int, Field(ge=1, le=256, description="pixels that scaled resolutions are rounded to")
+    ] = 8
+    coefficients: Annotated[
+        tuple[float, float, float] | None, Field(description="α, β, γ; leave out to find them by the grid of `fit`")
+    ] = None
+    fit: FitConfig = FitConfig()
+    members: MembersConfig = MembersConfig()
+    recipe: Recipe = Recipe()
+    compute: LocalCompute = LocalCompute()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.coefficients and min(self.coefficients) < 1:
+            raise ValueError(f"coefficients must each be at least 1 (got {list(self.coefficients)})")
+        return self
+
+
+def load_config(path: Path) -> FamilyConfig:
+    """Read a family's YAML file; raise ConfigError in one line if anything in it is wrong."""
+    config = FamilyConfig.parse(read_mapping(path), str(path))
+    if config.store.startswith("s3://"):
+        raise ConfigError(f"{path}: store: only folders can be stores so far (got {config.store!r})")
+    return config
+
+
+def load_baseline(config: FamilyConfig, path: Path) -> Architecture:
+    """Return the config's baseline: an architecture file (relative to the config's folder) or a zoo network."""
+    if config.baseline.endswith((".json", ".yaml", ".yml")):
+        return Architecture.load(path.parent / config.baseline)
+    return zoo.get(config.baseline)
+
+
+def given_coefficients(config: FamilyConfig) -> Coefficients | None:
+    """Return the config's own α, β, γ, if it states them."""
+    return Coefficients(*config.coefficients) if config.coefficients else None
+
+
+__all__ = ["PAPER", "FamilyConfig", "load_baseline", "load_config"]

@@ -1,0 +1,201 @@
+"""A run: what to train (RunSpec), and the folder in which it happens (RunFolder).
+
+The folder is the interface between a training and everything else:
+
+    config.json          the RunSpec; written first
+    metrics.jsonl        one JSON line per epoch; appended
+    checkpoints/step-N/  the training's state; the newest two and the best are kept
+    model.safetensors    the weights that people take away
+    result.json          written last: a folder that has it is done
+    evaluation.json      the validation split's verdict, written once by the evaluation
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from effnet.arch.spec import Architecture
+from effnet.config import Recipe
+from effnet.errors import BusyError, ConfigError, DataError
+from effnet.store import Store, digest, publish
+from effnet.values import Value, explain
+
+CACHE_VERSION = 1  # raise it when a change makes stored results wrong
+
+_V = TypeVar("_V", bound=Value)
+
+
+class RunSpec(Value):
+    """All that decides a training's result: equal specs are trained once."""
+
+    architecture: Architecture
+    dataset: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="digest of the dataset")]
+    num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
+    recipe: Recipe
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def key(self) -> str:
+        """Return 16 hex digits that equal specs share; the architecture's name is not part of them."""
+        data = self.model_dump(mode="json")
+        data["architecture"] = self.architecture.key()
+        return digest({"version": CACHE_VERSION, **data})[:16]
+
+
+class RunResult(Value):
+    """What a finished training found, on the minival split."""
+
+    key: str
+    top1: Annotated[float, Field(ge=0, le=1)]  # of the weights in model.safetensors
+    top5: Annotated[float, Field(ge=0, le=1)]
+    loss: float
+    best_epoch: int  # counted from 1; the epoch whose weights were kept
+    epochs: int
+    steps: int
+    params: int
+    macs: int
+    seconds: float  # of all processes that worked on the run, from start to end of each
+    weights_sha256: str
+    environment: dict[str, str]  # versions, device, threads
+
+
+class Evaluation(Value):
+    """What the validation split says of a finished run. Latency is batch 1 on one core (paper, table 4)."""
+
+    key: str
+    dataset: str
+    split: str
+    samples: int
+    top1: Annotated[float, Field(ge=0, le=1)]
+    top5: Annotated[float, Field(ge=0, le=1)]
+    loss: float
+    latency_ms: float
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, store: Store, spec: RunSpec) -> RunFolder:
+        """Return the folder of a spec's run, writing config.json if it is new."""
+        folder = cls(store.runs / spec.key())
+        if not folder.config_path.exists():
+            publish(folder.config_path, spec.model_dump_json(indent=2).encode())
+        return folder
+
+    @property
+    def key(self) -> str:
+        """The run's key, which is the folder's name."""
+        return self.path.name
+
+    @property
+    def store(self) -> Store:
+        """The store that the folder lies in."""
+        return Store(self.path.absolute().parent.parent)
+
+    @property
+    def config_path(self) -> Path:
+        """config.json."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights_path(self) -> Path:
+        """model.safetensors."""
+        return self.path / "model.safetensors"
+
+    @property
+    def result_path(self) -> Path:
+        """result.json."""
+        return self.path / "result.json"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """evaluation.json."""
+        return self.path / "evaluation.json"
+
+    def spec(self) -> RunSpec:
+        """Read config.json; raise ConfigError if it is missing, broken or not this folder's."""
+        try:
+            spec = read_value(RunSpec, self.config_path)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+        if spec is None:
+            raise ConfigError(f"{self.path}: no config.json here; a run folder is made by effnet, or holds one")
+        if spec.key() != self.key:
+            raise ConfigError(
+                f"{self.config_path}: belongs to run {spec.key()}, not to this folder; the file was changed or moved, "
+                "or was written by another version of effnet"
+            )
+        return spec
+
+    def result(self) -> RunResult | None:
+        """Read result.json; None if the run is not done."""
+        return read_value(RunResult, self.result_path)
+
+    def evaluation(self) -> Evaluation | None:
+        """Read evaluation.json; None if there is none."""
+        return read_value(Evaluation, self.evaluation_path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the system frees it when the process ends, however it ends.
+
+        Raises:
+            BusyError: if another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(f"{self.path}: another process is training this run; wait for it or stop it") from error
+            yield
+
+
+def read_value(model: type[_V], path: Path) -> _V | None:
+    """Read a value that effnet wrote as JSON; None if there is no file, DataError if it is broken."""
+    try:
+        return model.model_validate_json(path.read_bytes(), strict=True)
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(f"{path}: {explain(error, model)}; remove the file and run again") from error
+
+
+def read_journal(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Read a journal's whole lines from byte `start`; return them and the byte after the last.
+
+    A line cut short by a kill has no newline yet and is left for the next call.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read()
+    except FileNotFoundError:
+        return [], start
+    end = data.rfind(b"\n") + 1
+    try:
+        return [json.loads(line) for line in data[:end].splitlines()], start + end
+    except ValueError as error:
+        raise DataError(f"{path}: holds a broken line after byte {start}") from error
