@@ -43,8 +43,14 @@ class Augment(Value):
     crop_area: Annotated[
         tuple[float, float], Field(description="share of the image's area that a random crop covers")
     ] = (0.08, 1.0)
-    crop_ratio: Annotated[tuple[float, float], Field(description="width / height of a random crop")] = (3 / 4, 4 / 3)
+    crop_ratio: Annotated[tuple[float, float], Field(description="width / height of a random crop")] = (
+        3 / 4,
+        4 / 3,
+    )
     flip: Annotated[bool, Field(description="mirror half of the images")] = True
+    crop_padding: Annotated[
+        int, Field(ge=0, le=1_000, description="pixels that the central crop of an evaluation leaves away")
+    ] = 32
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -121,13 +127,15 @@ class FamilyConfig(Value):
     store: Annotated[str, Field(min_length=1, description="folder for everything the family leaves behind")] = ".effnet"
     data: DataConfig = DataConfig()
     baseline: Annotated[
-        str, Field(min_length=1, description="name of a zoo network, or an architecture file beside the config")
+        str,
+        Field(min_length=1, description="name of a zoo network, or an architecture file beside the config"),
     ]
     resolution_multiple: Annotated[
         int, Field(ge=1, le=256, description="pixels that scaled resolutions are rounded to")
     ] = 8
     coefficients: Annotated[
-        tuple[float, float, float] | None, Field(description="α, β, γ; leave out to find them by the grid of `fit`")
+        tuple[float, float, float] | None,
+        Field(description="α, β, γ; leave out to find them by the grid of `fit`"),
     ] = None
     fit: FitConfig = FitConfig()
     members: MembersConfig = MembersConfig()

@@ -1,7 +1,7 @@
 """Networks as frozen values.
 
 An `Architecture` says everything that decides what a network computes and what it costs, except the number of classes.
-`effnet.arch.scaling` turns one into another, `effnet.arch.cost` prices it, `effnet.models.build` makes the torch module.
+`effnet.arch.scaling` turns one into another, `effnet.arch.cost` prices it, `effnet.models.build` makes the module.
 
 The fields' defaults are those of the official EfficientNet code
 (tensorflow/tpu, models/official/efficientnet/efficientnet_builder.py and efficientnet_model.py).

@@ -44,7 +44,13 @@ EFFICIENTNET_LITE = {
 
 
 def _mbconv(
-    expand_ratio: int, kernel: int, channels: int, repeats: int, stride: int, se_ratio: float = 0.0, **other: bool
+    expand_ratio: int,
+    kernel: int,
+    channels: int,
+    repeats: int,
+    stride: int,
+    se_ratio: float = 0.0,
+    **other: bool,
 ) -> Stage:
     return Stage(
         channels=channels,
@@ -69,7 +75,11 @@ _B0_STAGES = (
 )
 
 EFFICIENTNET_B0 = Architecture(
-    name="efficientnet_b0", resolution=224, stem=Stem(channels=32), stages=_B0_STAGES, head=Head(channels=1280)
+    name="efficientnet_b0",
+    resolution=224,
+    stem=Stem(channels=32),
+    stages=_B0_STAGES,
+    head=Head(channels=1280),
 )
 
 EFFICIENTNET_LITE0 = Architecture(
@@ -157,9 +167,7 @@ MNASNET_A1 = Architecture(
     stochastic_depth=0.0,
 )
 
-_BASELINES = {
-    arch.name: arch for arch in (MOBILENET_V1, MOBILENET_V2, RESNET_50, MNASNET_A1)
-}
+_BASELINES = {arch.name: arch for arch in (MOBILENET_V1, MOBILENET_V2, RESNET_50, MNASNET_A1)}
 
 
 def names() -> tuple[str, ...]:

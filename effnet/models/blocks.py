@@ -146,18 +146,14 @@ def _bottleneck(arch: Architecture, block: Block) -> nn.Module:
     small = out_size(size, block.stride)
     branch = nn.Sequential()
     branch.add_module("reduce", ConvNormAct(arch, block.in_channels, mid, size=size))
-    branch.add_module(
-        "spatial", ConvNormAct(arch, mid, mid, size=size, kernel=block.spec.kernel, stride=block.stride)
-    )
+    branch.add_module("spatial", ConvNormAct(arch, mid, mid, size=size, kernel=block.spec.kernel, stride=block.stride))
     branch.add_module("expand", ConvNormAct(arch, mid, block.spec.channels, size=small, act=False))
     return Bottleneck(arch, branch, block, size)
 
 
 def _depthwise(arch: Architecture, block: Block) -> nn.Module:
     mid = block.mid_channels
-    return ConvNormAct(
-        arch, mid, mid, size=block.in_size, kernel=block.spec.kernel, stride=block.stride, groups=mid
-    )
+    return ConvNormAct(arch, mid, mid, size=block.in_size, kernel=block.spec.kernel, stride=block.stride, groups=mid)
 
 
 _MAKERS = {"mbconv": _mbconv, "separable": _separable, "bottleneck": _bottleneck}

@@ -1,0 +1,74 @@
+"""The index of a dataset: where each sample lies, as one Parquet table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from effnet.errors import DataError
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.dictionary(pa.int8(), pa.string())),
+        ("shard", pa.dictionary(pa.int32(), pa.string())),
+        ("offset", pa.int64()),  # first byte of the encoded image in the shard
+        ("length", pa.int64()),  # bytes of the encoded image
+        ("label", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("sha256", pa.binary(32)),  # of the encoded image
+    ]
+)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows of SCHEMA's columns as Parquet."""
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read an index; raise DataError if it is missing, broken or has other columns."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing; shard the dataset again") from error
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not a readable index ({str(error).splitlines()[0]})") from error
+    return table
+
+
+@dataclass(frozen=True)
+class Index:
+    """One split's samples as columns, in the order in which they lie in the shards."""
+
+    keys: list[str]
+    shards: list[str]  # one per sample
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    sha256: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @classmethod
+    def read(cls, path: Path, split: str) -> Index:
+        """Read the samples of one split: "train", "minival" or "val"."""
+        table = read_table(path)
+        table = table.filter(pc.equal(table["split"].cast(pa.string()), split))
+        return cls(
+            keys=table["key"].to_pylist(),
+            shards=table["shard"].cast(pa.string()).to_pylist(),
+            offsets=table["offset"].to_numpy(),
+            lengths=table["length"].to_numpy(),
+            labels=table["label"].to_numpy().astype(np.int64),
+            sha256=table["sha256"].to_pylist(),
+        )
