@@ -93,7 +93,9 @@ class Tracker:
         self._known[key] = run_id
         return run_id
 
-    def open_training(self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str) -> None:
+    def open_training(
+        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
+    ) -> None:
         """Make sure that a run folder has its MLflow run, with config, architecture and dataset."""
 
         def call() -> None:
@@ -107,6 +109,10 @@ class Tracker:
             self._log_dataset(run_id, folder)
 
         self._guarded(call)
+
+    def run_id(self, key: str) -> str | None:
+        """Return the MLflow run tagged with a key, if there is one."""
+        return self._guarded(lambda: self._known.get(key))  # type: ignore[no-any-return]
 
     def forward(self, folder: RunFolder) -> None:
         """Send the journal's new epochs, and the files of a finished run, each once."""

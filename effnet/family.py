@@ -1,0 +1,78 @@
+"""A family as values: its members before they are trained, and what became of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from effnet.arch.cost import count
+from effnet.arch.scaling import Coefficients, scale
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig
+from effnet.runs import CACHE_VERSION
+from effnet.store import digest
+from effnet.values import Value
+
+
+class Member(Value):
+    """One member of the family, as planned."""
+
+    name: str  # B0, B1, ...
+    phi: float
+    architecture: Architecture
+    params: int
+    macs: int
+
+
+class MemberResult(Value):
+    """One member, trained and evaluated. Fractions are between 0 and 1."""
+
+    name: str
+    phi: float
+    resolution: int
+    params: int
+    macs: int
+    top1: float
+    top5: float
+    latency_ms: float
+    seconds: float
+    run_key: str
+    mlflow_run_id: str | None
+    reused: bool
+
+
+class FamilyResult(Value):
+    """What `effnet family --json` prints."""
+
+    family: str
+    dataset: str
+    coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
+    members: tuple[MemberResult, ...]
+
+
+def plan_members(
+    baseline: Architecture, config: FamilyConfig, coefficients: Coefficients, num_classes: int
+) -> list[Member]:
+    """Return the baseline scaled by α^φ, β^φ, γ^φ for every φ of the config (paper, equation 3)."""
+    phis = config.members.phi
+    low, high = config.members.dropout
+    members = []
+    for number, phi in enumerate(phis):
+        share = (phi - phis[0]) / (phis[-1] - phis[0]) if len(phis) > 1 else 0.0
+        arch = scale(
+            baseline,
+            coefficients.at(phi),
+            resolution_multiple=config.resolution_multiple,
+            dropout=round(low + share * (high - low), 4),
+            name=f"{config.family}_b{number}",
+        )
+        cost = count(arch, num_classes)
+        members.append(Member(name=f"B{number}", phi=phi, architecture=arch, params=cost.params, macs=cost.macs))
+    return members
+
+
+def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str:
+    """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
+    data = config.model_dump(mode="json", exclude={"store", "compute"})
+    return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]
