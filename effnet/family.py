@@ -46,6 +46,7 @@ class FamilyResult(Value):
     """What `effnet family --json` prints."""
 
     family: str
+    key: str  # of the build: the name of its folder below families/
     dataset: str
     coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
     members: tuple[MemberResult, ...]

@@ -18,18 +18,25 @@ from effnet.errors import EffnetError
 # however it ended: nobody is left to take the result, so the child saves its state and stops.
 PARENT_PIPE = "EFFNET_PARENT_PIPE"
 
+WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
+
 
 def child_main(main: Callable[[], None]) -> NoReturn:
     """Run `main` and leave with the exit code of what happened; errors are one line on standard error."""
     try:
         main()
     except EffnetError as error:
-        print(error, file=sys.stderr)
+        _print(str(error))
         sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
         sys.exit(EffnetError.exit_code)
     sys.exit(0)
+
+
+def warn(line: str) -> None:
+    """Say something that the person should know, and go on."""
+    _print(WARNING + line)
 
 
 def stop_on_signals(request: Callable[[str], None]) -> None:
@@ -42,9 +49,16 @@ def stop_on_signals(request: Callable[[str], None]) -> None:
 
 def process_started() -> float:
     """Return the Unix time in seconds at which this process began."""
-    return psutil.Process().create_time()
+    return float(psutil.Process().create_time())
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _watch_parent(request: Callable[[str], None]) -> None:
-    sys.stdin.buffer.read()
+    # Unbuffered: the interpreter cannot shut down while a daemon thread holds the buffer's lock.
+    while os.read(0, 1):
+        pass
     request("the process that started it is gone")

@@ -4,6 +4,7 @@ The folder is the interface between a training and everything else:
 
     config.json          the RunSpec; written first
     metrics.jsonl        one JSON line per epoch; appended
+    output.log           what the training printed
     checkpoints/step-N/  the training's state; the newest two and the best are kept
     model.safetensors    the weights that people take away
     result.json          written last: a folder that has it is done
@@ -12,7 +13,6 @@ The folder is the interface between a training and everything else:
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +24,8 @@ from pydantic import Field, ValidationError
 
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
-from effnet.errors import BusyError, ConfigError, DataError
-from effnet.store import Store, digest, publish
+from effnet.errors import ConfigError, DataError
+from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
 CACHE_VERSION = 1  # raise it when a change makes stored results wrong
@@ -115,6 +115,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def log_path(self) -> Path:
+        """output.log."""
+        return self.path / "output.log"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of checkpoints."""
         return self.path / "checkpoints"
@@ -164,12 +169,7 @@ class RunFolder:
         Raises:
             BusyError: if another process holds it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError(f"{self.path}: another process is training this run; wait for it or stop it") from error
+        with hold(self.path / "lock", f"{self.path}: another process is training this run; wait for it or stop it"):
             yield
 
 

@@ -6,6 +6,7 @@ and rename; readers never meet half a file, whatever is killed and when.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet.errors import ConfigError
+from effnet.errors import BusyError, ConfigError
 
 TEMPORARY = ".tmp-"  # the prefix of everything that is not finished yet
 
@@ -112,6 +113,26 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+@contextmanager
+def hold(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path` for this process; the system frees it when the process ends, however it ends.
+
+    Args:
+        path: the lock file; it is made and stays.
+        busy: what to say if another process holds it; without it, wait until that one lets go.
+
+    Raises:
+        BusyError: if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise BusyError(busy) from error
+        yield
+
+
 @dataclass(frozen=True)
 class Store:
     """The root of all that a family leaves behind, and the names below it."""
@@ -132,6 +153,11 @@ class Store:
     def families(self) -> Path:
         """Folder of family builds: report, figures and result, one per family key."""
         return self.root / "families"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what servers and other child processes print."""
+        return self.root / "logs"
 
     def prepare(self) -> None:
         """Make the root; raise ConfigError if it cannot be written."""

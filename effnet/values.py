@@ -143,4 +143,4 @@ def _fields_at(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
 def _kind(data: Any) -> str:
     if data is None:
         return "nothing"
-    return {list: "a list", str: "text"}.get(type(data), f"a {type(data).__name__}")
+    return {"list": "a list", "str": "text"}.get(type(data).__name__, f"a {type(data).__name__}")

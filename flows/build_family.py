@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from effnet.config import load_baseline, load_config
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.store import Store
 from tasks.screen import Screen
-from tasks.stages import (
-    Work,
-    evaluate_members,
-    fit_coefficients,
-    shard_dataset,
-    train_members,
-    write_report,
-)
+from tasks.servers import mlflow_uri
+from tasks.stages import evaluate_members, fit_coefficients, shard_dataset, train_members, write_report
 from tasks.tracking import Tracker
+from tasks.training import Work, make_unit
 
 
-@flow(name="build_family", flow_run_name="{config}")
+def _run_name() -> str:
+    return Path(flow_run.parameters["config"]).stem
+
+
+@flow(name="build_family", flow_run_name=_run_name)
 def build_family(config: str, store: str | None = None) -> FamilyResult:
     """Build a compound-scaled family from a configuration file.
 
@@ -31,26 +31,27 @@ def build_family(config: str, store: str | None = None) -> FamilyResult:
     """
     settings = load_config(Path(config))
     root = Store(Path(store or settings.store).absolute())
-    screen = Screen()
-    tracker = Tracker(
-        f"sqlite:///{root.root / 'mlflow.db'}", settings.family, root.root / "artifacts" / settings.family, screen.warn
-    )
-    baseline = load_baseline(settings, Path(config))
-    work = Work(settings, baseline, root, tracker, screen)
+    screen = Screen(echo=get_run_logger().info)
+    tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
+    work = Work(settings, load_baseline(settings, Path(config)), root, tracker, screen)
+
+    manifest = shard_dataset(work)
+    key = build_key(settings, work.baseline, manifest.digest)
+    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
+    parent = tracker.open_family(key, f"{settings.family} {key[:6]}", settings.model_dump(mode="json"), tags)
     try:
-        manifest = shard_dataset(work)
-        key = build_key(settings, baseline, manifest.digest)
-        parent = tracker.open_run(
-            key, f"{settings.family}-{key[:6]}", settings.model_dump(mode="json"), {"effnet.kind": "family"}
-        )
         coefficients = fit_coefficients(work, manifest, parent)
-        members = plan_members(baseline, settings, coefficients, len(manifest.classes))
-        reused = train_members(work, manifest, members, parent)
-        result = evaluate_members(work, manifest, members, coefficients, reused)
-        files = write_report(work, key, result)
-        if not all(reused.values()):
-            best = max(member.top1 for member in result.members)
-            tracker.close(parent, {"best_val_top1": best, **coefficients._asdict()}, files, "FINISHED")
-    finally:
-        screen.settle()
+        members = plan_members(work.baseline, settings, coefficients, len(manifest.classes))
+        units = [
+            make_unit(work, manifest, member.name, member.architecture, settings.recipe, {"phi": member.phi})
+            for member in members
+        ]
+        reused = train_members(work, units, parent)
+        result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
+        files = write_report(work, result)
+    except BaseException:
+        tracker.pause(key)
+        raise
+    best = max(member.top1 for member in result.members)
+    tracker.close_family(key, {"best_val_top1": best, **coefficients._asdict()}, files)
     return result

@@ -7,19 +7,28 @@ ours; 73 another process does this already; 75 stopped with its state saved: the
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from effnet.errors import EffnetError, StoppedError
 
+if TYPE_CHECKING:
+    from effnet.config import FamilyConfig
+    from effnet.family import FamilyResult, Member
+    from effnet.store import Store
+
+DEFAULT_STORE = Path(".effnet")
+
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+_HOME = click.option(
+    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,44 +43,17 @@ def cli() -> None:
 @_JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
-    from effnet.config import load_baseline, load_config
-    from effnet.store import Store
+    from effnet.store import hold
 
-    settings = load_config(config)
-    load_baseline(settings, config)
-    root = Store(Path(store or settings.store).absolute())
-    root.prepare()
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    _configure_prefect(root.root)
-    from flows.build_family import build_family
-
-    result = build_family(str(config), str(root.root))
+    settings, _ = _load(config)
+    root = _open_store(store or Path(settings.store))
+    lock = root.families / f"{settings.family}.lock"
+    with hold(lock, f"family {settings.family}: another process is building it in {root.root}; wait for it or stop it"):
+        result = _build(config, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
-        return
-    from tasks.screen import Screen, duration, short
-
-    screen = Screen()
-    screen.table(
-        ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency", "training"),
-        [
-            (
-                member.name,
-                f"{member.phi:g}",
-                str(member.resolution),
-                short(member.params),
-                short(member.macs),
-                f"{member.top1:.1%}",
-                f"{member.top5:.1%}",
-                f"{member.latency_ms:.1f} ms",
-                "reused" if member.reused else duration(member.seconds),
-            )
-            for member in result.members
-        ],
-    )
-    screen.console.print(
-        f"\nBrowse it: mlflow ui --backend-store-uri sqlite:///{root.root / 'mlflow.db'}", soft_wrap=True
-    )
+    else:
+        _show(result, root)
 
 
 @cli.command()
@@ -81,39 +63,70 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
 def plan(config: Path, store: Path | None, as_json: bool) -> None:
     """Price the family of CONFIG without training anything."""
     from effnet.arch.scaling import PAPER
-    from effnet.config import given_coefficients, load_baseline, load_config
+    from effnet.config import given_coefficients
+    from effnet.data.sources import open_source
     from effnet.family import plan_members
 
-    settings = load_config(config)
-    baseline = load_baseline(settings, config)
-    fitted = _fitted(Path(store or settings.store), settings.family)
-    coefficients = given_coefficients(settings) or fitted or PAPER
-    origin = "the config" if settings.coefficients else "the family built last" if fitted else "the paper, for now"
-    members = plan_members(baseline, settings, coefficients, 10)
+    settings, baseline = _load(config)
+    given = given_coefficients(settings)
+    fitted = _fitted(store or Path(settings.store), settings.family)
+    coefficients = given or fitted or PAPER
+    origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
+    members = plan_members(baseline, settings, coefficients, len(open_source(settings.data.source).classes))
     if as_json:
-        rows = [
-            {
-                "name": member.name,
-                "phi": member.phi,
-                "resolution": member.architecture.resolution,
-                "params": member.params,
-                "macs": member.macs,
-            }
-            for member in members
-        ]
         data: dict[str, Any] = {
             "family": settings.family,
             "coefficients": coefficients._asdict(),
             "coefficients_from": origin,
-            "members": rows,
+            "members": [_planned(member) for member in members],
         }
         click.echo(json.dumps(data, indent=2))
         return
     click.echo(f"α {coefficients.alpha:g}, β {coefficients.beta:g}, γ {coefficients.gamma:g} (from {origin})")
-    click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'MACs':>16}")
+    click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'MACs':>16}{'× B0':>8}")
     for member in members:
-        arch = member.architecture
-        click.echo(f"{member.name:4}{member.phi:5g}{arch.resolution:8d}{member.params:14,}{member.macs:16,}")
+        ratio = member.macs / members[0].macs
+        click.echo(
+            f"{member.name:4}{member.phi:5g}{member.architecture.resolution:8d}{member.params:14,}{member.macs:16,}"
+            f"{ratio:8.2f}"
+        )
+
+
+@cli.command()
+@_HOME
+@click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port that must be used.")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port that must be used.")
+@_JSON
+def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: bool) -> None:
+    """Start a local Prefect server and the MLflow page over a store; `effnet family` then uses them."""
+    from rich.console import Console
+
+    from tasks import servers
+
+    root = _open_store(store)
+    ports = {servers.PREFECT.name: prefect_port, servers.MLFLOW.name: mlflow_port}
+    console = Console(stderr=True, highlight=False)
+    with console.status("starting the servers"):
+        found = servers.start(root.root, ports, lambda line: console.print(line, soft_wrap=True))
+    if as_json:
+        click.echo(json.dumps({server.name: server.url for server in found}, indent=2))
+        return
+    for server in found:
+        click.echo(f"{server.name:8} {server.url}")
+    click.echo(f"Stop them with: effnet down{_option(store)}")
+
+
+@cli.command()
+@_HOME
+def down(store: Path) -> None:
+    """Stop the servers of a store."""
+    from tasks import servers
+
+    stopped = servers.stop(store.absolute()) if store.is_dir() else []
+    for server in stopped:
+        click.echo(f"{server.name}: stopped")
+    if not stopped:
+        click.echo("no servers run here")
 
 
 @cli.command()
@@ -130,6 +143,7 @@ def verify(dataset: Path) -> None:
 
 def main() -> None:
     """Run the command; errors are one line and an exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     try:
         cli(standalone_mode=False)
     except EffnetError as error:
@@ -147,7 +161,82 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def _load(config: Path) -> tuple[FamilyConfig, Any]:
+    from effnet.config import load_baseline, load_config
+
+    settings = load_config(config)
+    return settings, load_baseline(settings, config)
+
+
+def _open_store(path: Path) -> Store:
+    from effnet.store import Store
+
+    root = Store(path.absolute())
+    root.prepare()
+    return root
+
+
+def _option(store: Path) -> str:
+    """Return the option that names a store, where it has to be named."""
+    return "" if store.absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+
+
+def _build(config: Path, root: Store) -> FamilyResult:
+    from tasks.prefect_setup import configured_api, connected, crash_stale_runs
+    from tasks.servers import PrefectApi
+
+    with PrefectApi(root.root, configured_api()) as api:
+        from flows.build_family import build_family  # while the server starts
+
+        with connected(api.url()):
+            if api.in_store:
+                crash_stale_runs(build_family.name)
+            return build_family(str(config), str(root.root))
+
+
+def _show(result: FamilyResult, root: Store) -> None:
+    from rich.console import Console
+
+    from tasks.screen import duration, make_table, short
+    from tasks.servers import running
+
+    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency", "training")
+    rows = [
+        (
+            member.name,
+            f"{member.phi:g}",
+            str(member.resolution),
+            short(member.params),
+            short(member.macs),
+            f"{member.top1:.1%}",
+            f"{member.top5:.1%}",
+            f"{member.latency_ms:.1f} ms",
+            "reused" if member.reused else duration(member.seconds),
+        )
+        for member in result.members
+    ]
+    console = Console(highlight=False)
+    console.print()
+    console.print(make_table(columns, rows))
+    folder = root.families / result.key
+    servers = {server.name: server.url for server in running(root.root)}
+    pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
+    for line in ("", *pages, f"figure   {folder / 'accuracy.png'}", f"weights  {root.runs}/RUN/model.safetensors"):
+        console.print(line, soft_wrap=True)
+
+
+def _planned(member: Member) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "phi": member.phi,
+        "resolution": member.architecture.resolution,
+        "params": member.params,
+        "macs": member.macs,
+    }
+
+
 def _fitted(store: Path, family: str) -> Any:
+    """Return the coefficients of the family that was built last, if one was."""
     from effnet.arch.scaling import Coefficients
 
     found = []
@@ -156,20 +245,6 @@ def _fitted(store: Path, family: str) -> Any:
         if data["family"] == family:
             found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
     return max(found)[1] if found else None
-
-
-def _configure_prefect(root: Path) -> None:
-    """Set what Prefect reads when it is imported; what the user set already stays."""
-    for name, value in {
-        "PREFECT_HOME": str(root / "prefect"),
-        "DO_NOT_TRACK": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    }.items():
-        os.environ.setdefault(name, value)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
-from effnet.process import PARENT_PIPE
+from effnet.process import PARENT_PIPE, WARNING
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0  # a child that was asked to stop has this long to write its checkpoint
 BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
+ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
 
 _ERRORS = {2: ConfigError, 65: DataError, 73: BusyError, 75: StoppedError}
 
@@ -31,6 +32,7 @@ class Job:
     name: str
     module: str
     arguments: tuple[str, ...]
+    log: Path  # what the child prints is added to it
     work: float = 1.0  # expected size, in any unit: the largest job starts first
 
 
@@ -38,8 +40,13 @@ class Job:
 class _Child:
     job: Job
     process: subprocess.Popen[bytes]
-    stderr: Path
-    busy_since: float | None = field(default=None)
+    log_start: int  # where its own output begins in the log
+    attempt: int = 1
+    busy_since: float | None = None
+
+    def lines(self) -> list[str]:
+        """Return the lines that it printed."""
+        return self.job.log.read_bytes()[self.log_start :].decode(errors="replace").strip().splitlines()
 
 
 def slots(compute: LocalCompute) -> int:
@@ -48,33 +55,45 @@ def slots(compute: LocalCompute) -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job], compute: LocalCompute, logs: Path, tick: Callable[[], None], done: Callable[[Job], None]
+    jobs: Sequence[Job],
+    compute: LocalCompute,
+    *,
+    tick: Callable[[], None],
+    done: Callable[[Job], None],
+    warn: Callable[[str], None],
 ) -> None:
-    """Run all jobs, largest first.
+    """Run all jobs, largest first. A child that is killed is started again: it goes on from where it was.
 
     Args:
         jobs: what to run.
         compute: how many at a time, and with how many threads each.
-        logs: folder for the children's output.
         tick: called several times a second while children run.
         done: called with every job that ended well.
+        warn: told what children warn of, and about those that were killed and started again.
 
     Raises:
         EffnetError: of the kind that a child's exit code names, with the child's own line; the others are stopped.
         BaseException: whatever interrupts the wait (Ctrl-C, SIGTERM); the children are stopped first, each with a
             checkpoint.
     """
-    logs.mkdir(parents=True, exist_ok=True)
     waiting = deque(sorted(jobs, key=lambda job: -job.work))
     children: list[_Child] = []
     try:
         while waiting or children:
             while waiting and len(children) < slots(compute):
-                children.append(_start(waiting.popleft(), compute, logs))
+                children.append(_start(waiting.popleft(), compute))
             for child in list(children):
-                if _ended(child, compute, logs):
-                    children.remove(child)
+                code = child.process.poll()
+                if code is None:
+                    continue
+                children.remove(child)
+                for line in child.lines():
+                    if line.startswith(WARNING):
+                        warn(f"{child.job.name}: {line.removeprefix(WARNING)}")
+                if code == 0:
                     done(child.job)
+                else:
+                    children.append(_start_again(child, code, compute, warn))
             tick()
             time.sleep(POLL_SECONDS)
     except BaseException:
@@ -82,10 +101,10 @@ def run_jobs(
         raise
 
 
-def _start(job: Job, compute: LocalCompute, logs: Path) -> _Child:
-    stderr = logs / f"{job.name}.log"
+def _start(job: Job, compute: LocalCompute) -> _Child:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(compute.threads)
-    with stderr.open("wb") as log:
+    with job.log.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", job.module, *job.arguments],
             stdin=subprocess.PIPE,  # held open: its end tells the child that this process is gone
@@ -94,30 +113,30 @@ def _start(job: Job, compute: LocalCompute, logs: Path) -> _Child:
             start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
             env=os.environ | {PARENT_PIPE: "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
         )
-    return _Child(job, process, stderr)
+        return _Child(job, process, log_start=log.tell())
 
 
-def _ended(child: _Child, compute: LocalCompute, logs: Path) -> bool:
-    """Say whether a child ended well; raise if it ended otherwise. A busy run is tried again for a while."""
-    code = child.process.poll()
-    if code is None:
-        return False
-    if child.process.stdin:
-        child.process.stdin.close()
-    if code == 0:
-        return True
-    if code == BusyError.exit_code:
-        child.busy_since = child.busy_since or time.monotonic()
-        if time.monotonic() - child.busy_since < BUSY_SECONDS:
-            again = _start(child.job, compute, logs)
-            child.process = again.process
-            return False
-    lines = child.stderr.read_text(errors="replace").strip().splitlines()
-    told = lines[-1] if lines else "it said nothing"
+def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
+    """Start a child again that was killed, or that found its run held by another process; raise if it may not be."""
+    now = time.monotonic()
+    if code == BusyError.exit_code and now - (child.busy_since or now) < BUSY_SECONDS:
+        again = _start(child.job, compute)
+        again.busy_since, again.attempt = child.busy_since or now, child.attempt
+        return again
+    if code < 0 and child.attempt < ATTEMPTS:
+        warn(f"{child.job.name}: killed by {_signal_name(code)}; started again, it goes on from its last checkpoint")
+        again = _start(child.job, compute)
+        again.attempt = child.attempt + 1
+        return again
+    told = next(reversed(child.lines()), "it said nothing")
     if code in _ERRORS:
         raise _ERRORS[code](f"{child.job.name}: {told}")
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    raise RunFailedError(f"{child.job.name}: {how} ({told}); its output is in {child.stderr}; run the command again")
+    how = f"killed by {_signal_name(code)}, {ATTEMPTS} times" if code < 0 else f"exit code {code}"
+    raise RunFailedError(f"{child.job.name}: {how} ({told}); its output is in {child.job.log}; run the command again")
+
+
+def _signal_name(code: int) -> str:
+    return signal.Signals(-code).name
 
 
 def _stop(children: Sequence[_Child]) -> None:

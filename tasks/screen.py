@@ -1,57 +1,82 @@
-"""What a person at the terminal sees: finished things as lines, the current one as a line that changes."""
+"""What a person at the terminal sees: finished things as lines, and below them the work that goes on."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.status import Status
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
+
+PLAIN_SECONDS = 30.0  # between lines about progress where there is no terminal
 
 
 class Screen:
-    """Writes to standard error, so that standard output is free for results. Changing lines need a terminal."""
+    """Writes to standard error, so that standard output is free for results.
 
-    def __init__(self) -> None:
+    Args:
+        echo: also given every line that stays.
+    """
+
+    def __init__(self, echo: Callable[[str], None] | None = None) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
-        self._status: Status | None = None
-        self._started = time.monotonic()
+        self._echo = echo or (lambda _line: None)
+        self._live: Live | None = None
+        self._started = self._told = time.monotonic()
+        self._stage: tuple[str, float, float] | None = None  # title, when it began, its share done then
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, style: str = "") -> None:
         """Print a line that stays, with the time since the start."""
-        seconds = round(time.monotonic() - self._started)
-        self.console.print(f"[dim]{seconds // 60:2d}:{seconds % 60:02d}[/dim]  {line}")
+        stamp = Text(f"{_clock(time.monotonic() - self._started)}  ", style="dim")
+        self.console.print(stamp + Text(line, style=style), soft_wrap=True)
+        self._echo(line)
 
     def warn(self, line: str) -> None:
         """Print a warning that stays."""
-        self.say(f"[yellow]{line}[/yellow]")
+        self.say(line, style="yellow")
 
-    def update(self, line: str) -> None:
-        """Change the line at the bottom; nothing is shown where there is no terminal."""
-        if not self.console.is_terminal:
-            return
-        if self._status is None:
-            self._status = self.console.status(line)
-            self._status.start()
-        self._status.update(line)
+    def progress(self, title: str, share: float, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show how far a stage is: a table, a bar and the time left. Without a terminal: a line now and then.
+
+        Args:
+            title: the stage.
+            share: of its work that is done, 0 to 1.
+            columns, rows: of the table.
+        """
+        now = time.monotonic()
+        if self._stage is None or self._stage[0] != title:
+            self._stage, self._told = (title, now, share), now
+        left = _left(now - self._stage[1], share - self._stage[2], share)
+        if self.console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self.console, transient=True, refresh_per_second=4)
+                self._live.start()
+            bar = Table.grid(padding=(0, 1))
+            bar.add_row(title, ProgressBar(total=1, completed=share, width=30), f"{share:.0%}", left)
+            self._live.update(Group(Text(), make_table(columns, rows), Text(), bar))
+        elif now - self._told > PLAIN_SECONDS:
+            self._told = now
+            self.say(f"{title}: {share:.0%} {left}".rstrip())
 
     def settle(self) -> None:
-        """Take the changing line away."""
-        if self._status:
-            self._status.stop()
-            self._status = None
+        """Take away what changes."""
+        if self._live:
+            self._live.stop()
+        self._live = self._stage = None
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; all columns but the first are numbers."""
-        self.settle()
-        table = Table(box=None, padding=(0, 2))
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="right" if number else "left")
-        for row in rows:
-            table.add_row(*row)
-        self.console.print(table)
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table; all columns but the first are numbers."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def duration(seconds: float) -> str:
@@ -70,3 +95,15 @@ def short(number: float) -> str:
         if number >= limit:
             return f"{number / limit:.3g} {unit}"
     return f"{number:g}"
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 60:2d}:{whole % 60:02d}"
+
+
+def _left(seconds: float, gained: float, share: float) -> str:
+    """Say how long the rest will take at the pace so far; nothing while there is too little to judge by."""
+    if gained < 0.02:
+        return ""
+    return f"about {duration(seconds * (1 - share) / gained)} left"

@@ -9,14 +9,25 @@ import functools
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from effnet.runs import RunFolder, read_journal
-from effnet.store import canonical_json, digest, publish
+from effnet.store import canonical_json, digest, publish, sha256_file
 
 WATERMARK = "tracking.json"  # in the run folder: how much of it MLflow has
+
+
+KEY, CONTENT = "effnet.key", "effnet.content"  # tags
+RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
+
+
+class _Run(NamedTuple):
+    run_id: str
+    status: str
 
 
 class Tracker:
@@ -25,13 +36,84 @@ class Tracker:
     Args:
         uri: any MLflow tracking URI.
         experiment: the family's name.
-        artifacts: where a new experiment keeps its files.
+        artifacts: where a new experiment keeps its files; None leaves it to the server.
         warn: told in one line when MLflow breaks; nothing is tried afterwards.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None, warn: Callable[[str], None]) -> None:
         self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
         self.broken = False
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment; None if MLflow is broken."""
+        return self._guarded(lambda: self._experiment)  # type: ignore[no-any-return]
+
+    def run_id(self, key: str) -> str | None:
+        """Return the MLflow run tagged with a key, if there is one."""
+        return self._guarded(lambda: self._known[key].run_id if key in self._known else None)  # type: ignore[no-any-return]
+
+    def open_family(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str | None:
+        """Return the run of a family build, made if there is none, and running again if it was stopped."""
+
+        def call() -> str:
+            run_id = self._open(key, name, params, {"effnet.kind": "family"}, None)
+            for tag, value in tags.items():
+                self._client.set_tag(run_id, tag, value)
+            return run_id
+
+        return self._guarded(call)  # type: ignore[no-any-return]
+
+    def close_family(self, key: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
+        """Give a family's run its metrics and files and end it, unless it has just these already."""
+        content = digest({"metrics": dict(metrics), "files": [sha256_file(path) for path in files]})
+
+        def call() -> None:
+            run = self._known[key]
+            if run.status != FINISHED or self._client.get_run(run.run_id).data.tags.get(CONTENT) != content:
+                for name, value in metrics.items():
+                    self._client.log_metric(run.run_id, name, value)
+                for path in files:
+                    self._client.log_artifact(run.run_id, str(path), _artifact_folder(path))
+                self._client.set_tag(run.run_id, CONTENT, content)
+                self._set_status(key, FINISHED)
+
+        self._guarded(call)
+
+    def open_training(
+        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
+    ) -> None:
+        """Make sure that a run folder has its MLflow run, with config, architecture and dataset."""
+
+        def call() -> None:
+            if folder.key in self._known:
+                if folder.result() is None:
+                    self._set_status(folder.key, RUNNING)
+                return
+            spec = folder.spec()
+            shown = {**params, **spec.model_dump(mode="json", exclude={"architecture"})}
+            run_id = self._open(folder.key, name, shown, {"effnet.kind": kind}, parent)
+            self._client.log_text(run_id, spec.architecture.model_dump_json(indent=2), "architecture.json")
+            self._client.log_artifact(run_id, str(folder.config_path))
+            self._log_dataset(run_id, spec.dataset, folder.store.datasets)
+
+        self._guarded(call)
+
+    def forward(self, folder: RunFolder) -> None:
+        """Send the journal's new epochs, and the files of a finished run, each once."""
+        mark = _read_mark(folder, self.uri)
+        if mark.get("closed") == _closing(folder) and mark.get("bytes") == _size(folder.metrics_path):
+            return
+        self._guarded(lambda: self._forward(folder, mark))
+
+    def pause(self, key: str) -> None:
+        """Mark a run that has not finished as stopped."""
+
+        def call() -> None:
+            if key in self._known and self._known[key].status != FINISHED:
+                self._set_status(key, KILLED)
+
+        self._guarded(call)
 
     def _guarded(self, call: Callable[[], Any]) -> Any:
         if self.broken:
@@ -41,7 +123,10 @@ class Tracker:
         except Exception as error:  # whatever MLflow or its database throws must not stop a training
             self.broken = True
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            self.warn(f"MLflow at {self.uri} failed ({reason}); the work goes on, its records stay in the run folders")
+            self.warn(
+                f"MLflow at {_without_password(self.uri)} failed ({reason}); the work goes on and its records stay in "
+                "the run folders: run the command again later to send them"
+            )
             return None
 
     @functools.cached_property
@@ -55,89 +140,57 @@ class Tracker:
         return MlflowClient(self.uri)
 
     @functools.cached_property
-    def _experiment_id(self) -> str:
+    def _experiment(self) -> str:
         known = self._client.get_experiment_by_name(self.experiment)
         if known:
             return str(known.experiment_id)
-        location = self.artifacts.absolute().as_uri() if self.uri.startswith("sqlite") else None
+        location = self.artifacts.absolute().as_uri() if self.artifacts else None
         return str(self._client.create_experiment(self.experiment, artifact_location=location))
 
     @functools.cached_property
-    def _known(self) -> dict[str, str]:
-        """Run ids by the key they are tagged with."""
-        found: dict[str, str] = {}
+    def _known(self) -> dict[str, _Run]:
+        """Runs by the key they are tagged with."""
+        found: dict[str, _Run] = {}
         token = None
         while True:
-            page = self._client.search_runs([self._experiment_id], max_results=1000, page_token=token)
+            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
-                if key := run.data.tags.get("effnet.key"):
-                    found[key] = run.info.run_id
+                if key := run.data.tags.get(KEY):
+                    found[key] = _Run(run.info.run_id, run.info.status)
             token = page.token
             if not token:
                 return found
 
-    def open_run(
-        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None = None
-    ) -> str | None:
-        """Return the MLflow run tagged with `key`, made if there is none; None if MLflow is broken."""
-        return self._guarded(lambda: self._open(key, name, params, tags, parent))  # type: ignore[no-any-return]
-
     def _open(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str | None) -> str:
         from mlflow.entities import Param
+        from mlflow.tracking.context.default_context import DefaultRunContext
 
         if key in self._known:
-            return self._known[key]
-        all_tags = {"effnet.key": key, **tags} | ({"mlflow.parentRunId": parent} if parent else {})
-        run_id = str(self._client.create_run(self._experiment_id, run_name=name, tags=all_tags).info.run_id)
-        self._client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in flatten(params).items()])
-        self._known[key] = run_id
+            return self._known[key].run_id
+        all_tags = {**DefaultRunContext().tags(), KEY: key, **tags}
+        if parent:
+            all_tags["mlflow.parentRunId"] = parent
+        run_id = str(self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+        items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
+        for start in range(0, len(items), 100):
+            self._client.log_batch(run_id, params=items[start : start + 100])
+        self._known[key] = _Run(run_id, RUNNING)
         return run_id
 
-    def open_training(
-        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
-    ) -> None:
-        """Make sure that a run folder has its MLflow run, with config, architecture and dataset."""
-
-        def call() -> None:
-            if folder.key in self._known:
-                return
-            spec = folder.spec()
-            shown = {**params, **spec.model_dump(mode="json", exclude={"architecture"})}
-            run_id = self._open(folder.key, name, shown, {"effnet.kind": kind}, parent)
-            self._client.log_text(run_id, spec.architecture.model_dump_json(indent=2), "architecture.json")
-            self._client.log_artifact(run_id, str(folder.config_path))
-            self._log_dataset(run_id, folder)
-
-        self._guarded(call)
-
-    def run_id(self, key: str) -> str | None:
-        """Return the MLflow run tagged with a key, if there is one."""
-        return self._guarded(lambda: self._known.get(key))  # type: ignore[no-any-return]
-
-    def forward(self, folder: RunFolder) -> None:
-        """Send the journal's new epochs, and the files of a finished run, each once."""
-        mark = _read_mark(folder, self.uri)
-        if mark.get("closed") == _closing(folder) and mark.get("bytes") == _size(folder.metrics_path):
+    def _set_status(self, key: str, status: str) -> None:
+        run = self._known[key]
+        if run.status == status:
             return
-        self._guarded(lambda: self._forward(folder, mark))
-
-    def close(self, run_id: str | None, metrics: Mapping[str, float], files: Sequence[Path], status: str) -> None:
-        """Give a family's run its metrics and files, and end it."""
-
-        def call() -> None:
-            for name, value in metrics.items():
-                self._client.log_metric(run_id, name, value)
-            for path in files:
-                self._client.log_artifact(run_id, str(path), "figures" if path.suffix in {".png", ".svg"} else None)
-            self._client.set_terminated(run_id, status)
-
-        if run_id:
-            self._guarded(call)
+        if status == RUNNING:
+            self._client.update_run(run.run_id, status=status)
+        else:
+            self._client.set_terminated(run.run_id, status)
+        self._known[key] = _Run(run.run_id, status)
 
     def _forward(self, folder: RunFolder, mark: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        run_id = self._known[folder.key]
+        run_id = self._known[folder.key].run_id
         lines, end = read_journal(folder.metrics_path, int(mark.get("bytes", 0)))
         # The journal's own time makes a line that is sent twice the same row, which MLflow keeps once.
         metrics = [
@@ -155,6 +208,8 @@ class Tracker:
         publish(folder.path / WATERMARK, canonical_json(mark))
 
     def _close_training(self, run_id: str, folder: RunFolder) -> None:
+        from mlflow.entities import Metric
+
         result, evaluation = folder.result(), folder.evaluation()
         if result is None:
             return
@@ -162,24 +217,27 @@ class Tracker:
         final |= {"params": result.params, "macs": result.macs}
         if evaluation:
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
-        for name, value in final.items():
-            self._client.log_metric(run_id, name, float(value), step=result.best_epoch)
+        # The file's own time, for the same reason as above.
+        stamp = round(folder.result_path.stat().st_mtime * 1000)
+        self._client.log_batch(
+            run_id, metrics=[Metric(name, float(value), stamp, result.best_epoch) for name, value in final.items()]
+        )
         for path in (folder.weights_path, folder.result_path, folder.metrics_path, folder.evaluation_path):
             if path.exists():
                 self._client.log_artifact(run_id, str(path))
-        self._client.set_terminated(run_id, "FINISHED")
+        self._set_status(folder.key, FINISHED)
 
-    def _log_dataset(self, run_id: str, folder: RunFolder) -> None:
+    def _log_dataset(self, run_id: str, name: str, datasets: Path) -> None:
         from mlflow.data.dataset_source_registry import resolve_dataset_source
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        spec = folder.spec()
-        source = resolve_dataset_source(str((folder.store.datasets / spec.dataset).absolute()))
-        dataset = MetaDataset(source, name=self.experiment, digest=spec.dataset)
-        entity = dataset._to_mlflow_entity()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of MLflow's own source classes claim a folder; either will do
+            source = resolve_dataset_source(str((datasets / name).absolute()))
+        dataset = MetaDataset(source, name=self.experiment, digest=name)
         context = InputTag("mlflow.data.context", "training")
-        self._client.log_inputs(run_id, [DatasetInput(entity, [context])])
+        self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -208,3 +266,12 @@ def _closing(folder: RunFolder) -> list[int]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def _artifact_folder(path: Path) -> str | None:
+    return "figures" if path.suffix in {".png", ".svg"} else None
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri

@@ -55,8 +55,8 @@ def _mbconv(
     return Stage(
         channels=channels,
         repeats=repeats,
-        kernel=kernel,  # type: ignore[arg-type]  # a literal type, checked by the value itself
-        stride=stride,  # type: ignore[arg-type]
+        kernel=kernel,
+        stride=stride,
         expand_ratio=expand_ratio,
         se_ratio=se_ratio,
         **other,

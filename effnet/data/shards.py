@@ -9,13 +9,11 @@ The folder gets its name when everything in it is complete. An interrupted write
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from effnet.data import index
 from effnet.data.decode import image_size
 from effnet.data.sources import Source, open_source
 from effnet.data.splits import SPLITS, ShardPlan, plan_shards
-from effnet.errors import BusyError, DataError
+from effnet.errors import DataError
 from effnet.runs import read_value
-from effnet.store import TEMPORARY, canonical_json, digest, publish, remove_folder, sha256_file, sync_folder
+from effnet.store import TEMPORARY, canonical_json, digest, hold, publish, remove_folder, sha256_file, sync_folder
 from effnet.values import Value
 
 FORMAT = 1  # of the folder's layout; part of the digest
@@ -90,7 +88,8 @@ def write_shards(
     if manifest := load_manifest(folder):
         return manifest, True
     partial = datasets / f"{TEMPORARY}{name}"
-    with _lock(datasets / f"{name}.lock", folder):
+    busy = f"{folder}: another process is writing this dataset; wait for it or stop it"
+    with hold(datasets / f"{name}.lock", busy):
         if manifest := load_manifest(folder):  # another process finished while this one came to the lock
             return manifest, True
         partial.mkdir(parents=True, exist_ok=True)
@@ -164,7 +163,7 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path) -> tuple[ShardI
         writer.close()
         file.flush()
         os.fsync(file.fileno())
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tarfile.open(path) as tar:  # offsets are read back from what was written, not computed
         for member in tar:
             if member.name in samples:
@@ -209,14 +208,3 @@ def _finished(partial: Path, plan: ShardPlan) -> tuple[ShardInfo, list[dict[str,
 
 def _part(partial: Path, plan: ShardPlan) -> Path:
     return partial / f"{plan.name}.part.json"
-
-
-@contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"{folder}: another process is writing this dataset; wait for it or stop it") from error
-        yield

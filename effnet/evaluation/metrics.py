@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from effnet.data.loader import Loader
 from effnet.models.preprocess import normalize
@@ -29,7 +29,7 @@ def evaluate(network: nn.Module, loader: Loader, device: torch.device) -> Scores
     for batch in loader.epoch(0):
         labels = batch.labels.to(device)
         logits = network(normalize(batch.images.to(device))).float()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         top1 += int(ranked[:, 0].sum())
         top5 += int(ranked.sum())

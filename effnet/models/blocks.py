@@ -65,7 +65,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of x (N, C, H, W)."""
-        gate = self.expand(self.act(self.reduce(functional.adaptive_avg_pool2d(x, 1))))
+        gate: Tensor = self.expand(self.act(self.reduce(functional.adaptive_avg_pool2d(x, 1))))
         return x * gate.sigmoid()
 
 

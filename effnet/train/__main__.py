@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from effnet.process import child_main, process_started, stop_on_signals
+from effnet.process import child_main, process_started, stop_on_signals, warn
 
 
 def main() -> None:
@@ -22,12 +22,7 @@ def main() -> None:
 
     stop = Stop()
     stop_on_signals(stop.request)
-    train(
-        RunFolder(Path(sys.argv[1])),
-        started=process_started(),
-        stop=stop,
-        warn=lambda line: print(line, file=sys.stderr),
-    )
+    train(RunFolder(Path(sys.argv[1])), started=process_started(), stop=stop, warn=warn)
 
 
 if __name__ == "__main__":

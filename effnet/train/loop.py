@@ -1,8 +1,8 @@
 """Train one run to its end, from wherever it stands.
 
-The state of a training is its step and its tensors: the order of samples, augmentation, dropout and stochastic depth are
-pure functions of (seed, step). So a training that was stopped or killed goes on bit for bit as if nothing had happened
-(same machine, same number of threads).
+The state of a training is its step and its tensors: the order of samples, augmentation, dropout and stochastic depth
+are pure functions of (seed, step). So a training that was stopped or killed goes on bit for bit as if nothing had
+happened (same machine, same number of threads).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from effnet.arch.cost import count
 from effnet.data.keyed import mix
@@ -183,7 +183,8 @@ def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
     train_loss = progress.loss_sum / steps
     if not math.isfinite(train_loss):
         raise RunFailedError(
-            f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; lower recipe.learning_rate"
+            f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; "
+            "lower recipe.learning_rate"
         )
     scores = evaluate(training.evaluated, training.minival_loader, training.device)
     _keep_best(progress, epoch, scores)
@@ -217,7 +218,7 @@ def _step(training: Training, batch: Batch) -> float:
     labels = batch.labels.to(training.device, non_blocking=True)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
         logits = training.network(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     training.optimizer.step()

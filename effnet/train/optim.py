@@ -40,7 +40,7 @@ class RMSPropTF(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - closures are not supported
         """Take one step with the gradients that the parameters carry."""
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]

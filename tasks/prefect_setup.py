@@ -1,0 +1,49 @@
+"""Prefect's settings for a flow that a person starts at a terminal, and what kills left in its database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+# The terminal shows our own lines, which Prefect's pages show as the flow run's log; Prefect's own lines stay away.
+_QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+def configured_api() -> str | None:
+    """Return the address of the Prefect API that the user's environment or profile names."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)  # read when Prefect is imported
+    from prefect.settings import get_current_settings
+
+    return get_current_settings().api.url
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[None]:
+    """Let the flows in the block report to the Prefect API at `url`."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}):
+        yield
+
+
+def crash_stale_runs(flow_name: str) -> None:
+    """Mark runs of a flow as crashed that Prefect takes for running. Call it where none can be: under the lock."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
+    from prefect.client.schemas.filters import FlowRunFilterStateType as StateType
+    from prefect.client.schemas.objects import StateType as Type
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateType(any_=[Type.RUNNING]))),
+        )
+        for run in runs:
+            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)

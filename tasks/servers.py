@@ -1,0 +1,316 @@
+"""The servers of a store: Prefect's, and MLflow's page, on this machine.
+
+`start` and `stop` are for servers that stay (`effnet up`, `effnet down`); they are noted in servers.json, by process
+id and start time, so that a reused process id is never taken for a server. `PrefectApi` gives a flow the server that
+there is, or one of its own that ends with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from effnet.errors import ConfigError, RunFailedError
+from effnet.process import PARENT_PIPE
+from effnet.runs import read_value
+from effnet.store import Store, hold, publish
+from effnet.values import Value
+
+HOST = "127.0.0.1"  # no server of ours is reachable from another machine
+START_SECONDS = 120.0  # a first start on a slow machine makes the database: 14 s measured, many times that under load
+STOP_SECONDS = 15.0
+PORTS_TRIED = 100
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of server."""
+
+    name: str
+    title: str
+    port: int  # where people look for it
+    health: str  # path that answers 200 once the server works
+
+
+PREFECT = Kind("prefect", "Prefect", 4200, "/api/health")
+MLFLOW = Kind("mlflow", "MLflow", 5000, "/health")
+KINDS = (PREFECT, MLFLOW)
+
+
+class Server(Value):
+    """A server that stays until it is stopped."""
+
+    name: str
+    url: str
+    pid: int
+    started: float  # Unix seconds at which the process began
+
+
+class Servers(Value):
+    """servers.json."""
+
+    servers: tuple[Server, ...] = ()
+
+
+def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None]) -> list[Server]:
+    """Start what does not run yet; return all servers of the store.
+
+    Args:
+        root: the store's folder.
+        ports: by kind's name, a port that must be used; None steps over ports in use.
+        say: told about ports that were stepped over.
+
+    Raises:
+        ConfigError: if a port that must be used is taken.
+        RunFailedError: if a server ends or does not answer in time; what was started is stopped.
+    """
+    with hold(root / "servers.lock"):
+        found = {server.name: server for server in running(root)}
+        started: list[tuple[Kind, Server]] = []
+        try:
+            for kind in KINDS:
+                if kind.name not in found:
+                    port = _choose_port(kind, ports.get(kind.name), say)
+                    server = _launch(kind, port, root)
+                    started.append((kind, server))
+                    found[kind.name] = server
+            # Noted before they answer: a start that is killed leaves servers that `effnet down` finds.
+            _note(root, found.values())
+            for kind, server in started:
+                _wait_until_healthy(kind, server.url, lambda pid=server.pid: _alive(pid), root)  # type: ignore[misc]
+        except BaseException:
+            for kind, server in started:
+                _end(server)
+                del found[kind.name]
+            _note(root, found.values())
+            raise
+    return [found[kind.name] for kind in KINDS]
+
+
+def stop(root: Path) -> list[Server]:
+    """Stop the servers of the store; return those that ran."""
+    with hold(root / "servers.lock"):
+        stopped = running(root)
+        for server in stopped:
+            _end(server)
+        (root / "servers.json").unlink(missing_ok=True)
+    return stopped
+
+
+def running(root: Path) -> list[Server]:
+    """Return the servers of the store whose processes live."""
+    noted = read_value(Servers, root / "servers.json") or Servers()
+    return [server for server in noted.servers if _is(server)]
+
+
+class PrefectApi:
+    """A Prefect API for one flow: the configured one, the store's server, or one of its own that ends with the block.
+
+    The server of its own starts when the block is entered; `url` waits for it, so imports can go on meanwhile.
+
+    Args:
+        root: the store's folder.
+        configured: address that the user configured, if any.
+    """
+
+    def __init__(self, root: Path, configured: str | None) -> None:
+        self.root, self.configured = root, configured
+        self._process: subprocess.Popen[bytes] | None = None
+        self._own_url = ""
+
+    @property
+    def in_store(self) -> bool:
+        """Whether the server's database is the store's own."""
+        return not self.configured
+
+    def __enter__(self) -> PrefectApi:
+        here = [server.url for server in running(self.root) if server.name == PREFECT.name]
+        if not self.configured and here:
+            self._own_url = here[0]
+        elif not self.configured:
+            port = _free_port()
+            self._own_url = f"http://{HOST}:{port}"
+            with _log(self.root, "prefect-temporary").open("wb") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tasks.temporary_server", str(port)],
+                    stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C must not end it before the flow
+                    env=_environment(PREFECT, self.root, port) | {PARENT_PIPE: "1"},
+                )
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if process := self._process:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def url(self) -> str:
+        """Return the API's address once it answers.
+
+        Raises:
+            ConfigError: if the configured server does not answer.
+            RunFailedError: if a server of its own does not start.
+        """
+        if self._process:
+            process = self._process
+            _wait_until_healthy(PREFECT, self._own_url, lambda: process.poll() is None, self.root, "prefect-temporary")
+        url = self.configured or f"{self._own_url}/api"
+        if not _answers(f"{url.rstrip('/')}/health", seconds=10):
+            raise ConfigError(
+                f"Prefect server {url}: does not answer; start it, or unset PREFECT_API_URL to have one started here"
+            )
+        return url
+
+
+def mlflow_uri(root: Path) -> str:
+    """Return the tracking URI of the store's MLflow database."""
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def _launch(kind: Kind, port: int, root: Path) -> Server:
+    commands = {
+        PREFECT.name: ["prefect", "server", "start", "--host", HOST, "--port", str(port)],
+        MLFLOW.name: [
+            *("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", mlflow_uri(root), "--default-artifact-root", (root / "artifacts").as_uri()),
+        ],
+    }
+    with _log(root, kind.name).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *commands[kind.name]],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=root,
+            env=_environment(kind, root, port),
+        )
+    started = psutil.Process(process.pid).create_time()
+    return Server(name=kind.name, url=f"http://{HOST}:{port}", pid=process.pid, started=started)
+
+
+def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
+    base = os.environ | {"DO_NOT_TRACK": "true"}
+    if kind is MLFLOW:
+        # Without this MLflow starts seven processes for jobs that a family has none of.
+        return base | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    home = root / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
+    return base | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    }
+
+
+def _choose_port(kind: Kind, wanted: int | None, say: Callable[[str], None]) -> int:
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise ConfigError(f"--{kind.name}-port {wanted}: in use; name another port, or none to have one chosen")
+        return wanted
+    for port in range(kind.port, kind.port + PORTS_TRIED):
+        if _is_free(port):
+            if port != kind.port:
+                say(f"{kind.title}: port {kind.port} is in use, taking {port}")
+            return port
+    raise ConfigError(f"{kind.title}: ports {kind.port} to {kind.port + PORTS_TRIED - 1} are all in use; name one")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port in TIME_WAIT is free
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_healthy(kind: Kind, url: str, alive: Callable[[], bool], root: Path, log: str | None = None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    path = _log(root, log or kind.name)
+    while not _answers(url + kind.health, seconds=2):
+        if not alive():
+            lines = path.read_text(errors="replace").strip().splitlines()
+            told = lines[-1].strip() if lines else "it said nothing"
+            raise RunFailedError(f"{kind.title} server: ended at its start ({told}); its output is in {path}")
+        if time.monotonic() > deadline:
+            raise RunFailedError(f"{kind.title} server: no answer in {START_SECONDS:.0f} s; its output is in {path}")
+        time.sleep(0.1)
+
+
+def _answers(url: str, seconds: float) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310 - an http address of ours
+            return bool(response.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def _end(server: Server) -> None:
+    """Stop a server and the processes it started."""
+    try:
+        process = psutil.Process(server.pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.send_signal(signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+    for member in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def _is(server: Server) -> bool:
+    """Say whether a noted process is still the one that was noted."""
+    try:
+        process = psutil.Process(server.pid)
+        return bool(abs(process.create_time() - server.started) < 1 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _note(root: Path, servers: Iterable[Server]) -> None:
+    noted = Servers(servers=tuple(servers))
+    publish(root / "servers.json", noted.model_dump_json(indent=2).encode())
+
+
+def _log(root: Path, name: str) -> Path:
+    path = Store(root).logs / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
