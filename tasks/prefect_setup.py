@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+DRAIN_SECONDS = 10.0
+
 # The terminal shows our own lines, which Prefect's pages show as the flow run's log; Prefect's own lines stay away.
 _QUIET = {
     "DO_NOT_TRACK": "true",
@@ -25,11 +27,17 @@ def configured_api() -> str | None:
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[None]:
-    """Let the flows in the block report to the Prefect API at `url`."""
+    """Let the flows in the block report to the Prefect API at `url`; nothing is left to send when the block ends."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: url}):
-        yield
+        try:
+            yield
+        finally:  # a server of our own stops next, and both would try again for a minute
+            for worker in (APILogWorker, EventsWorker):
+                worker.drain_all(timeout=DRAIN_SECONDS)
 
 
 def crash_stale_runs(flow_name: str) -> None:

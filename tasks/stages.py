@@ -44,7 +44,7 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
     grid = enumerate_grid(work.baseline, len(manifest.classes), work.config.fit, work.config.resolution_multiple)
     work.screen.say(
         f"grid over α, β, γ: {grid.points} points; {grid.duplicates} build a network that another builds, "
-        f"{grid.off_cost} miss the cost, {grid.left_out} left out, {len(grid.candidates)} to train"
+        f"{grid.off_cost} miss the cost, {grid.left_out} left out, {len(grid.candidates)} candidates"
     )
     recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
     units = []

@@ -1,0 +1,33 @@
+# make demo: build a family of models on handwritten digits.  make test: run the tests.  Both install first, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# uv reads its own variable; this passes on what pip was told about folders with packages.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: demo test lint format clean
+.DEFAULT_GOAL := demo
+
+demo: .venv/installed
+	$(BIN)/effnet family configs/digits.yaml
+
+test: .venv/installed
+	$(BIN)/python -m pytest tests
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraints constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .effnet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
