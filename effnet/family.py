@@ -48,6 +48,7 @@ class FamilyResult(Value):
     family: str
     key: str  # of the build: the name of its folder below families/
     dataset: str
+    val_samples: int  # images that the scores below were found on
     coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
     members: tuple[MemberResult, ...]
 

@@ -79,12 +79,11 @@ def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None
         found = {server.name: server for server in running(root)}
         started: list[tuple[Kind, Server]] = []
         try:
-            for kind in KINDS:
-                if kind.name not in found:
-                    port = _choose_port(kind, ports.get(kind.name), say)
-                    server = _launch(kind, port, root)
-                    started.append((kind, server))
-                    found[kind.name] = server
+            missing = [kind for kind in KINDS if kind.name not in found]
+            chosen = [_choose_port(kind, ports.get(kind.name), say) for kind in missing]
+            for kind, port in zip(missing, chosen, strict=True):
+                found[kind.name] = server = _launch(kind, port, root)
+                started.append((kind, server))
             # Noted before they answer: a start that is killed leaves servers that `effnet down` finds.
             _note(root, found.values())
             for kind, server in started:

@@ -102,6 +102,7 @@ def evaluate_members(
         family=work.config.family,
         key=build_key(work.config, work.baseline, manifest.digest),
         dataset=manifest.digest,
+        val_samples=manifest.samples["val"],
         coefficients=coefficients._asdict(),
         members=tuple(results),
     )
@@ -119,7 +120,9 @@ def write_report(work: Work, result: FamilyResult) -> list[Path]:
     if all(path.exists() for path in paths) and paths[0].read_bytes() == text:
         return paths
     folder.mkdir(parents=True, exist_ok=True)
-    points = [Point(member.name, member.params, member.macs, member.top1) for member in result.members]
+    points = [
+        Point(member.name, member.params, member.macs, member.top1, result.val_samples) for member in result.members
+    ]
     accuracy_figure(points, f"{result.family}: a compound-scaled family", paths[1:])
     publish(paths[0], text)
     return paths

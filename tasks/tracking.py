@@ -145,7 +145,8 @@ class Tracker:
         if known:
             return str(known.experiment_id)
         location = self.artifacts.absolute().as_uri() if self.artifacts else None
-        return str(self._client.create_experiment(self.experiment, artifact_location=location))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the page then opens at the training runs
+        return str(self._client.create_experiment(self.experiment, artifact_location=location, tags=tags))
 
     @functools.cached_property
     def _known(self) -> dict[str, _Run]:

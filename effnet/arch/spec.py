@@ -53,6 +53,10 @@ class Stage(Value):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.block != "mbconv" and self.se_ratio:
+            raise ValueError(f"se_ratio: a {self.block} block has no squeeze-and-excitation; only mbconv has")
+        if self.block == "separable" and self.expand_ratio != 1:
+            raise ValueError(f"expand_ratio: a separable block expands nothing (got {self.expand_ratio})")
         if self.block == "bottleneck" and self.channels % self.expand_ratio:
             raise ValueError(f"a bottleneck's channels ({self.channels}) must be a multiple of its expand_ratio")
         return self

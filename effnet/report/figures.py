@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 
 class Point(NamedTuple):
-    """One member in the figure; `top1` between 0 and 1."""
+    """One member in the figure; `top1` between 0 and 1, measured on `samples` images."""
 
     name: str
     params: int
     macs: int
     top1: float
+    samples: int
 
 
 def accuracy_figure(points: Sequence[Point], title: str, targets: Sequence[Path]) -> None:
@@ -24,20 +28,43 @@ def accuracy_figure(points: Sequence[Point], title: str, targets: Sequence[Path]
     mpl.rcParams["svg.hashsalt"] = "effnet"  # the same points give the same bytes
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, constrained_layout=True)
-    for axis, field, label in zip(axes, ("macs", "params"), ("MACs", "params"), strict=True):
-        x = [getattr(point, field) for point in points]
-        axis.plot(x, [100 * point.top1 for point in points], "o-", color="#3b6ea5", linewidth=1.5)
-        for value, point in zip(x, points, strict=True):
-            axis.annotate(
-                point.name, (value, 100 * point.top1), (0, 7), textcoords="offset points", ha="center", size=9
-            )
-        axis.set_xscale("log")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, constrained_layout=True)
+    for axis, field, label in zip(axes, ("macs", "params"), ("multiply-adds (MACs)", "parameters"), strict=True):
+        _draw(axis, [getattr(point, field) for point in points], points)
         axis.set_xlabel(label)
-        axis.grid(alpha=0.3, which="both")
-        axis.margins(0.1, 0.15)
-    axes[0].set_ylabel("top-1 on val (%)")
-    figure.suptitle(title)
+    axes[0].set_ylabel("top-1 on the validation split (%)")
+    samples = ", ".join(f"{number:,}" for number in sorted({point.samples for point in points}))
+    figure.suptitle(f"{title}\n", fontsize=13)
+    figure.text(0.5, 0.915, f"bars: 95 % interval of a score on {samples} images", ha="center", size=9, color="0.35")
     for target in targets:
         figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
     plt.close(figure)
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share found on `samples` independent ones (Wilson's score interval, 1927)."""
+    center = (share + _Z**2 / (2 * samples)) / (1 + _Z**2 / samples)
+    half = _Z / (1 + _Z**2 / samples) * math.sqrt(share * (1 - share) / samples + (_Z / (2 * samples)) ** 2)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def _draw(axis: Any, x: Sequence[int], points: Sequence[Point]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    top1 = [100 * point.top1 for point in points]
+    intervals = [wilson_interval(point.top1, point.samples) for point in points]
+    below = [value - 100 * low for value, (low, _) in zip(top1, intervals, strict=True)]
+    above = [100 * high - value for value, (_, high) in zip(top1, intervals, strict=True)]
+    axis.errorbar(x, top1, yerr=(below, above), fmt="o-", color="#2a6fa8", ecolor="#b9cde0", capsize=3, linewidth=1.6)
+    for number, (value, point, (_, high)) in enumerate(zip(x, points, intervals, strict=True)):
+        # Higher and lower in turn: members that cost nearly the same keep readable names.
+        offset = (0, 4 + 11 * (number % 2))
+        axis.annotate(point.name, (value, 100 * high), offset, textcoords="offset points", ha="center", size=9)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.25, which="both")
+    axis.margins(0.08, 0.12)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

@@ -1,0 +1,78 @@
+"""Compound scaling: equation 3 and the official rounding."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from effnet.arch import zoo
+from effnet.arch.cost import count
+from effnet.arch.scaling import PAPER, Coefficients, Multipliers, round_filters, round_repeats, round_resolution, scale
+from effnet.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("filters", "width", "wanted"),
+    [(32, 1.0, 32), (32, 1.1, 32), (16, 1.1, 16), (24, 1.1, 24), (40, 1.1, 48), (32, 2.0, 64), (80, 1.2, 96), (7, 1.0, 8)],
+)
+def test_filters_are_rounded_as_in_the_official_code(filters: int, width: float, wanted: int) -> None:
+    assert round_filters(filters, width) == wanted
+
+
+@given(filters=st.integers(1, 4096), width=st.floats(0.1, 8), multiple=st.sampled_from([1, 2, 4, 8]))
+def test_filters_never_fall_below_ninety_percent(filters: int, width: float, multiple: int) -> None:
+    rounded = round_filters(filters, width, multiple)
+    assert rounded % multiple == 0
+    assert rounded >= 0.9 * filters * width
+    assert rounded <= max(multiple, filters * width + multiple)
+
+
+def test_repeats_are_rounded_up_but_not_by_float_noise() -> None:
+    assert round_repeats(2, 1.1) == 3
+    assert round_repeats(3, 2.0000000000000004) == 6
+    assert round_repeats(3, 1.2**1) == 4
+
+
+def test_resolution_goes_to_the_nearest_multiple() -> None:
+    assert round_resolution(224, 1.15) == 258
+    assert round_resolution(224, 1.15, 8) == 256
+    assert round_resolution(4, 0.1, 8) == 8
+
+
+def test_one_unit_of_phi_about_doubles_the_cost() -> None:
+    assert PAPER.cost_ratio == pytest.approx(1.92, abs=0.01)  # paper: "about 2"
+    base, scaled = zoo.get("efficientnet_b0"), scale(zoo.get("efficientnet_b0"), PAPER.at(1))
+    # Depth is rounded up, so the counted cost lies above the continuous 1.92.
+    assert 1.9 < count(scaled).macs / count(base).macs < 2.6
+
+
+def test_at_zero_is_the_identity() -> None:
+    for name in zoo.names():
+        arch = zoo.get(name)
+        assert scale(arch, Coefficients(1.3, 1.2, 1.1).at(0)).key() == arch.key()
+
+
+def test_published_members_are_reproduced_from_the_table() -> None:
+    b1 = zoo.get("efficientnet_b1")
+    assert (b1.resolution, b1.head.dropout) == (240, 0.2)
+    assert [stage.repeats for stage in b1.stages] == [2, 3, 3, 4, 4, 5, 2]
+
+
+def test_lite_keeps_stem_head_and_ends() -> None:
+    arch = zoo.get("efficientnet_lite0")
+    scaled = scale(arch, Multipliers(depth=2.0, width=2.0))
+    assert scaled.stem.channels == 32
+    assert scaled.head.channels == 1280
+    assert [stage.repeats for stage in scaled.stages] == [1, 4, 4, 6, 6, 8, 1]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_multipliers_are_refused(bad: float) -> None:
+    with pytest.raises(ConfigError, match="width multiplier must be a number above 0"):
+        scale(zoo.get("efficientnet_b0"), Multipliers(width=bad))
+
+
+def test_resolution_below_the_stride_is_refused() -> None:
+    with pytest.raises(ConfigError, match="below the network's total stride 32"):
+        scale(zoo.get("efficientnet_b0"), Multipliers(resolution=0.1))

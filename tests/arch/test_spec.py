@@ -1,0 +1,68 @@
+"""Architectures as values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from effnet.arch import zoo
+from effnet.arch.spec import Architecture
+from effnet.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_json_round_trip(name: str) -> None:
+    arch = zoo.get(name)
+    assert Architecture.parse(json.loads(arch.model_dump_json()), "here") == arch
+
+
+def test_key_is_stable_and_ignores_the_name() -> None:
+    arch = zoo.get("efficientnet_b0")
+    # A changed key throws away everybody's stored runs: change it only with CACHE_VERSION.
+    assert arch.key() == "d60f096a24cbf7dbfcc9a425d3879535ae0f6d3b32b44e039ed091f441f0acd7"
+    assert arch.model_copy(update={"name": "other"}).key() == arch.key()
+    assert arch.model_copy(update={"resolution": 225}).key() != arch.key()
+
+
+def test_blocks_of_b0_follow_table_1() -> None:
+    blocks = zoo.get("efficientnet_b0").blocks()
+    assert len(blocks) == 16
+    assert [block.in_size for block in blocks if block.stride == 2] == [112, 56, 28, 14]
+    assert (blocks[1].mid_channels, blocks[1].se_channels) == (96, 4)  # se_ratio is taken of the input's filters
+    assert blocks[-1].drop_rate == pytest.approx(0.0)  # its channels change: no residual branch to drop
+    assert blocks[-2].drop_rate == pytest.approx(0.2 * 14 / 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("resolution: 2", "resolution 2 is below the network's total stride 4"),
+        ("resolution: '8'", "resolution: input should be a valid integer"),
+        ("stem: {channels: 0}", "stem.channels: input should be greater than or equal to 1 (got 0)"),
+        ("stages: []", "stages: tuple should have at least 1 item"),
+        ("colour: red", "unknown key 'colour'"),
+        ("activaton: relu", "did you mean 'activation'?"),
+    ],
+)
+def test_files_with_mistakes_are_told_in_one_line(tmp_path: Path, change: str, told: str) -> None:
+    lines = {
+        "name": "name: x",
+        "resolution": "resolution: 8",
+        "stem": "stem: {channels: 4}",
+        "stages": "stages: [{channels: 4, repeats: 1, stride: 2}]",
+    }
+    lines[change.split(":")[0]] = change
+    path = tmp_path / "arch.yaml"
+    path.write_text("\n".join(lines.values()))
+    with pytest.raises(ConfigError) as caught:
+        Architecture.load(path)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_network_suggests_the_closest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'efficientnet_b0'"):
+        zoo.get("eficientnet_b0")
