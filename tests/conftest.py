@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,67 +12,7 @@ from effnet.config import FamilyConfig, load_baseline, load_config
 from effnet.data.shards import Manifest, write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
-
-BASELINE = """\
-name: tiny
-resolution: 8
-channel_multiple: 2
-norm_momentum: 0.1
-stochastic_depth: 0.1
-stem: {channels: 8, stride: 1}
-stages:
-  - {channels: 8, repeats: 1, kernel: 3, stride: 2, expand_ratio: 2, se_ratio: 0.25}
-  - {channels: 12, repeats: 2, kernel: 3, stride: 2, expand_ratio: 4, se_ratio: 0.25}
-head: {channels: 32, dropout: 0.1}
-"""
-
-CONFIG = """\
-family: tiny
-store: store
-data:
-  source: {kind: digits, image_size: 8}
-  minival: 0.2
-  val: 0.2
-  shard_samples: 400
-baseline: tiny-baseline.yaml
-resolution_multiple: 2
-fit: {step: 0.2, maximum: 1.4, tolerance: 0.2, max_candidates: 2, epochs: 1}
-members: {phi: [0, 1, 2], dropout: [0.1, 0.2]}
-recipe:
-  epochs: 3
-  batch_size: 32
-  learning_rate: 0.06
-  ema_decay: 0.9
-  augment: {crop_area: [0.7, 1.0], flip: false, crop_padding: 0}
-  checkpoint_every: 10
-"""
-
-
-def write_tiny(folder: Path, config: str = CONFIG) -> Path:
-    """Write the tiny family's files; return the config's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tiny-baseline.yaml").write_text(BASELINE)
-    path = folder / "tiny.yaml"
-    path.write_text(config)
-    return path
-
-
-def run_effnet(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the effnet command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
-        cwd=cwd,
-        env=clean_environment() | env,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-
-
-def clean_environment() -> dict[str, str]:
-    """Return an environment without the tester's own Prefect and MLflow settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+from tests.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")

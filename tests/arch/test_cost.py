@@ -35,12 +35,16 @@ def test_parameters_are_the_published_ones(name: str, params: int) -> None:
     assert count(zoo.get(name)).params == params
 
 
-@pytest.mark.parametrize(("name", "macs"), [("efficientnet_b0", 0.39e9), ("efficientnet_b7", 37e9), ("resnet50", 4.1e9)])
+@pytest.mark.parametrize(
+    ("name", "macs"), [("efficientnet_b0", 0.39e9), ("efficientnet_b7", 37e9), ("resnet50", 4.1e9)]
+)
 def test_macs_are_the_papers(name: str, macs: float) -> None:
     assert count(zoo.get(name)).macs == pytest.approx(macs, rel=0.03)  # the paper gives two or three digits
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1"])
+@pytest.mark.parametrize(
+    "name", ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1"]
+)
 def test_count_equals_the_built_module(name: str) -> None:
     arch = zoo.get(name)
     assert count(arch) == measured(arch, 1000)

@@ -14,7 +14,16 @@ from effnet.errors import ConfigError
 
 @pytest.mark.parametrize(
     ("filters", "width", "wanted"),
-    [(32, 1.0, 32), (32, 1.1, 32), (16, 1.1, 16), (24, 1.1, 24), (40, 1.1, 48), (32, 2.0, 64), (80, 1.2, 96), (7, 1.0, 8)],
+    [
+        (32, 1.0, 32),
+        (32, 1.1, 32),
+        (16, 1.1, 16),
+        (24, 1.1, 24),
+        (40, 1.1, 48),
+        (32, 2.0, 64),
+        (80, 1.2, 96),
+        (7, 1.0, 8),
+    ],
 )
 def test_filters_are_rounded_as_in_the_official_code(filters: int, width: float, wanted: int) -> None:
     assert round_filters(filters, width) == wanted

@@ -1,0 +1,102 @@
+"""The loader: an order that is a pure function, and damage that is named."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from effnet.config import Augment
+from effnet.data.loader import Loader
+from effnet.data.shards import Manifest
+from effnet.errors import DataError
+from effnet.store import Store
+
+AUGMENT = Augment(crop_area=(0.5, 1.0), flip=True, crop_padding=0)
+
+
+def make(folder: Path, split: str = "train", **options: object) -> Loader:
+    settings = {"batch_size": 100, "resolution": 8, "augment": AUGMENT, "train": split == "train"} | options
+    return Loader(folder, split, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(dataset_store: Store, manifest: Manifest) -> Path:
+    return dataset_store.datasets / manifest.digest
+
+
+def test_each_epoch_has_every_sample_at_most_once_in_another_order(folder: Path) -> None:
+    loader = make(folder)
+    first, second = (np.concatenate([batch.samples for batch in loader.epoch(epoch)]) for epoch in (0, 1))
+    assert len(first) == len(set(first)) == 1000  # 1,079 images in whole batches of 100
+    assert not np.array_equal(first, second)
+
+
+def test_start_in_the_middle_gives_the_same_batches(folder: Path) -> None:
+    whole = list(make(folder).epoch(2))
+    rest = list(make(folder).epoch(2, start_step=7))
+    assert len(rest) == 3
+    for one, other in zip(whole[7:], rest, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_ranks_share_each_step_and_change_no_pixel(folder: Path) -> None:
+    alone = list(make(folder).epoch(0))
+    ranks = [list(make(folder, rank=rank, world=3).epoch(0)) for rank in range(3)]
+    for step, batch in enumerate(alone):
+        for rank in range(3):
+            share = ranks[rank][step]
+            assert np.array_equal(share.samples, batch.samples[rank::3])
+            assert torch.equal(share.images, batch.images[rank::3])
+
+
+def test_evaluation_sees_every_sample_once_in_order(folder: Path) -> None:
+    samples = np.concatenate([batch.samples for batch in make(folder, "val").epoch(0)])
+    assert np.array_equal(samples, np.arange(359))
+
+
+def test_evaluation_without_padding_at_full_size_is_the_image_itself(folder: Path) -> None:
+    batch = next(make(folder, "val").epoch(0))
+    assert batch.images.shape == (100, 3, 8, 8)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images[:, 0].equal(batch.images[:, 2])  # grey
+    assert int(batch.images.max()) == 255
+
+
+def test_seed_decides_order_and_augmentation(folder: Path) -> None:
+    one, same, other = (next(make(folder, seed=seed).epoch(0)) for seed in (1, 1, 2))
+    assert torch.equal(one.images, same.images)
+    assert not np.array_equal(one.samples, other.samples)
+
+
+def test_flipped_bit_in_a_shard_is_named_and_not_trained_on(tmp_path: Path, folder: Path) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    loader = make(copy)
+    shard = copy / loader.index.shards[5]
+    data = bytearray(shard.read_bytes())
+    data[int(loader.index.offsets[5]) + 20] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=rf"{shard.name}: image '{loader.index.keys[5]}': its bytes are not"):
+        for _ in loader.epoch(0):
+            pass
+
+
+def test_missing_shard_and_index_are_named(tmp_path: Path, folder: Path) -> None:
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy)
+    (copy / "minival-00000.tar").unlink()
+    with pytest.raises(DataError, match=r"minival-00000\.tar: no such file"):
+        next(make(copy, "minival").epoch(0))
+    (copy / "index.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(DataError, match="not a readable index"):
+        make(copy)
+
+
+def test_batch_larger_than_the_split_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"lower recipe\.batch_size"):
+        make(folder, batch_size=2000)

@@ -1,0 +1,73 @@
+"""Configurations: what is wrong is told in one line, with the place and the likely remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effnet.config import load_config
+from effnet.errors import ConfigError
+from tests.tiny import CONFIG, write_tiny
+
+MISTAKES = [
+    ("epochs: 3", "epoch: 3", "unknown key 'recipe.epoch'; did you mean 'epochs'?"),
+    ("epochs: 3", "epochs: three", 'recipe.epochs: input should be a valid integer (got "three")'),
+    ("epochs: 3", "epochs: 0", "recipe.epochs: input should be greater than or equal to 1 (got 0)"),
+    ("epochs: 3", "epochs: 3.5", "recipe.epochs: input should be a valid integer"),
+    ("epochs: 3", "epochs: .inf", "holds something other than text, numbers, lists and maps"),
+    ("minival: 0.2", "minival: 0.7", "data.minival: input should be less than 0.5 (got 0.7)"),
+    ("kind: digits", "kind: digit", "data.source.kind: input should be 'digits' (got \"digit\")"),
+    ("phi: [0, 1, 2]", "phi: [0, 2, 1]", "members: phi must rise from member to member"),
+    ("phi: [0, 1, 2]", "phi: []", "members.phi"),
+    ("crop_area: [0.7, 1.0]", "crop_area: [0.7, 1.5]", "crop_area must rise within 0..1"),
+    ("family: tiny", "family: Tiny Family", "family: string should match pattern"),
+    ("family: tiny", "family: tiny\nfamily: other", "key 'family' is given twice"),
+    ("family: tiny", "family: [tiny", "line"),
+    ("family: tiny\n", "", "family: missing"),
+    ("store: store", "store: s3://bucket/x", "only folders can be stores so far"),
+    (
+        "store: store",
+        "store: !!python/object/apply:os.system ['touch /tmp/pwned']",
+        "could not determine a constructor",
+    ),
+    ("store: store", "coefficients: [0.9, 1.1, 1.1]", "coefficients must each be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "told"), MISTAKES)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in CONFIG
+    path = write_tiny(tmp_path, CONFIG.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert told in message
+    assert message.startswith(str(path))
+    assert "\n" not in message
+
+
+def test_missing_file_and_folder_and_binary(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file or directory; check the path"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a directory"):
+        load_config(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(binary)
+
+
+def test_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 5)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_shipped_configs_are_valid() -> None:
+    paths = sorted(Path("configs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        load_config(path)

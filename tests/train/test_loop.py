@@ -1,0 +1,211 @@
+"""A training that was stopped, killed or damaged goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
+from effnet.runs import RunFolder, RunSpec, read_journal
+from effnet.store import sha256_file
+from effnet.train import checkpoint, loop
+from effnet.train.loop import Stop
+
+UNCLOCKED = {"time", "seconds", "images_per_second"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train(folder: RunFolder, stop: Stop | None = None, warn: object = print) -> None:
+    loop.train(folder, started=time.time(), stop=stop or Stop(), warn=warn)  # type: ignore[arg-type]
+
+
+class StopAt(Stop):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks, self._reason = looks, None
+
+    @property
+    def reason(self) -> str | None:  # type: ignore[override]
+        self._looks -= 1
+        return "asked to stop" if self._looks < 0 else None
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, dataset_store, baseline, config, manifest) -> RunFolder:
+    """The run, undisturbed."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    os.symlink(dataset_store.datasets, root / "datasets")
+    from effnet.store import Store
+
+    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
+    folder = RunFolder.create(Store(root), spec)
+    train(folder)
+    return folder
+
+
+def same_course(one: RunFolder, other: RunFolder) -> bool:
+    """Say whether two runs have equal weights and journals, clocks apart."""
+
+    def lines(folder: RunFolder) -> list[dict[str, float]]:
+        return [
+            {name: value for name, value in line.items() if name not in UNCLOCKED}
+            for line in read_journal(folder.metrics_path)[0]
+        ]
+
+    return sha256_file(one.weights_path) == sha256_file(other.weights_path) and lines(one) == lines(other)
+
+
+def test_it_learns(finished: RunFolder) -> None:
+    result = finished.result()
+    assert result is not None
+    assert result.top1 > 0.5  # ten classes: chance is 0.1
+    assert result.steps == 99
+    assert [line["epoch"] for line in read_journal(finished.metrics_path)[0]] == [1, 2, 3]
+
+
+def test_finished_run_is_returned_as_it_is(finished: RunFolder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.name != "lock"}
+    train(finished)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.path.rglob("*") if path.name != "lock"}
+
+
+def test_same_seed_same_weights(finished: RunFolder, run_folder: RunFolder) -> None:
+    train(run_folder)
+    assert same_course(finished, run_folder)
+
+
+@pytest.mark.parametrize("looks", [0, 5, 32, 40])
+def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, looks: int) -> None:
+    with pytest.raises(StoppedError, match="asked to stop"):
+        train(run_folder, StopAt(looks))
+    assert run_folder.result() is None
+    train(run_folder)
+    assert same_course(finished, run_folder)
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_killed_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, lines: int) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "effnet.train", str(run_folder.path)], env=environment())
+    deadline = time.monotonic() + 120
+    while len(read_journal(run_folder.metrics_path)[0]) < lines and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL  # it was not done already
+    assert run_folder.result() is None
+    again = subprocess.run([sys.executable, "-m", "effnet.train", str(run_folder.path)], env=environment(), check=False)
+    assert again.returncode == 0
+    assert same_course(finished, run_folder)
+
+
+def test_sigterm_stops_with_a_checkpoint_and_exit_code_75(run_folder: RunFolder) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effnet.train", str(run_folder.path)],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not run_folder.metrics_path.exists():
+        time.sleep(0.005)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert told.count("\n") == 1
+    assert checkpoint.steps(run_folder.checkpoints)
+
+
+def test_training_whose_parent_is_gone_stops(run_folder: RunFolder) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "effnet.train", str(run_folder.path)],
+        env=environment() | {"EFFNET_PARENT_PIPE": "1"},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    while not run_folder.metrics_path.exists():
+        time.sleep(0.005)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 75
+
+
+def test_broken_newest_checkpoint_is_told_and_costs_only_time(finished: RunFolder, run_folder: RunFolder) -> None:
+    with pytest.raises(StoppedError):
+        train(run_folder, StopAt(45))
+    newest = run_folder.checkpoints / f"step-{checkpoint.steps(run_folder.checkpoints)[0]}"
+    (newest / "state.pt").write_bytes(b"torn")
+    told: list[str] = []
+    train(run_folder, warn=told.append)
+    assert len(told) == 1
+    assert str(newest) in told[0]
+    assert same_course(finished, run_folder)
+
+
+def test_line_cut_short_by_a_kill_is_written_again(finished: RunFolder, run_folder: RunFolder) -> None:
+    with pytest.raises(StoppedError):
+        train(run_folder, StopAt(33))
+    with run_folder.metrics_path.open("ab") as file:
+        file.write(b'{"epoch": 2, "st')
+    train(run_folder)
+    assert same_course(finished, run_folder)
+
+
+def test_second_training_of_a_run_is_told(run_folder: RunFolder) -> None:
+    with run_folder.lock(), pytest.raises(BusyError, match="another process is training this run"):
+        # flock is per open file, so the same process stands for another one
+        train(run_folder)
+
+
+def test_changed_config_is_refused(run_folder: RunFolder) -> None:
+    data = json.loads(run_folder.config_path.read_bytes())
+    data["seed"] = 5
+    run_folder.config_path.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match="not to this folder"):
+        train(run_folder)
+
+
+def test_missing_dataset_and_foreign_folder_are_told(tmp_path: Path, run_folder: RunFolder) -> None:
+    os.unlink(run_folder.store.datasets)
+    with pytest.raises(DataError, match="dataset is not there"):
+        train(run_folder)
+    with pytest.raises(ConfigError, match=r"no config\.json here"):
+        train(RunFolder(tmp_path / "nothing"))
+
+
+def test_diverged_training_says_so(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_step", lambda *_: float("nan"))
+    with pytest.raises(RunFailedError, match=r"lower recipe\.learning_rate"):
+        train(run_folder)
+
+
+def test_lost_best_checkpoint_is_told(finished: RunFolder, tmp_path: Path) -> None:
+    copy = RunFolder(tmp_path / "runs" / finished.key)
+    shutil.copytree(finished.path, copy.path)
+    os.symlink(finished.store.datasets, tmp_path / "datasets")
+    copy.result_path.unlink()
+    result = finished.result()
+    assert result is not None
+    for step in checkpoint.steps(copy.checkpoints)[1:]:
+        shutil.rmtree(copy.checkpoints / f"step-{step}")
+    if checkpoint.steps(copy.checkpoints) == [33 * result.best_epoch]:
+        train(copy)
+        assert same_course(finished, copy)
+    else:
+        with pytest.raises(DataError, match="held the best weights"):
+            train(copy)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
