@@ -1,0 +1,136 @@
+"""Child processes: in parallel, restarted when killed, stopped when asked, their errors passed on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from effnet.config import LocalCompute
+from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
+from tasks import dispatch
+from tasks.dispatch import Job, run_jobs
+
+MODULE = "effnet_test_child"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Make jobs whose child runs a line of code with `sys`, `os`, `time`, `signal` and `Path` at hand."""
+    code = "import os, signal, sys, time\nfrom pathlib import Path\nexec(sys.argv[1])\n"
+    (tmp_path / f"{MODULE}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(name: str, line: str, work: float = 1.0) -> Job:
+        return Job(name, MODULE, (line,), tmp_path / "logs" / f"{name}.log", work)
+
+    return make
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.warned: list[str] = []
+
+    def run(self, *jobs: Job, parallel: int = 2, tick: Callable[[], None] = lambda: None) -> None:
+        run_jobs(
+            jobs,
+            LocalCompute(parallel=parallel),
+            tick=tick,
+            done=lambda job: self.done.append(job.name),
+            warn=self.warned.append,
+        )
+
+
+def test_largest_first_and_so_many_at_a_time(job: Callable[..., Job], tmp_path: Path) -> None:
+    notes = Notes()
+    most = 0
+
+    def tick() -> None:
+        nonlocal most
+        children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+        most = max(most, len(children))
+
+    line = f"p = Path({str(tmp_path)!r}) / 'order'; p.open('a').write('%s\\n'); time.sleep(0.4)"
+    notes.run(*(job(f"j{work}", line % work, work) for work in (1, 3, 2, 5, 4)), tick=tick)
+    assert sorted(notes.done) == ["j1", "j2", "j3", "j4", "j5"]
+    assert most == 2
+    order = (tmp_path / "order").read_text().split()
+    assert set(order[:2]) == {"5", "4"}
+    assert order[-1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(2, ConfigError), (65, DataError), (75, StoppedError), (70, RunFailedError)]
+)
+def test_childs_error_is_passed_on_with_its_line(job: Callable[..., Job], code: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"^bad: .*what went wrong"):
+        Notes().run(job("bad", f"print('noise\\nwhat went wrong', file=sys.stderr); sys.exit({code})"))
+
+
+def test_error_stops_the_others(job: Callable[..., Job]) -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        Notes().run(job("slow", "time.sleep(60)", 2), job("bad", "time.sleep(0.5); sys.exit(65)"))
+    assert time.monotonic() - start < 30
+    assert not psutil.Process().children()
+
+
+def test_killed_child_is_started_again_and_said(job: Callable[..., Job], tmp_path: Path) -> None:
+    mark = str(tmp_path / "mark")
+    line = f"p = Path({mark!r}); again = p.exists(); p.touch(); again or os.kill(os.getpid(), signal.SIGKILL)"
+    notes = Notes()
+    notes.run(job("victim", line))
+    assert notes.done == ["victim"]
+    assert notes.warned == ["victim: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+
+
+def test_child_that_is_killed_every_time_is_given_up(job: Callable[..., Job]) -> None:
+    notes = Notes()
+    with pytest.raises(RunFailedError, match="killed by SIGKILL, 3 times"):
+        notes.run(job("victim", "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert len(notes.warned) == 2
+
+
+def test_busy_run_is_tried_again_for_a_while(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = str(tmp_path / "mark")
+    notes = Notes()
+    notes.run(job("late", f"p = Path({mark!r}); again = p.exists(); p.touch(); sys.exit(0 if again else 73)"))
+    assert notes.done == ["late"]
+    monkeypatch.setattr(dispatch, "BUSY_SECONDS", 0.5)
+    with pytest.raises(BusyError):
+        notes.run(job("never", "sys.exit(73)"))
+
+
+def test_warnings_of_children_are_passed_on(job: Callable[..., Job]) -> None:
+    notes = Notes()
+    notes.run(job("careful", "print('warning: mind the gap', file=sys.stderr); print('other', file=sys.stderr)"))
+    assert notes.warned == ["careful: mind the gap"]
+
+
+def test_interrupt_stops_children_in_order(job: Callable[..., Job], tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    line = (
+        f"signal.signal(signal.SIGTERM, lambda *_: (Path({str(saved)!r}).touch(), sys.exit(75)));"
+        f" Path({str(tmp_path / 'up')!r}).touch(); time.sleep(60)"
+    )
+
+    def tick() -> None:
+        if (tmp_path / "up").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Notes().run(job("child", line), tick=tick)
+    assert saved.exists()
+    assert not psutil.Process().children()
+
+
+def test_slots_follow_the_cores() -> None:
+    assert dispatch.slots(LocalCompute(parallel=3)) == 3
+    assert dispatch.slots(LocalCompute()) == len(os.sched_getaffinity(0))
