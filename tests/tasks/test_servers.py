@@ -1,0 +1,103 @@
+"""Servers that stay, and one that ends with its flow: real processes, real ports."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from effnet.errors import ConfigError
+from tasks import servers
+from tasks.servers import PREFECT, PrefectApi, Server
+from tests.tiny import clean_environment
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    servers.stop(tmp_path)
+
+
+def test_up_steps_over_ports_in_use_and_down_ends_every_process(root: Path) -> None:
+    said: list[str] = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"--mlflow-port {port}: in use"):
+            servers.start(root, {"mlflow": port}, said.append)
+        assert servers.running(root) == []
+
+        found = servers.start(root, {}, said.append)
+        assert [server.name for server in found] == ["prefect", "mlflow"]
+        assert servers.start(root, {}, said.append) == found  # a second time changes nothing
+        assert json.load(urllib.request.urlopen(found[0].url + "/api/health")) is True
+        page = urllib.request.urlopen(found[1].url).read().decode()
+        assert "<title>MLflow</title>" in page
+
+        with PrefectApi(root, None) as api:
+            assert api.url() == found[0].url + "/api"
+
+    processes = [psutil.Process(server.pid) for server in found]
+    family = [member for process in processes for member in (process, *process.children(recursive=True))]
+    assert servers.stop(root) == found
+    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
+    assert servers.stop(root) == []
+
+
+def test_ports_in_use_are_stepped_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(servers, "_is_free", lambda port: port >= 4203)
+    assert servers._choose_port(PREFECT, None, said.append) == 4203
+    assert said == ["Prefect: port 4200 is in use, taking 4203"]
+    with pytest.raises(ConfigError, match="--prefect-port 4201: in use"):
+        servers._choose_port(PREFECT, 4201, said.append)
+
+
+def test_reused_process_id_is_not_a_server(root: Path) -> None:
+    other = psutil.Process()
+    server = Server(name="prefect", url="http://127.0.0.1:1", pid=other.pid, started=other.create_time() - 1000)
+    servers._note(root, [server])
+    assert servers.running(root) == []
+    assert servers.stop(root) == []  # and this test is still alive
+
+
+def test_configured_server_that_does_not_answer_is_told(root: Path) -> None:
+    with PrefectApi(root, "http://127.0.0.1:9/api") as api, pytest.raises(ConfigError, match="does not answer"):
+        api.url()
+
+
+def test_temporary_server_ends_when_its_flow_is_killed(root: Path) -> None:
+    code = (
+        "import sys, pathlib; from tasks.servers import PrefectApi\n"
+        "with PrefectApi(pathlib.Path(sys.argv[1]), None) as api:\n"
+        "    print(api.url(), flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment()
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+    (server,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while server.is_running() and server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
