@@ -159,6 +159,17 @@ class Store:
         """Folder of what servers and other child processes print."""
         return self.root / "logs"
 
+    @contextmanager
+    def building(self, family: str) -> Iterator[None]:
+        """Hold a family for this process, so that nobody else builds it here meanwhile.
+
+        Raises:
+            BusyError: if another process holds it.
+        """
+        busy = f"family {family}: another process is building it in {self.root}; wait for it or stop it"
+        with hold(self.families / f"{family}.lock", busy):
+            yield
+
     def prepare(self) -> None:
         """Make the root; raise ConfigError if it cannot be written."""
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from effnet.config import load_baseline, load_config
+from effnet.config import FamilyConfig, load_baseline, load_config
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.store import Store
 from tasks.screen import Screen
@@ -31,9 +31,15 @@ def build_family(config: str, store: str | None = None) -> FamilyResult:
     """
     settings = load_config(Path(config))
     root = Store(Path(store or settings.store).absolute())
+    root.prepare()
+    with root.building(settings.family):
+        return _build(settings, Path(config), root)
+
+
+def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
     screen = Screen(echo=get_run_logger().info)
     tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
-    work = Work(settings, load_baseline(settings, Path(config)), root, tracker, screen)
+    work = Work(settings, load_baseline(settings, path), root, tracker, screen)
 
     manifest = shard_dataset(work)
     key = build_key(settings, work.baseline, manifest.digest)

@@ -43,13 +43,11 @@ def cli() -> None:
 @_JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
-    from effnet.store import hold
-
     settings, _ = _load(config)
     root = _open_store(store or Path(settings.store))
-    lock = root.families / f"{settings.family}.lock"
-    with hold(lock, f"family {settings.family}: another process is building it in {root.root}; wait for it or stop it"):
-        result = _build(config, root)
+    with root.building(settings.family):
+        pass  # told before anything is started; the flow holds it while it builds
+    result = _build(config, settings.family, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -181,17 +179,19 @@ def _option(store: Path) -> str:
     return "" if store.absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
-def _build(config: Path, root: Store) -> FamilyResult:
+def _build(config: Path, family: str, root: Store) -> FamilyResult:
     from tasks.prefect_setup import configured_api, connected, crash_stale_runs
     from tasks.servers import PrefectApi
 
+    parameters = {"config": str(config), "store": str(root.root)}
     with PrefectApi(root.root, configured_api()) as api:
         from flows.build_family import build_family  # while the server starts
 
         with connected(api.url()):
             if api.in_store:
-                crash_stale_runs(build_family.name)
-            return build_family(str(config), str(root.root))
+                with root.building(family):  # so none of its runs can be running
+                    crash_stale_runs(build_family.name, parameters)
+            return build_family(**parameters)
 
 
 def _show(result: FamilyResult, root: Store) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 DRAIN_SECONDS = 10.0
 
@@ -40,8 +41,8 @@ def connected(url: str) -> Iterator[None]:
                 worker.drain_all(timeout=DRAIN_SECONDS)
 
 
-def crash_stale_runs(flow_name: str) -> None:
-    """Mark runs of a flow as crashed that Prefect takes for running. Call it where none can be: under the lock."""
+def crash_stale_runs(flow_name: str, parameters: Mapping[str, Any]) -> None:
+    """Mark runs of a flow with these parameters as crashed that Prefect takes for running, though none can be."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
     from prefect.client.schemas.filters import FlowRunFilterStateType as StateType
@@ -53,5 +54,5 @@ def crash_stale_runs(flow_name: str) -> None:
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateType(any_=[Type.RUNNING]))),
         )
-        for run in runs:
+        for run in (run for run in runs if run.parameters == parameters):
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)

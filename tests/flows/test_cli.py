@@ -1,0 +1,87 @@
+"""The command as a user meets it: quick, in one line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import CONFIG, run_effnet, write_tiny
+
+
+def test_help_lists_the_commands_without_heavy_imports(tmp_path: Path) -> None:
+    done = run_effnet("--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0
+    assert "family" in done.stdout
+    assert not {"torch", "prefect", "mlflow", "numpy", "pyarrow"} & imported(done.stderr)
+
+
+def test_plan_needs_no_torch_and_prints_the_members(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path)
+    done = run_effnet("plan", path, "--json", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert not {"torch", "prefect", "mlflow", "sklearn"} & imported(done.stderr)
+    data = json.loads(done.stdout)
+    assert data["coefficients"] == {"alpha": 1.2, "beta": 1.1, "gamma": 1.15}
+    assert [member["name"] for member in data["members"]] == ["B0", "B1", "B2"]
+    assert data["members"][0]["resolution"] == 8
+    text = run_effnet("plan", path, cwd=tmp_path).stdout
+    assert f"{data['members'][2]['macs']:,}" in text
+    assert not (tmp_path / "store").exists()  # it only looked
+
+
+@pytest.mark.parametrize("command", ["family", "plan"])
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("epochs: 3", "epoch: 3", "did you mean 'epochs'?"),
+        ("batch_size: 32", "batch_size: many", "recipe.batch_size: input should be a valid integer"),
+        ("\n  val: 0.2", "\n  val: 2", "data.val: input should be less than 0.5"),
+        ("tiny-baseline.yaml", "none.yaml", "none.yaml: no such file or directory"),
+        ("tiny-baseline.yaml", "eficientnet_b0", "did you mean 'efficientnet_b0'?"),
+    ],
+)
+def test_mistakes_in_the_config_are_one_line_and_exit_code_2(
+    tmp_path: Path, command: str, old: str, new: str, told: str
+) -> None:
+    assert old in CONFIG
+    done = run_effnet(command, write_tiny(tmp_path, CONFIG.replace(old, new)), cwd=tmp_path)
+    assert_one_line(done, 2, told)
+
+
+def test_missing_config_and_unwritable_store(tmp_path: Path) -> None:
+    assert_one_line(run_effnet("family", "none.yaml", cwd=tmp_path), 2, "none.yaml: no such file or directory")
+    path = write_tiny(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    done = run_effnet("family", path, "--store", "file", cwd=tmp_path)
+    assert_one_line(done, 2, "cannot be written")
+    done = run_effnet("family", path, "--store", "/proc/none", cwd=tmp_path)
+    assert_one_line(done, 2, "name another folder")
+
+
+def test_wrong_arguments_are_told_with_exit_code_2(tmp_path: Path) -> None:
+    assert run_effnet("famly", cwd=tmp_path).returncode == 2
+    assert run_effnet("up", "--mlflow-port", "99999", cwd=tmp_path).returncode == 2
+    assert "no servers run here" in run_effnet("down", cwd=tmp_path).stdout
+
+
+def test_verify_of_something_else(tmp_path: Path) -> None:
+    assert_one_line(run_effnet("verify", ".", cwd=tmp_path), 65, "no manifest.json here")
+
+
+def test_prefect_server_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    done = run_effnet("family", write_tiny(tmp_path), cwd=tmp_path, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert_one_line(done, 2, "does not answer")
+
+
+def assert_one_line(done, code: int, told: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert told in done.stderr
+    assert done.stderr.startswith("effnet: ")
+    assert done.stderr.count("\n") == 1
+
+
+def imported(stderr: str) -> set[str]:
+    lines = (line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:"))
+    return {name.partition(".")[0] for name in lines}

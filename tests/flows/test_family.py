@@ -1,0 +1,299 @@
+"""The whole pipeline on real images, with a real Prefect server and a real MLflow database; and killed in between."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from effnet.data.shards import verify
+from effnet.runs import RunFolder, read_journal
+from tasks.servers import PrefectApi
+from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
+
+NAMES = ["B0", "B1", "B2"]
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's empty database, made once: that takes longer than anything else here."""
+    root = tmp_path_factory.mktemp("prefect")
+    with PrefectApi(root, None) as api:
+        api.url()
+    return root / "prefect"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, prefect_home: Path) -> Path:
+    """A folder with the tiny family's config and an empty store."""
+    write_tiny(tmp_path)
+    shutil.copytree(prefect_home, tmp_path / "store" / "prefect")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A family that was built undisturbed: its folder, its result, and what the terminal showed."""
+    folder = tmp_path_factory.mktemp("family")
+    done = run_effnet("family", write_tiny(folder), "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout), done.stderr
+
+
+def test_result_has_every_member_with_its_evidence(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    assert result["family"] == "tiny"
+    assert sorted(result["coefficients"]) == ["alpha", "beta", "gamma"]
+    assert [member["name"] for member in result["members"]] == NAMES
+    for member in result["members"]:
+        run = RunFolder(folder / "store" / "runs" / member["run_key"])
+        evaluation = run.evaluation()
+        assert evaluation is not None
+        assert (member["top1"], member["top5"]) == (evaluation.top1, evaluation.top5)
+        assert 0.3 < member["top1"] <= member["top5"] <= 1
+        assert not member["reused"]
+        assert run.weights_path.exists()
+    assert verify(folder / "store" / "datasets" / result["dataset"]) == []
+    assert (folder / "store" / "families" / result["key"] / "accuracy.svg").exists()
+
+
+def test_terminal_shows_the_stages_and_nothing_stray(built: tuple[Path, dict[str, Any], str]) -> None:
+    lines = built[2].splitlines()
+    for told in ("dataset ", "grid over α, β, γ", "coefficients ", "B2: ", "evaluated on 359 held-out images"):
+        assert any(told in line for line in lines), told
+    assert all(line[:2].strip().isdecimal() and line[2] == ":" for line in lines), lines  # each has its clock
+
+
+def test_mlflow_has_one_run_per_training_under_the_familys(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    runs = mlflow_runs(folder)
+    (parent,) = [run for run in runs if run.data.tags["effnet.kind"] == "family"]
+    children = [run for run in runs if run is not parent]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    members = {run.info.run_name: run for run in children if run.data.tags["effnet.kind"] == "member"}
+    # The winner's candidate is trained for fewer epochs than the member it becomes, so they are different runs.
+    assert len(children) == 3 + 2
+    for member in result["members"]:
+        run = members[member["name"]]
+        assert member["mlflow_run_id"] == run.info.run_id
+        assert run.data.metrics["val_top1"] == member["top1"]
+        assert run.inputs.dataset_inputs[0].dataset.digest == result["dataset"]
+    files = [item.path for item in MlflowClient(uri(folder)).list_artifacts(parent.info.run_id, "figures")]
+    assert sorted(files) == ["figures/accuracy.png", "figures/accuracy.svg"]
+
+
+def test_prefect_has_the_flow_run_and_its_log(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    assert flow_states(folder) == ["COMPLETED"]
+    with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
+        tasks = {name for (name,) in database.execute("select name from task_run where state_type = 'COMPLETED'")}
+        log = " ".join(message for (message,) in database.execute("select message from log"))
+    assert tasks == {"shard dataset", "fit coefficients", "train members", "evaluate members", "write report"}
+    assert f"dataset {result['dataset']}" in log
+
+
+def test_again_trains_nothing_and_says_so(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    before = stamps(folder)
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    again = json.loads(done.stdout)
+    assert all(member.pop("reused") for member in again["members"])
+    for member in result["members"]:
+        assert not member["reused"]
+    assert again == result | {"members": [{k: v for k, v in m.items() if k != "reused"} for m in result["members"]]}
+    assert "(reused)" in done.stderr
+    assert "member: 3 of 3 trainings reused" in done.stderr
+    assert stamps(folder) == before
+    assert len(mlflow_runs(folder)) == 6
+
+
+def test_plan_then_uses_the_fitted_coefficients(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    data = json.loads(run_effnet("plan", "tiny.yaml", "--json", cwd=folder).stdout)
+    assert data["coefficients"] == result["coefficients"]
+    assert data["coefficients_from"] == "the family built last"
+    assert [member["macs"] for member in data["members"]] == [member["macs"] for member in result["members"]]
+
+
+def test_killed_flow_goes_on_to_the_same_weights(folder: Path, built: tuple[Path, dict[str, Any], str]) -> None:
+    kill_when(folder, lambda: len(journals(folder, epochs=1)) >= 1, signal.SIGKILL)  # in the grid
+    wait_for_no_children(folder)
+    kill_when(folder, lambda: len(journals(folder, epochs=3)) >= 1, signal.SIGKILL)  # among the members
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "fit: 2 of 2 trainings reused" in done.stderr
+    assert_same_family(folder, json.loads(done.stdout), built)
+    assert flow_states(folder) == ["COMPLETED", "CRASHED", "CRASHED"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_flow_says_one_line_and_goes_on(
+    folder: Path, built: tuple[Path, dict[str, Any], str], signum: signal.Signals
+) -> None:
+    epochs = 3 if signum == signal.SIGINT else 1  # among the members, or in the grid
+    process = kill_when(folder, lambda: len(journals(folder, epochs)) >= 1, signum)
+    assert process.returncode == 75
+    last = process.stderr_text.splitlines()[-1]  # type: ignore[attr-defined]
+    assert last == "effnet: stopped; what is done is saved, run the same command again to go on"
+    assert "Traceback" not in process.stderr_text  # type: ignore[attr-defined]
+    assert {run.info.status for run in mlflow_runs(folder)} <= {"FINISHED", "KILLED"}
+    assert flow_states(folder) == ["CRASHED"]
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert_same_family(folder, json.loads(done.stdout), built)
+
+
+def test_killed_training_is_started_again_by_the_flow(folder: Path, built: tuple[Path, dict[str, Any], str]) -> None:
+    process = start(folder)
+
+    def training() -> psutil.Process | None:
+        for child in psutil.Process(process.pid).children():
+            with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+                if "effnet.train" in child.cmdline() and journals(folder, epochs=3):
+                    return child
+        return None
+
+    while (victim := training()) is None:
+        assert process.poll() is None
+        time.sleep(0.02)
+    victim.kill()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "killed by SIGKILL; started again" in err
+    assert_same_family(folder, json.loads(out), built)
+
+
+def test_second_command_on_the_same_store_is_told(folder: Path) -> None:
+    process = start(folder)
+    while not (folder / "store" / "families" / "tiny.lock").exists():
+        time.sleep(0.02)
+    time.sleep(0.2)
+    done = run_effnet("family", "tiny.yaml", cwd=folder)
+    assert done.returncode == 73
+    assert done.stderr.count("\n") == 1
+    assert "another process is building it" in done.stderr
+    process.kill()
+    process.wait()
+
+
+def test_given_coefficients_skip_the_grid(folder: Path) -> None:
+    config = CONFIG.replace("fit: {", "coefficients: [1.0, 1.2, 1.0]\nfit: {").replace("phi: [0, 1, 2]", "phi: [0]")
+    write_tiny(folder, config)
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "(from the config)" in done.stderr
+    assert json.loads(done.stdout)["coefficients"] == {"alpha": 1.0, "beta": 1.2, "gamma": 1.0}
+    assert len(mlflow_runs(folder)) == 2
+    # A shard that breaks afterwards is named when a new training reads it.
+    (folder / "tiny.yaml").write_text(config.replace("epochs: 3", "epochs: 2"))
+    (shard,) = (folder / "store" / "datasets").glob("*/minival-00000.tar")
+    data = bytearray(shard.read_bytes())
+    data[540] ^= 1  # behind the first header, in the image
+    shard.write_bytes(data)
+    done = run_effnet("family", "tiny.yaml", cwd=folder)
+    assert done.returncode == 65
+    assert f"{shard.name}: image" in done.stderr.splitlines()[-1]
+
+
+def assert_same_family(folder: Path, result: dict[str, Any], built: tuple[Path, dict[str, Any], str]) -> None:
+    """Check that a disturbed build ended as the undisturbed one: weights to the bit, each training in MLflow once."""
+    other, undisturbed, _ = built
+    assert result["coefficients"] == undisturbed["coefficients"]
+    for one, two in zip(result["members"], undisturbed["members"], strict=True):
+        assert one["run_key"] == two["run_key"]
+        weights = [root / "store" / "runs" / one["run_key"] / "model.safetensors" for root in (folder, other)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        assert one["top1"] == two["top1"]
+    runs = mlflow_runs(folder)
+    assert len(runs) == 6
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    client = MlflowClient(uri(folder))
+    for run in runs:
+        if run.data.tags["effnet.kind"] != "family":
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "minival_top1")]
+            assert steps == list(range(1, len(steps) + 1))
+
+
+def uri(folder: Path) -> str:
+    return f"sqlite:///{folder / 'store' / 'mlflow.db'}"
+
+
+def mlflow_runs(folder: Path) -> list[Any]:
+    client = MlflowClient(uri(folder))
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def flow_states(folder: Path) -> list[str]:
+    with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
+        return sorted(state for (state,) in database.execute("select state_type from flow_run"))
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    files = (folder / "store" / "runs").rglob("*")
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file() and path.name != "lock"}
+
+
+def journals(folder: Path, epochs: int) -> list[Path]:
+    """Return the run folders of trainings of so many epochs that have finished at least one."""
+    found = []
+    for path in (folder / "store" / "runs").glob("*"):
+        run = RunFolder(path)
+        if run.config_path.exists() and run.spec().recipe.epochs == epochs and read_journal(run.metrics_path)[0]:
+            found.append(path)
+    return found
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "family", "tiny.yaml", "--json"],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill_when(folder: Path, condition: Callable[[], bool], signum: signal.Signals) -> subprocess.Popen[str]:
+    """Start the family and send it a signal as soon as the condition holds; return the ended process."""
+    process = start(folder)
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signum)
+    _, process.stderr_text = process.communicate(timeout=120)  # type: ignore[attr-defined]
+    assert process.returncode != 0  # the signal came in time
+    return process
+
+
+def wait_for_no_children(folder: Path) -> None:
+    """Wait until every training and server that a killed flow left has noticed and ended."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        left = [
+            process
+            for process in psutil.process_iter(["cmdline", "environ"])
+            if str(folder) in " ".join(process.info["cmdline"] or ())
+            or (process.info["environ"] or {}).get("PREFECT_HOME", "").startswith(str(folder))
+        ]
+        if not [process for process in left if process.pid != os.getpid()]:
+            return
+        time.sleep(0.1)
+    raise AssertionError(left)
