@@ -19,6 +19,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from effnet.data.index import Index
 from effnet.data.shards import verify
 from effnet.runs import RunFolder, read_journal
 from tasks.servers import PrefectApi
@@ -201,9 +202,11 @@ def test_given_coefficients_skip_the_grid(folder: Path) -> None:
     assert len(mlflow_runs(folder)) == 2
     # A shard that breaks afterwards is named when a new training reads it.
     (folder / "tiny.yaml").write_text(config.replace("epochs: 3", "epochs: 2"))
-    (shard,) = (folder / "store" / "datasets").glob("*/minival-00000.tar")
+    (dataset,) = (folder / "store" / "datasets").glob("*/")
+    index = Index.read(dataset / "index.parquet", "minival")
+    shard = dataset / index.shards[0]
     data = bytearray(shard.read_bytes())
-    data[540] ^= 1  # behind the first header, in the image
+    data[int(index.offsets[0]) + 20] ^= 1
     shard.write_bytes(data)
     done = run_effnet("family", "tiny.yaml", cwd=folder)
     assert done.returncode == 65
