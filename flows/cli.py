@@ -180,6 +180,8 @@ def _option(store: Path) -> str:
 
 
 def _build(config: Path, family: str, root: Store) -> FamilyResult:
+    from rich.console import Console
+
     from tasks.prefect_setup import configured_api, connected, crash_stale_runs
     from tasks.servers import PrefectApi
 
@@ -187,7 +189,9 @@ def _build(config: Path, family: str, root: Store) -> FamilyResult:
     with PrefectApi(root.root, configured_api()) as api:
         from flows.build_family import build_family  # while the server starts
 
-        with connected(api.url()):
+        with Console(stderr=True).status("starting Prefect"):
+            url = api.url()
+        with connected(url):
             if api.in_store:
                 with root.building(family):  # so none of its runs can be running
                     crash_stale_runs(build_family.name, parameters)

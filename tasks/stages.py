@@ -42,9 +42,10 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
         work.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
         return given
     grid = enumerate_grid(work.baseline, len(manifest.classes), work.config.fit, work.config.resolution_multiple)
+    networks, fitting = grid.points - grid.duplicates, len(grid.candidates) + grid.left_out
     work.screen.say(
-        f"grid over α, β, γ: {grid.points} points; {grid.duplicates} build a network that another builds, "
-        f"{grid.off_cost} miss the cost, {grid.left_out} left out, {len(grid.candidates)} candidates"
+        f"grid over α, β, γ: {grid.points:,} points build {networks:,} networks, {fitting:,} of them cost about "
+        f"{work.config.fit.cost_ratio:g} times the baseline{f', {len(grid.candidates)} tried' if grid.left_out else ''}"
     )
     recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
     units = []

@@ -19,6 +19,7 @@ from tasks.tracking import Tracker
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
 
+TITLES = {"fit": "fit coefficients", "member": "train members"}
 COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "time")
 
 
@@ -82,7 +83,7 @@ def train_units(work: Work, units: Sequence[Unit], kind: str, parent: str | None
         if unit not in left:
             work.tracker.forward(unit.folder)
     if len(left) < len(units):
-        work.screen.say(f"{kind}: {len(units) - len(left)} of {len(units)} trainings reused")
+        work.screen.say(f"{TITLES[kind]}: {len(units) - len(left)} of {len(units)} trainings reused")
     board = _Board(work, units, kind)
     jobs = [Job(unit.name, "effnet.train", (str(unit.folder.path),), unit.folder.log_path, unit.work) for unit in left]
     try:
@@ -130,7 +131,7 @@ class _Board:
             epochs, row = _row(unit)
             rows.append(row)
             share += unit.work * min(epochs / unit.epochs, 1)
-        self.work.screen.progress(self.kind, share / sum(unit.work for unit in self.units), COLUMNS, rows)
+        self.work.screen.progress(TITLES[self.kind], share / sum(unit.work for unit in self.units), COLUMNS, rows)
 
 
 def _row(unit: Unit) -> tuple[int, tuple[str, ...]]:

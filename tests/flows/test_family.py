@@ -118,7 +118,7 @@ def test_again_trains_nothing_and_says_so(built: tuple[Path, dict[str, Any], str
         assert not member["reused"]
     assert again == result | {"members": [{k: v for k, v in m.items() if k != "reused"} for m in result["members"]]}
     assert "(reused)" in done.stderr
-    assert "member: 3 of 3 trainings reused" in done.stderr
+    assert "train members: 3 of 3 trainings reused" in done.stderr
     assert stamps(folder) == before
     assert len(mlflow_runs(folder)) == 6
 
@@ -137,7 +137,7 @@ def test_killed_flow_goes_on_to_the_same_weights(folder: Path, built: tuple[Path
     kill_when(folder, lambda: len(journals(folder, epochs=3)) >= 1, signal.SIGKILL)  # among the members
     done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "fit: 2 of 2 trainings reused" in done.stderr
+    assert "fit coefficients: 2 of 2 trainings reused" in done.stderr
     assert_same_family(folder, json.loads(done.stdout), built)
     assert flow_states(folder) == ["COMPLETED", "CRASHED", "CRASHED"]
 
