@@ -10,15 +10,15 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from effnet.errors import EffnetError, StoppedError
+from flows import models
 
 if TYPE_CHECKING:
-    from effnet.config import FamilyConfig
-    from effnet.family import FamilyResult, Member
+    from effnet.family import FamilyResult
     from effnet.store import Store
 
 DEFAULT_STORE = Path(".effnet")
@@ -43,7 +43,10 @@ def cli() -> None:
 @_JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
-    settings, _ = _load(config)
+    from effnet.config import load_baseline, load_config
+
+    settings = load_config(config)
+    load_baseline(settings, config)  # mistakes in it are told before anything is started
     root = _open_store(store or Path(settings.store))
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
@@ -52,42 +55,6 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
         click.echo(result.model_dump_json(indent=2))
     else:
         _show(result, root)
-
-
-@cli.command()
-@_CONFIG
-@_STORE
-@_JSON
-def plan(config: Path, store: Path | None, as_json: bool) -> None:
-    """Price the family of CONFIG without training anything."""
-    from effnet.arch.scaling import PAPER
-    from effnet.config import given_coefficients
-    from effnet.data.sources import open_source
-    from effnet.family import plan_members
-
-    settings, baseline = _load(config)
-    given = given_coefficients(settings)
-    fitted = _fitted(store or Path(settings.store), settings.family)
-    coefficients = given or fitted or PAPER
-    origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
-    members = plan_members(baseline, settings, coefficients, len(open_source(settings.data.source).classes))
-    if as_json:
-        data: dict[str, Any] = {
-            "family": settings.family,
-            "coefficients": coefficients._asdict(),
-            "coefficients_from": origin,
-            "members": [_planned(member) for member in members],
-        }
-        click.echo(json.dumps(data, indent=2))
-        return
-    click.echo(f"α {coefficients.alpha:g}, β {coefficients.beta:g}, γ {coefficients.gamma:g} (from {origin})")
-    click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'MACs':>16}{'× B0':>8}")
-    for member in members:
-        ratio = member.macs / members[0].macs
-        click.echo(
-            f"{member.name:4}{member.phi:5g}{member.architecture.resolution:8d}{member.params:14,}{member.macs:16,}"
-            f"{ratio:8.2f}"
-        )
 
 
 @cli.command()
@@ -139,6 +106,10 @@ def verify(dataset: Path) -> None:
     click.echo(f"{dataset}: sound")
 
 
+for command in models.COMMANDS:
+    cli.add_command(command)
+
+
 def main() -> None:
     """Run the command; errors are one line and an exit code."""
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
@@ -157,13 +128,6 @@ def main() -> None:
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
-
-
-def _load(config: Path) -> tuple[FamilyConfig, Any]:
-    from effnet.config import load_baseline, load_config
-
-    settings = load_config(config)
-    return settings, load_baseline(settings, config)
 
 
 def _open_store(path: Path) -> Store:
@@ -227,28 +191,6 @@ def _show(result: FamilyResult, root: Store) -> None:
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
     for line in ("", *pages, f"figure   {folder / 'accuracy.png'}", f"weights  {root.runs}/RUN/model.safetensors"):
         console.print(line, soft_wrap=True)
-
-
-def _planned(member: Member) -> dict[str, Any]:
-    return {
-        "name": member.name,
-        "phi": member.phi,
-        "resolution": member.architecture.resolution,
-        "params": member.params,
-        "macs": member.macs,
-    }
-
-
-def _fitted(store: Path, family: str) -> Any:
-    """Return the coefficients of the family that was built last, if one was."""
-    from effnet.arch.scaling import Coefficients
-
-    found = []
-    for path in (store / "families").glob("*/family.json"):
-        data = json.loads(path.read_bytes())
-        if data["family"] == family:
-            found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
-    return max(found)[1] if found else None
 
 
 if __name__ == "__main__":

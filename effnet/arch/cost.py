@@ -8,63 +8,89 @@ and the classifier put out for one image.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 from effnet.arch.spec import Architecture, Stage, mid_channels, out_size, se_channels
 
 
 class Cost(NamedTuple):
-    """Price of a network for one image of its resolution."""
+    """Price of a network, or of a part of one, for one image of the network's resolution."""
 
     params: int = 0
     macs: int = 0
     activations: int = 0
 
-    def plus(self, other: Cost, times: int = 1) -> Cost:
-        """Return this cost and `times` the other one."""
-        return Cost(
-            self.params + times * other.params,
-            self.macs + times * other.macs,
-            self.activations + times * other.activations,
-        )
+
+class PartCosts(NamedTuple):
+    """Price of every part of a network; the sum of all is what `count` returns."""
+
+    stem: Cost
+    stages: tuple[Cost, ...]
+    head: Cost  # with the classifier
+
+
+# A convolution or linear layer: weights, output channels, output positions, and numbers per output channel besides the
+# weights (2 for a batch norm, 1 for a bias). A plain tuple: thousands of networks are priced in one search.
+_Layer: TypeAlias = tuple[int, int, int, int]
 
 
 def count(arch: Architecture, num_classes: int = 1000) -> Cost:
     """Return the cost of the network with a classifier of `num_classes` (with bias)."""
+    stem, stages, head = count_parts(arch, num_classes)
+    return Cost(*(sum(column) for column in zip(stem, head, *stages, strict=True)))
+
+
+def count_parts(arch: Architecture, num_classes: int = 1000) -> PartCosts:
+    """Return the cost of stem, stages and head of the network with a classifier of `num_classes` (with bias)."""
     stem_size = out_size(arch.resolution, arch.stem.stride)
-    cost = _conv(arch.in_channels, arch.stem.channels, arch.stem.kernel, stem_size)
+    stem = _sum((_conv(arch.in_channels, arch.stem.channels, arch.stem.kernel, stem_size),))
     channels, size = arch.stem.channels, arch.stem_size()
+    stages = []
     for stage in arch.stages:
-        cost = cost.plus(_block(arch, stage, channels, size, stage.stride))
+        cost = _sum(_block(arch, stage, channels, size, stage.stride))
         channels, size = stage.channels, out_size(size, stage.stride)
         if stage.repeats > 1:
-            cost = cost.plus(_block(arch, stage, channels, size, 1), stage.repeats - 1)
+            params, macs, activations = _sum(_block(arch, stage, channels, size, 1))
+            times = stage.repeats - 1
+            cost = Cost(cost[0] + times * params, cost[1] + times * macs, cost[2] + times * activations)
+        stages.append(cost)
+    head: list[_Layer] = []
     if arch.head.channels:
-        cost = cost.plus(_conv(channels, arch.head.channels, 1, size))
+        head.append(_conv(channels, arch.head.channels, 1, size))
         channels = arch.head.channels
-    return cost.plus(Cost((channels + 1) * num_classes, channels * num_classes, num_classes))
+    head.append((channels * num_classes, num_classes, 1, 1))
+    return PartCosts(stem, tuple(stages), _sum(head))
 
 
-def _conv(c_in: int, c_out: int, kernel: int, size: int, groups: int = 1) -> Cost:
-    """Cost of a convolution without bias, and its batch norm, with a square output of side `size`."""
-    weights = c_in // groups * c_out * kernel * kernel
-    return Cost(weights + 2 * c_out, weights * size * size, c_out * size * size)
+def _sum(layers: Iterable[_Layer]) -> Cost:
+    params = macs = activations = 0
+    for weights, channels, positions, extra in layers:
+        params += weights + extra * channels
+        macs += weights * positions
+        activations += channels * positions
+    return Cost(params, macs, activations)
 
 
-def _squeeze_excite(channels: int, squeezed: int) -> Cost:
-    weights = 2 * channels * squeezed
-    return Cost(weights + channels + squeezed, weights, channels + squeezed)
+def _conv(c_in: int, c_out: int, kernel: int, size: int) -> _Layer:
+    """Return a convolution without bias, and its batch norm, with a square output of side `size`."""
+    return c_in * c_out * kernel * kernel, c_out, size * size, 2
 
 
-def _block(arch: Architecture, stage: Stage, c_in: int, size: int, stride: int) -> Cost:
+def _depthwise(channels: int, kernel: int, size: int) -> _Layer:
+    return channels * kernel * kernel, channels, size * size, 2
+
+
+def _block(arch: Architecture, stage: Stage, c_in: int, size: int, stride: int) -> list[_Layer]:
     c_out, mid, out = stage.channels, mid_channels(stage, c_in), out_size(size, stride)
     if stage.block == "bottleneck":
-        cost = _conv(c_in, mid, 1, size).plus(_conv(mid, mid, stage.kernel, out)).plus(_conv(mid, c_out, 1, out))
+        layers = [_conv(c_in, mid, 1, size), _conv(mid, mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
         if stage.skip and (stride != 1 or c_in != c_out):
-            cost = cost.plus(_conv(c_in, c_out, 1, out))
-        return cost
-    cost = _conv(mid, mid, stage.kernel, out, groups=mid).plus(_conv(mid, c_out, 1, out))
+            layers.append(_conv(c_in, c_out, 1, out))
+        return layers
+    layers = [_depthwise(mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
     if stage.block == "mbconv" and stage.expand_ratio != 1:
-        cost = cost.plus(_conv(c_in, mid, 1, size))
-    squeezed = se_channels(stage, c_in, arch.se_base)
-    return cost.plus(_squeeze_excite(mid, squeezed)) if squeezed else cost
+        layers.append(_conv(c_in, mid, 1, size))
+    if squeezed := se_channels(stage, c_in, arch.se_base):
+        layers += [(mid * squeezed, squeezed, 1, 1), (mid * squeezed, mid, 1, 1)]
+    return layers

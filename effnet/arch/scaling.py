@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from effnet.arch.spec import Architecture
+from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture
 from effnet.errors import ConfigError
 
 
@@ -35,6 +35,57 @@ class Coefficients(NamedTuple):
 
 
 PAPER = Coefficients(1.2, 1.1, 1.15)  # paper, section 3.3, step 1
+
+
+class Strategy(NamedTuple):
+    """How a family spends a factor s of cost: depth s^depth, width s^width, resolution s^resolution.
+
+    Cost grows with depth · width² · resolution², so the exponents obey depth + 2 width + 2 resolution = 1.
+    """
+
+    name: str
+    depth: float
+    width: float
+    resolution: float
+
+    def at(self, cost_factor: float) -> Multipliers:
+        """Return the multipliers that make the baseline about `cost_factor` times as costly, before rounding."""
+        return Multipliers(cost_factor**self.depth, cost_factor**self.width, cost_factor**self.resolution)
+
+
+DEPTH = Strategy("depth", 1.0, 0.0, 0.0)
+WIDTH = Strategy("width", 0.0, 0.5, 0.0)
+RESOLUTION = Strategy("resolution", 0.0, 0.0, 0.5)
+
+
+def compound(coefficients: Coefficients) -> Strategy:
+    """Return the paper's rule as a strategy: `at(cost_ratio^φ)` gives what `coefficients.at(φ)` gives.
+
+    Raises:
+        ConfigError: if a coefficient is below 1, or all are 1.
+    """
+    if min(coefficients) < 1 or coefficients.cost_ratio <= 1:
+        raise ConfigError(f"α, β, γ must each be at least 1, and one of them above 1 (got {tuple(coefficients)})")
+    unit = math.log(coefficients.cost_ratio)
+    return Strategy("compound", *(math.log(value) / unit for value in coefficients))
+
+
+def fast(width_share: float = 0.8) -> Strategy:
+    """Return the fast rule of Dollar, Singh and Girshick (arXiv 2103.06877): most of the cost goes into width.
+
+    Activations, which run time follows, then grow with about the square root of the cost. A share of 0.8 is the
+    recommended dWr, 1/3 spends evenly (dwr), 1 is width alone.
+
+    Raises:
+        ConfigError: if the share is not within 0..1.
+    """
+    if not 0 <= width_share <= 1:
+        raise ConfigError(f"the width's share must be within 0..1 (got {width_share})")
+    rest = 1 - width_share
+    return Strategy("dWr", rest / 2, width_share / 2, rest / 4)
+
+
+STRATEGIES = {strategy.name: strategy for strategy in (compound(PAPER), DEPTH, WIDTH, RESOLUTION, fast())}
 
 
 def round_filters(filters: int, multiplier: float, multiple: int = 8) -> int:
@@ -88,18 +139,22 @@ def scale(
     depth, width, fineness = multipliers
     multiple = arch.channel_multiple
 
-    def filters(channels: int, scaled: bool) -> int:
-        return round_filters(channels, width, multiple) if scaled and channels and width != 1 else channels
+    def filters(channels: int, multiple: int = multiple) -> int:
+        return round_filters(channels, width, multiple) if channels and width != 1 else channels
 
-    head = arch.head
+    stem, head = arch.stem, arch.head
     data = {
         "name": name or arch.name,
         "resolution": resolution or round_resolution(arch.resolution, fineness, resolution_multiple),
-        "stem": arch.stem.model_copy(update={"channels": filters(arch.stem.channels, arch.stem.scale_width)}),
+        "stem": stem.model_copy(update={"channels": filters(stem.channels)}) if stem.scale_width else stem,
         "stages": tuple(
             stage.model_copy(
                 update={
-                    "channels": filters(stage.channels, True),
+                    # a bottleneck's middle is a whole share of its channels
+                    "channels": filters(
+                        stage.channels,
+                        math.lcm(multiple, stage.expand_ratio) if stage.block == "bottleneck" else multiple,
+                    ),
                     "repeats": round_repeats(stage.repeats, depth) if stage.scale_depth else stage.repeats,
                 }
             )
@@ -107,15 +162,34 @@ def scale(
         ),
         "head": head.model_copy(
             update={
-                "channels": filters(head.channels, head.scale_width),
+                "channels": filters(head.channels) if head.scale_width else head.channels,
                 "dropout": head.dropout if dropout is None else dropout,
             }
         ),
     }
-    # model_copy skips validation, which keeps scaling cheap; the one rule that scaling can break is checked here.
     scaled = arch.model_copy(update=data)
-    if scaled.resolution < scaled.total_stride:
-        raise ConfigError(
-            f"{scaled.name}: resolution {scaled.resolution} is below the network's total stride {scaled.total_stride}"
-        )
+    _check_limits(scaled)
     return scaled
+
+
+def _check_limits(arch: Architecture) -> None:
+    """Refuse what scaling can make impossible; model_copy checks nothing, which keeps scaling cheap."""
+    if arch.resolution < arch.total_stride:
+        raise ConfigError(
+            f"{arch.name}: resolution {arch.resolution} is below the network's total stride {arch.total_stride}"
+        )
+    channels = max(arch.stem.channels, arch.head.channels, *(stage.channels for stage in arch.stages))
+    repeats = max(stage.repeats for stage in arch.stages)
+    for label, value, limit in (
+        ("a resolution", arch.resolution, MAX_RESOLUTION),
+        ("a width", channels, MAX_CHANNELS),
+        ("a stage's depth", repeats, MAX_REPEATS),
+    ):
+        if value > limit:
+            raise ConfigError(f"{arch.name}: {label} of {value} is above the limit of {limit}; scale less")
+
+
+def same_network(one: Architecture, other: Architecture) -> bool:
+    """Say whether two members are the same network after rounding; name and dropout may differ."""
+    dropout = {"head": other.head.model_copy(update={"dropout": one.head.dropout})}
+    return one.key() == other.model_copy(update=dropout).key()

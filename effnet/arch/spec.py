@@ -18,9 +18,11 @@ from pydantic import Field, model_validator
 from effnet.store import digest
 from effnet.values import Value, read_mapping
 
-Channels = Annotated[int, Field(ge=1, le=65_536)]
+MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION = 65_536, 1_000, 4_096  # no network is this large; mistakes are
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 Kernel = Literal[1, 3, 5, 7, 9, 11]
 Stride = Literal[1, 2, 4]
+PixelStd = Annotated[float, Field(gt=0)]
 
 
 class Stem(Value):
@@ -43,7 +45,7 @@ class Stage(Value):
 
     block: Literal["mbconv", "separable", "bottleneck"] = "mbconv"
     channels: Channels
-    repeats: Annotated[int, Field(ge=1, le=1_000)]
+    repeats: Annotated[int, Field(ge=1, le=MAX_REPEATS)]
     kernel: Kernel = 3
     stride: Stride = 1
     expand_ratio: Annotated[int, Field(ge=1, le=16)] = 1
@@ -65,7 +67,7 @@ class Stage(Value):
 class Head(Value):
     """What follows the last stage: an optional 1x1 convolution, global average pooling, dropout, the classifier."""
 
-    channels: Annotated[int, Field(ge=0, le=65_536)] = 0  # 0: no convolution
+    channels: Annotated[int, Field(ge=0, le=MAX_CHANNELS)] = 0  # 0: no convolution
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     scale_width: bool = True
 
@@ -88,7 +90,7 @@ class Architecture(Value):
     """A network as a value: hashable, comparable by `key()`, to and from JSON."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]  # a label; not in key()
-    resolution: Annotated[int, Field(ge=1, le=4_096)]  # pixels of one side of the square input
+    resolution: Annotated[int, Field(ge=1, le=MAX_RESOLUTION)]  # pixels of one side of the square input
     stem: Stem
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=64)]
     head: Head = Head()
@@ -98,12 +100,24 @@ class Architecture(Value):
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # PyTorch's sense: weight of the new batch
     se_base: Literal["input", "expanded"] = "input"  # filters that se_ratio is taken of
-    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.2  # block i of N is dropped at this rate * i / N
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.2  # rate at which residual branches are dropped
+    # How the rate is spread over blocks i = 0 .. N-1: i / N of it (official code), (i + 1) / N (arXiv 1603.09382,
+    # equation 4), or all of it.
+    stochastic_depth_rule: Literal["linear", "linear_to_last", "constant"] = "linear"
     initialization: Literal["tensorflow", "kaiming"] = "tensorflow"
     channel_multiple: Annotated[int, Field(ge=1, le=256)] = 8  # width scaling rounds filters to this
+    # What pixels (0..255) are normalised by, one number per input channel or one for all
+    pixel_mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)] = (123.675, 116.28, 103.53)
+    pixel_std: Annotated[tuple[PixelStd, ...], Field(min_length=1, max_length=64)] = (58.395, 57.12, 57.375)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for label, numbers in (("pixel_mean", self.pixel_mean), ("pixel_std", self.pixel_std)):
+            if len(numbers) not in (1, self.in_channels):
+                raise ValueError(
+                    f"{label} has {len(numbers)} numbers for {self.in_channels} input channels; "
+                    "give one per channel, or one for all"
+                )
         if self.resolution < self.total_stride:
             raise ValueError(
                 f"resolution {self.resolution} is below the network's total stride {self.total_stride}; "
@@ -131,12 +145,13 @@ class Architecture(Value):
     def blocks(self) -> tuple[Block, ...]:
         """Return every block with its shapes, in order."""
         blocks: list[Block] = []
+        num_blocks = self.num_blocks
         channels, size = self.stem.channels, self.stem_size()
         for index, stage in enumerate(self.stages):
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 residual = stage.skip and _has_residual(stage, stride, channels)
-                drop_rate = self.stochastic_depth * len(blocks) / self.num_blocks if residual else 0.0
+                drop_rate = self.stochastic_depth * self._drop_share(len(blocks), num_blocks) if residual else 0.0
                 blocks.append(
                     Block(
                         stage=index,
@@ -152,6 +167,11 @@ class Architecture(Value):
                 )
                 channels, size = stage.channels, out_size(size, stride)
         return tuple(blocks)
+
+    def _drop_share(self, index: int, num_blocks: int) -> float:
+        if self.stochastic_depth_rule == "constant":
+            return 1.0
+        return (index + (self.stochastic_depth_rule == "linear_to_last")) / num_blocks
 
     def stem_size(self) -> int:
         """Return the side of the feature map that enters the first stage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from effnet.arch.scaling import Multipliers, scale
 from effnet.arch.spec import Architecture, Head, Stage, Stem
@@ -92,6 +92,8 @@ EFFICIENTNET_LITE0 = Architecture(
     ),
     head=Head(channels=1280, scale_width=False),
     activation="relu6",
+    pixel_mean=(127.0, 127.0, 127.0),
+    pixel_std=(128.0, 128.0, 128.0),
 )
 
 # MobileNets (arXiv 1704.04861), table 1.
@@ -169,19 +171,35 @@ MNASNET_A1 = Architecture(
 
 _BASELINES = {arch.name: arch for arch in (MOBILENET_V1, MOBILENET_V2, RESNET_50, MNASNET_A1)}
 
+# What other code bases compute differently under the same name; docs/paper.md lists the differences. A dot and the
+# code base's name after a network's name asks for its version: efficientnet_b0.timm.
+_PYTORCH_NORM: dict[str, Any] = {"padding": "symmetric", "norm_epsilon": 1e-5, "norm_momentum": 0.1}
+_IMAGENET_PIXELS: dict[str, Any] = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "timm": _PYTORCH_NORM | _IMAGENET_PIXELS,
+    "torchvision": _PYTORCH_NORM | _IMAGENET_PIXELS | {"initialization": "kaiming"},
+}
+_TORCHVISION = (*(f"efficientnet_b{number}" for number in range(8)), "mobilenet_v2", "resnet50")
+_TORCHVISION_TF_NORM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")  # symmetric padding all the same
+
 
 def names() -> tuple[str, ...]:
-    """Return the name of every network that `get` knows."""
+    """Return the name of every network that `get` knows, without the variants of other code bases."""
     published = (f"efficientnet_{suffix}" for suffix in (*EFFICIENTNET, *EFFICIENTNET_LITE))
     return (*published, *_BASELINES)
 
 
 def get(name: str) -> Architecture:
-    """Return a network by name.
+    """Return a network by name: one of `names()`, as the official code computes it.
+
+    `NAME.timm` and `NAME.torchvision` are the same network as those libraries compute it.
 
     Raises:
-        ConfigError: for a name that is not in `names()`; the message suggests the closest.
+        ConfigError: for a name that is not known; the message suggests the closest.
     """
+    plain, _, variant = name.partition(".")
+    if variant:
+        return _variant(get(plain), variant)
     if name in _BASELINES:
         return _BASELINES[name]
     suffix = name.removeprefix("efficientnet_")
@@ -197,3 +215,14 @@ def get(name: str) -> Architecture:
 def _published(baseline: Architecture, row: Published, name: str) -> Architecture:
     multipliers = Multipliers(depth=row.depth, width=row.width)
     return scale(baseline, multipliers, resolution=row.resolution, dropout=row.dropout, name=name)
+
+
+def _variant(arch: Architecture, variant: str) -> Architecture:
+    if variant not in VARIANTS:
+        raise ConfigError(f"no variant of {arch.name} is called '{variant}'; known: {', '.join(VARIANTS)}")
+    if variant == "torchvision" and arch.name not in _TORCHVISION:
+        raise ConfigError(f"torchvision has no {arch.name}; it has {', '.join(_TORCHVISION)}")
+    changes = {"name": f"{arch.name}.{variant}", **VARIANTS[variant]}
+    if variant == "torchvision" and arch.name in _TORCHVISION_TF_NORM:
+        changes |= {"norm_epsilon": arch.norm_epsilon, "norm_momentum": arch.norm_momentum}
+    return arch.model_copy(update=changes)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from effnet.arch.spec import Architecture
 from effnet.data.loader import Loader
 from effnet.models.preprocess import normalize
 
@@ -22,13 +23,13 @@ class Scores(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, loader: Loader, device: torch.device) -> Scores:
-    """Score a network, which must be in evaluation mode, on every sample of a loader's split, each once."""
+def evaluate(network: nn.Module, arch: Architecture, loader: Loader, device: torch.device) -> Scores:
+    """Score a network in evaluation mode on every sample of a loader's split, each once, normalised as `arch` says."""
     top1 = top5 = samples = 0
     loss = 0.0
     for batch in loader.epoch(0):
         labels = batch.labels.to(device)
-        logits = network(normalize(batch.images.to(device))).float()
+        logits = network(normalize(batch.images.to(device), arch)).float()
         loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         top1 += int(ranked[:, 0].sum())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -11,7 +9,8 @@ from effnet.data.loader import Loader
 from effnet.errors import DataError
 from effnet.evaluation.latency import latency_ms
 from effnet.evaluation.metrics import evaluate
-from effnet.models.build import build
+from effnet.models.naming import OWN
+from effnet.models.weights import load
 from effnet.runs import Evaluation, RunFolder
 from effnet.store import publish, sha256_file
 
@@ -36,7 +35,7 @@ def evaluate_run(folder: RunFolder) -> Evaluation:
         resolution=resolution,
         augment=spec.recipe.augment,
     )
-    scores = evaluate(network, loader, torch.device("cpu"))
+    scores = evaluate(network, spec.architecture, loader, torch.device("cpu"))
     evaluation = Evaluation(
         key=folder.key,
         dataset=spec.dataset,
@@ -62,6 +61,5 @@ def load_network(folder: RunFolder) -> nn.Module:
             f"{folder.weights_path}: not the weights that the run ended with; remove the folder and train again"
         )
     spec = folder.spec()
-    network = build(spec.architecture, spec.num_classes, seed=0)
-    network.load_state_dict(safetensors.torch.load_file(folder.weights_path))
-    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+    network = load(folder.weights_path, spec.architecture, OWN)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

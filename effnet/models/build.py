@@ -16,6 +16,7 @@ class Network(nn.Module):
 
     def __init__(self, arch: Architecture, num_classes: int) -> None:
         super().__init__()
+        self.architecture = arch
         stem = arch.stem
         self.stem = nn.Sequential()
         self.stem.add_module(

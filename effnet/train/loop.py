@@ -186,7 +186,7 @@ def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
             f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; "
             "lower recipe.learning_rate"
         )
-    scores = evaluate(training.evaluated, training.minival_loader, training.device)
+    scores = evaluate(training.evaluated, training.spec.architecture, training.minival_loader, training.device)
     _keep_best(progress, epoch, scores)
     progress.loss_sum = 0.0
     training.journal.append(
@@ -214,7 +214,7 @@ def _step(training: Training, batch: Batch) -> float:
     torch.manual_seed(int(mix(training.spec.seed, step)) >> 1)  # dropout and stochastic depth
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step, training.train_loader.steps_per_epoch)
-    images = normalize(batch.images.to(training.device, non_blocking=True))
+    images = normalize(batch.images.to(training.device, non_blocking=True), training.spec.architecture)
     labels = batch.labels.to(training.device, non_blocking=True)
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
         logits = training.network(images)

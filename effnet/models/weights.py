@@ -1,0 +1,222 @@
+"""Weights in and out: files of ours and of other code bases, every tensor accounted for, no code run from them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from effnet.arch.spec import Architecture
+from effnet.errors import ConfigError, DataError
+from effnet.models.build import Network, initialize
+from effnet.models.naming import OWN, known, modules
+from effnet.store import publish
+from effnet.values import read_mapping
+
+ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
+
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in this order: averaged weights are the judged ones
+_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_COUNTER = "num_batches_tracked"  # counts steps where momentum is None; ours is not, old files lack it
+
+
+class Loaded(NamedTuple):
+    """A network with weights from a file, and what became of the file's tensors."""
+
+    network: Network
+    naming: str
+    num_tensors: int  # taken from the file
+    reinitialized: tuple[str, ...]  # our tensors that were drawn anew because the number of classes differs
+
+
+def load(path: Path, arch: Architecture, naming: str = "auto", num_classes: int | None = None) -> Network:
+    """Return the network with the weights of a file, in evaluation mode on the CPU, in float32; see `load_weights`."""
+    return load_weights(Path(path), arch, naming, num_classes).network
+
+
+def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_classes: int | None = None) -> Loaded:
+    """Read safetensors or a torch state dict into the network; tensors only, never code.
+
+    Args:
+        path: a .safetensors file, or what torch.save made of a state dict (also one wrapped in a checkpoint).
+        arch: the network that the weights are of. Padding and norms are its own: a file does not tell them.
+        naming: `effnet`, `timm`, `torchvision`, `lukemelas`, or `auto` to see from the tensors' names.
+        num_classes: classes wanted; the file's if not given. If they differ, the classifier is initialised anew.
+
+    Raises:
+        ConfigError: if the naming is unknown or has no such network, or `num_classes` is below 1.
+        DataError: if the file is broken, holds anything but tensors, or its tensors are not the network's: all that
+            are missing, unexpected or of another shape are listed.
+    """
+    if num_classes is not None and num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1 (got {num_classes})")
+    tensors = read_tensors(path)
+    theirs = _wanted(arch, naming, tensors, path)
+    classifier = tensors.get(theirs.names["classifier.weight"])
+    in_file = len(classifier) if classifier is not None and classifier.ndim else None
+    classes = num_classes or in_file or 1000
+    network = _empty(arch, classes)
+    state, reinitialized = _match(network, theirs, tensors, path, new_classifier=classes != in_file and num_classes)
+    network.load_state_dict(state, assign=True)
+    if reinitialized:
+        generator = torch.Generator().manual_seed(0)
+        network.classifier = torch.nn.Linear(network.classifier.in_features, classes)
+        initialize(network.classifier, arch.initialization, generator)
+    return Loaded(network.eval(), theirs.naming, len(state) - len(reinitialized), reinitialized)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return a weights file's tensors by name; wrappers and prefixes of checkpoints are taken off.
+
+    Raises:
+        DataError: if there is no such file, it is cut short or broken, or it holds anything but tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}; check the path") from error
+    try:
+        data: Any = (
+            safetensors.torch.load_file(path)
+            if start[8:9] == b"{"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
+        ) from error
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
+    return _unwrap(data, path)
+
+
+def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
+    for wrapper in _WRAPPERS:
+        if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
+            data = data[wrapper]
+            break
+    if not isinstance(data, Mapping) or not data:
+        raise DataError(f"{path}: holds no tensors by name; expected a state dict")
+    for name, value in data.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise DataError(f"{path}: '{name}' is no tensor; expected a state dict of tensors alone")
+    tensors = dict(data)
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+class _Theirs(NamedTuple):
+    naming: str
+    names: dict[str, str]  # our tensor -> theirs
+
+
+def _wanted(arch: Architecture, naming: str, tensors: Mapping[str, Tensor], path: Path) -> _Theirs:
+    if naming != "auto":
+        return _Theirs(naming, names(arch, naming))
+    candidates = []
+    for each in (OWN, *known()):
+        if each == OWN or modules(arch, each) is not None:
+            theirs = names(arch, each)
+            candidates.append((len(tensors.keys() & set(theirs.values())), _Theirs(each, theirs)))
+    hits, best = max(candidates, key=lambda candidate: candidate[0])
+    if not hits:
+        raise DataError(
+            f"{path}: no tensor is called as in {', '.join(theirs.naming for _, theirs in candidates)}; "
+            f"the first is '{next(iter(tensors))}'"
+        )
+    return best
+
+
+def names(arch: Architecture, naming: str) -> dict[str, str]:
+    """Return what a naming calls each tensor of the network's state dict.
+
+    Raises:
+        ConfigError: if the naming is unknown, or its code base has no such network.
+    """
+    own = list(_empty(arch, 1).state_dict())
+    if naming == OWN:
+        return {name: name for name in own}
+    if naming not in known():
+        raise ConfigError(f"no naming is called '{naming}'; known: {OWN}, {', '.join(known())}")
+    paths = modules(arch, naming)
+    if paths is None:
+        raise ConfigError(f"{naming} has no network like {arch.name}")
+    return {name: f"{paths[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}" for name in own}
+
+
+def _empty(arch: Architecture, num_classes: int) -> Network:
+    """Return the network with shapes and no numbers: nothing is allocated or drawn."""
+    with torch.device("meta"):
+        return Network(arch, num_classes)
+
+
+def _match(
+    network: Network, theirs: _Theirs, tensors: Mapping[str, Tensor], path: Path, *, new_classifier: object
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return our state dict and the names in it that stay to be initialised, or list all that does not fit."""
+    state: dict[str, Tensor] = {}
+    problems, fresh, left = [], [], set(tensors)
+    for ours, empty in network.state_dict().items():
+        name = theirs.names[ours]
+        tensor = tensors.get(name)
+        left.discard(name)
+        if new_classifier and ours.startswith("classifier."):
+            state[ours] = torch.zeros(empty.shape)
+            fresh.append(ours)
+        elif tensor is None and name.endswith(_COUNTER):
+            state[ours] = torch.zeros((), dtype=torch.int64)
+        elif tensor is None:
+            problems.append(f"missing: {name} {tuple(empty.shape)}")
+        elif tensor.shape != empty.shape:
+            problems.append(f"wrong shape: {name} {tuple(tensor.shape)}, the network's is {tuple(empty.shape)}")
+        else:
+            # a copy, so that no tensor shares a file's or another tensor's memory
+            state[ours] = tensor.to(dtype=empty.dtype, copy=True).contiguous()
+    problems += [f"unexpected: {name} {tuple(tensors[name].shape)}" for name in sorted(left)]
+    if problems:
+        title = f"{path}: not the weights of {network.architecture.name} as {theirs.naming} names them; {len(problems)} tensors differ"
+        raise DataError("\n  ".join((title, *problems)))
+    return state, tuple(fresh)
+
+
+def renamed(network: Network, naming: str) -> dict[str, Tensor]:
+    """Return the network's state dict under another code base's names; see `names` for what is raised."""
+    theirs = names(network.architecture, naming)
+    return {theirs[ours]: tensor.detach().cpu().contiguous() for ours, tensor in network.state_dict().items()}
+
+
+def save_weights(path: Path, network: Network, naming: str = OWN) -> None:
+    """Write the network's weights as safetensors, whole or not at all."""
+    publish(path, safetensors.torch.save(renamed(network, naming), metadata={"format": "pt"}))
+
+
+def save_model(folder: Path, network: Network) -> None:
+    """Write a model folder: model.safetensors, then architecture.json, which says that the folder is whole."""
+    save_weights(folder / WEIGHTS, network)
+    publish(folder / ARCHITECTURE, network.architecture.model_dump_json(indent=2).encode() + b"\n")
+
+
+def load_model(folder: Path, num_classes: int | None = None) -> Network:
+    """Return the network of a model folder, or of a finished run folder, in evaluation mode.
+
+    Raises:
+        ConfigError: if the folder is neither.
+        DataError: if its weights are not those of its architecture.
+    """
+    if (folder / ARCHITECTURE).is_file():
+        arch = Architecture.load(folder / ARCHITECTURE)
+    elif (folder / "config.json").is_file():
+        config = read_mapping(folder / "config.json")
+        arch = Architecture.parse(config.get("architecture"), f"{folder / 'config.json'}: architecture")
+    else:
+        raise ConfigError(f"{folder}: neither a model folder ({ARCHITECTURE}, {WEIGHTS}) nor a run folder (config.json)")
+    return load(folder / WEIGHTS, arch, OWN, num_classes)
