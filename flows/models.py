@@ -51,29 +51,21 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(data, indent=2))
         return
-    from rich.console import Console
-
-    from tasks.screen import make_table
+    from tasks.screen import short
 
     parts = (data["stem"], *data["stages"], data["head"])
-    columns = ("", "operator", "input", "stride", "channels", "repeats", "params", "MACs", "activations")
-    total = ("", "all", "", "", "", "", *(f"{data[key]:,}" for key in ("params", "macs", "activations")))
-    rows = [
-        (
-            str(number),
-            part["operator"],
-            f"{part['resolution']}×{part['resolution']}",
-            str(part["stride"]),
-            str(part["channels"] or ""),
-            str(part["repeats"]),
-            *(f"{part[key]:,}" for key in ("params", "macs", "activations")),
+    click.echo(
+        f"{arch.name}: {arch.resolution}×{arch.resolution} pixels, {num_classes} classes, {data['params']:,} params, "
+        f"{data['macs']:,} MACs, {data['activations']:,} activations"
+    )
+    click.echo(f"{arch.activation}, {arch.padding} padding, batch norm epsilon {arch.norm_epsilon:g}")
+    click.echo(f"{'':3}{'operator':28}{'input':>6}{'/':>3}{'out':>6}{'×':>4}{'params':>9}{'MACs':>9}{'activ.':>9}")
+    for number, part in enumerate(parts, start=1):
+        costs = "".join(f"{short(part[key]):>9}" for key in ("params", "macs", "activations"))
+        click.echo(
+            f"{number:<3}{part['operator']:28}{part['resolution']:6}{part['stride']:3}{part['channels'] or '':>6}"
+            f"{part['repeats']:4}{costs}"
         )
-        for number, part in enumerate(parts, start=1)
-    ]
-    console = Console(highlight=False)
-    norm = f"{arch.activation}, {arch.padding} padding, batch norm ε {arch.norm_epsilon:g}"
-    console.print(f"{arch.name}   {arch.resolution}×{arch.resolution} pixels, {num_classes} classes, {norm}")
-    console.print(make_table(columns, [*rows, total]))
 
 
 @click.command()

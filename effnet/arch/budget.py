@@ -10,7 +10,7 @@ from effnet.arch.scaling import Strategy, scale
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
 
-_OCTAVES = 12  # how often the cost is doubled or halved, at most, in looking for the limit
+_OCTAVES = 12  # how often the cost is halved, at most, in looking for a member that fits
 _PRECISION = 1e-6  # of the factor, in octaves
 
 
@@ -73,10 +73,14 @@ def largest(
     while step > _PRECISION:
         if better := member(best.octaves + step):
             best = better
-            if best.octaves >= _OCTAVES:
-                raise ConfigError(f"scaling {baseline.name} by {strategy.name} never reaches the budget's bound")
         else:
             step /= 2
+    try:
+        scale(baseline, strategy.at(2.0 ** (best.octaves + 2 * step)), resolution_multiple=resolution_multiple)
+    except ConfigError as error:
+        raise ConfigError(
+            f"scaling {baseline.name} by {strategy.name} ends before the budget is reached: {error}"
+        ) from error
     return best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -50,16 +51,18 @@ def export_onnx(network: Network, path: Path) -> float:
     except ImportError as error:
         raise ConfigError(f"ONNX export needs the package {error.name}: pip install 'effnet[onnx]'") from error
     network.eval()
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    program = torch.onnx.export(
-        network,
-        (_images(network, 2),),
-        dynamo=True,
-        dynamic_shapes=_dynamic(),
-        input_names=["images"],
-        output_names=["logits"],
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision's operators are not there
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
+        program = torch.onnx.export(
+            network,
+            (_images(network, 2),),
+            dynamo=True,
+            dynamic_shapes=_dynamic(),
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
     assert program is not None  # noqa: S101 - it is with dynamo=True
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
