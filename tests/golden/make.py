@@ -52,7 +52,7 @@ def main() -> None:
             logits[key] = answer(network, image(resolution))
             change = np.abs(logits[key] - answer(network, -image(resolution))).max()
             print(f"{key:36}{ours:32}{resolution:5}  moves by {change:.3g}", flush=True)
-            if not 0.1 < change < 100:
+            if not 0.01 < change < 100:
                 sys.exit(f"{key}: logits that another image moves by {change} would show no fault")
             networks[key] = {
                 "arch": ours,
