@@ -28,7 +28,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
-CACHE_VERSION = 1  # raise it when a change makes stored results wrong
+CACHE_VERSION = 2  # raise it when a change makes stored results wrong
 
 _V = TypeVar("_V", bound=Value)
 

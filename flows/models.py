@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_CLASSES = click.option("--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier.")
+_CLASSES = click.option(
+    "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier."
+)
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
 
@@ -189,9 +191,7 @@ def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: 
         raise ConfigError(f"plan: no strategy is called '{strategy_name}'; known: {', '.join(STRATEGIES)}")
     strategy = compound(family.coefficients) if strategy_name == "compound" else STRATEGIES[strategy_name]
     multiple = family.resolution_multiple
-    found = largest(
-        family.baseline, strategy, budget, num_classes=family.num_classes, resolution_multiple=multiple
-    )
+    found = largest(family.baseline, strategy, budget, num_classes=family.num_classes, resolution_multiple=multiple)
     depth, width, resolution = strategy.at(2.0**found.octaves)
     data: dict[str, Any] = {
         "baseline": family.baseline.name,
@@ -207,7 +207,9 @@ def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: 
         click.echo(json.dumps(data, indent=2))
         return
     phi = f", φ = {data['phi']:.2f}" if "phi" in data else ""
-    click.echo(f"{family.baseline.name} scaled by {strategy.name}{phi}: depth ×{depth:.3f}, width ×{width:.3f}, ", nl=False)
+    click.echo(
+        f"{family.baseline.name} scaled by {strategy.name}{phi}: depth ×{depth:.3f}, width ×{width:.3f}, ", nl=False
+    )
     click.echo(f"resolution ×{resolution:.3f} = {found.architecture.resolution} pixels")
     for name, value in found.cost._asdict().items():
         limit = data["budget"].get(name)
@@ -262,7 +264,7 @@ def _as_computed_there(arch: Architecture, name: str, naming: str) -> tuple[Arch
         return arch, ""
     if naming == "timm" and name.startswith("efficientnet_"):
         return arch, (
-            f"timm has {name} twice, and the file does not say which it is: taken as tf_{name} (padding as TensorFlow); "
+            f"timm has {name} twice, and the file does not say which it is: taken as tf_{name} (TensorFlow's padding); "
             f"for timm's own {name} import again with --arch {name}.timm"
         )
     return zoo.get(f"{name}.{naming}"), ""
@@ -274,7 +276,9 @@ _FORMATS = ("safetensors", "timm", "torchvision", "lukemelas", "torch", "onnx")
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--format", "kind", type=click.Choice(_FORMATS), default="safetensors", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write."
+)
 def export(source: Path, kind: str, out: Path) -> None:
     """Write the network of SOURCE, a run folder or a model folder, for use elsewhere.
 

@@ -66,15 +66,13 @@ def export_onnx(network: Network, path: Path) -> float:
     assert program is not None  # noqa: S101 - it is with dynamo=True
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    difference = _difference(
-        network, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-    )
+    difference = _difference(network, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
     publish(path, data)
     return difference
 
 
 def _dynamic() -> dict[str, dict[int, torch.export.Dim]]:
-    return {"x": {0: torch.export.Dim("batch", min=1)}}  # type: ignore[dict-item]
+    return {"x": {0: torch.export.Dim("batch", min=1)}}
 
 
 def _images(network: Network, number: int) -> Tensor:

@@ -21,7 +21,12 @@ from effnet.values import read_mapping
 
 ARCHITECTURE, WEIGHTS = "architecture.json", "model.safetensors"
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in this order: averaged weights are the judged ones
+_WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+)  # in this order: averaged weights are the judged ones
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _COUNTER = "num_batches_tracked"  # counts steps where momentum is None; ours is not, old files lack it
 
@@ -183,7 +188,10 @@ def _match(
             state[ours] = tensor.to(dtype=empty.dtype, copy=True).contiguous()
     problems += [f"unexpected: {name} {tuple(tensors[name].shape)}" for name in sorted(left)]
     if problems:
-        title = f"{path}: not the weights of {network.architecture.name} as {theirs.naming} names them; {len(problems)} tensors differ"
+        title = (
+            f"{path}: not the weights of {network.architecture.name} as {theirs.naming} names them; "
+            f"{len(problems)} tensors differ"
+        )
         raise DataError("\n  ".join((title, *problems)))
     return state, tuple(fresh)
 
@@ -218,5 +226,7 @@ def load_model(folder: Path, num_classes: int | None = None) -> Network:
         config = read_mapping(folder / "config.json")
         arch = Architecture.parse(config.get("architecture"), f"{folder / 'config.json'}: architecture")
     else:
-        raise ConfigError(f"{folder}: neither a model folder ({ARCHITECTURE}, {WEIGHTS}) nor a run folder (config.json)")
+        raise ConfigError(
+            f"{folder}: neither a model folder ({ARCHITECTURE}, {WEIGHTS}) nor a run folder (config.json)"
+        )
     return load(folder / WEIGHTS, arch, OWN, num_classes)

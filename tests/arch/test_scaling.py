@@ -8,7 +8,24 @@ from hypothesis import strategies as st
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
-from effnet.arch.scaling import PAPER, Coefficients, Multipliers, round_filters, round_repeats, round_resolution, scale
+from effnet.arch.scaling import (
+    DEPTH,
+    PAPER,
+    RESOLUTION,
+    STRATEGIES,
+    WIDTH,
+    Coefficients,
+    Multipliers,
+    Strategy,
+    compound,
+    fast,
+    round_filters,
+    round_repeats,
+    round_resolution,
+    same_network,
+    scale,
+)
+from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
 
 
@@ -85,3 +102,64 @@ def test_impossible_multipliers_are_refused(bad: float) -> None:
 def test_resolution_below_the_stride_is_refused() -> None:
     with pytest.raises(ConfigError, match="below the network's total stride 32"):
         scale(zoo.get("efficientnet_b0"), Multipliers(resolution=0.1))
+
+
+def test_multipliers_that_lead_out_of_the_world_are_refused() -> None:
+    b0 = zoo.get("efficientnet_b0")
+    for multipliers, told in (
+        (Multipliers(resolution=0.1), "resolution 22 is below the network's total stride 32"),
+        (Multipliers(resolution=100), "a resolution of 22400 is above the limit of 4096"),
+        (Multipliers(width=1000), "a width of 1280000 is above the limit of 65536"),
+        (Multipliers(depth=1000), "a stage's depth of 4000 is above the limit of 1000"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            scale(b0, multipliers)
+        assert told in str(caught.value)
+
+
+def test_scaled_bottlenecks_keep_whole_middles() -> None:
+    for width in (0.3, 0.77, 1.1, 1.37):
+        scaled = scale(zoo.get("resnet50"), Multipliers(width=width))
+        assert all(stage.channels % 8 == 0 and stage.channels % stage.expand_ratio == 0 for stage in scaled.stages)
+        assert Architecture.parse(scaled.model_dump(mode="json"), "here") == scaled
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_strategies_spend_what_they_are_given(strategy: Strategy) -> None:
+    assert strategy.depth + 2 * strategy.width + 2 * strategy.resolution == pytest.approx(1)
+    assert strategy.at(1) == Multipliers(1, 1, 1)
+    b0 = zoo.get("efficientnet_b0")
+    ratio = count(scale(b0, strategy.at(8))).macs / count(b0).macs
+    assert 7 < ratio < 10.5  # depth is rounded up
+
+
+def test_single_dimensions_leave_the_others_alone() -> None:
+    assert DEPTH.at(4) == Multipliers(4, 1, 1)
+    assert WIDTH.at(4) == Multipliers(1, 2, 1)
+    assert RESOLUTION.at(4) == Multipliers(1, 1, 2)
+
+
+def test_compound_strategy_is_the_equation() -> None:
+    assert compound(PAPER).at(PAPER.cost_ratio**2.5) == pytest.approx(PAPER.at(2.5))
+    for bad in (Coefficients(1, 1, 1), Coefficients(0.9, 1.2, 1.2)):
+        with pytest.raises(ConfigError, match="must each be at least 1"):
+            compound(bad)
+
+
+def test_fast_rule_is_mostly_width_and_its_activations_grow_slowest() -> None:
+    # arXiv 2103.06877, section 4.3: depth s^((1 - a)/2), width s^(a/2), resolution s^((1 - a)/4) with a = 0.8
+    assert fast().at(16) == pytest.approx(Multipliers(16**0.1, 16**0.4, 16**0.05))
+    b0 = zoo.get("efficientnet_b0")
+    activations = {strategy.name: count(scale(b0, strategy.at(16))).activations for strategy in STRATEGIES.values()}
+    assert activations["width"] < activations["dWr"] < activations["compound"] < activations["depth"]
+    with pytest.raises(ConfigError, match=r"within 0\.\.1"):
+        fast(1.1)
+
+
+def test_same_network_sees_through_names_and_dropout() -> None:
+    b0 = zoo.get("efficientnet_b0")
+    lite = zoo.get("efficientnet_lite0")
+    assert same_network(b0, scale(b0, Multipliers(), name="again", dropout=0.5))
+    assert same_network(lite, scale(lite, Multipliers(width=1.01)))
+    assert not same_network(b0, scale(b0, Multipliers(depth=1.01)))
+    assert not same_network(b0, lite)

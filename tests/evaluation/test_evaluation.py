@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from effnet.config import Augment
 from effnet.arch import zoo
+from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.data.shards import Manifest
 from effnet.errors import DataError

@@ -1,0 +1,118 @@
+"""The commands about networks: describe and plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from effnet.arch import zoo
+from effnet.arch.cost import count
+from tests.tiny import BASELINE, CONFIG, run_effnet, write_tiny
+
+
+def test_describe_shows_every_part_and_they_add_up(tmp_path: Path) -> None:
+    data = json.loads(run_effnet("describe", "efficientnet_b0", "--json", cwd=tmp_path).stdout)
+    assert (data["params"], data["macs"], data["resolution"]) == (5_288_548, 385_814_752, 224)
+    assert [stage["resolution"] for stage in data["stages"]] == [112, 112, 56, 28, 14, 14, 7]  # paper, table 1
+    assert [stage["channels"] for stage in data["stages"]] == [16, 24, 40, 80, 112, 192, 320]
+    assert [stage["repeats"] for stage in data["stages"]] == [1, 2, 2, 3, 3, 4, 1]
+    for figure in ("params", "macs", "activations"):
+        assert sum(part[figure] for part in (data["stem"], *data["stages"], data["head"])) == data[figure]
+    text = run_effnet("describe", "efficientnet_b0", cwd=tmp_path).stdout
+    assert "5,288,548 params" in text
+    assert text.count("MBConv6 5×5, SE 0.25") == 3
+
+
+def test_describe_reads_files_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(BASELINE)
+    text = run_effnet("describe", "mine.yaml", "--num-classes", "10", cwd=tmp_path).stdout
+    assert text.startswith("tiny: 8×8 pixels, 10 classes")
+    exported = json.dumps(zoo.get("mobilenet_v1").model_dump(mode="json"))
+    (tmp_path / "mine.json").write_text(exported)
+    data = json.loads(run_effnet("describe", "mine.json", "--json", cwd=tmp_path).stdout)
+    assert data["macs"] == count(zoo.get("mobilenet_v1")).macs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("repeats: 2", "repeats: 0", "stages.1.repeats: input should be greater than or equal to 1 (got 0)"),
+        ("kernel: 3", "kernel: 4", "stages.0.kernel: input should be 1, 3, 5, 7, 9 or 11 (got 4)"),
+        ("resolution: 8", "resolution: 3", "resolution 3 is below the network's total stride 4"),
+        ("channels: 12", "channels: -12", "stages.1.channels: input should be greater than or equal to 1 (got -12)"),
+        ("{channels: 12", "{block: bottleneck, channels: 13", "multiple of its expand_ratio"),
+        ("{channels: 12", "{block: separable, channels: 12", "has no squeeze-and-excitation"),
+        ("expand_ratio: 4", "expand: 4", "did you mean 'expand_ratio'?"),
+        ("stages:", "stages: []\nblocks:", "blocks"),
+        ("name: tiny", "name: [", "mine.yaml"),
+        ("resolution: 8", "resolution: 8\npixel_mean: [1, 2]", "pixel_mean has 2 numbers for 3 input channels"),
+    ],
+)
+def test_mistakes_in_a_network_file_are_one_line(tmp_path: Path, old: str, new: str, told: str) -> None:
+    assert old in BASELINE
+    (tmp_path / "mine.yaml").write_text(BASELINE.replace(old, new))
+    done = run_effnet("describe", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "mine.yaml" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_plan_marks_members_that_rounding_made_identical(tmp_path: Path) -> None:
+    config = CONFIG.replace("members: {phi: [0, 1, 2]", "members: {phi: [0, 0.01, 2]")
+    assert config != CONFIG
+    path = write_tiny(tmp_path, config.replace("name: tiny", "name: tiny"))
+    # The head fills whole multiples and depth rounds up; so only what changes nothing is the same network.
+    (tmp_path / "tiny-baseline.yaml").write_text(
+        BASELINE.replace("repeats: 2", "repeats: 2, scale_depth: false").replace(
+            "repeats: 1", "repeats: 1, scale_depth: false"
+        )
+    )
+    members = json.loads(run_effnet("plan", path, "--json", cwd=tmp_path).stdout)["members"]
+    assert [member["same_as"] for member in members] == [None, "B0", None]
+    assert members[0]["macs_ratio"] == 1
+    assert members[2]["macs_ratio"] > 2
+    assert "the same network as B0, by rounding" in run_effnet("plan", path, cwd=tmp_path).stdout
+
+
+def test_plan_finds_the_largest_member_within_a_budget(tmp_path: Path) -> None:
+    data = json.loads(run_effnet("plan", "--max-macs", "1.5G", "--json", cwd=tmp_path).stdout)
+    assert data["budget"] == {"macs": 1_500_000_000}
+    assert 1.3e9 < data["macs"] <= 1.5e9
+    assert data["multipliers"]["depth"] == pytest.approx(1.2 ** data["phi"], abs=1e-4)
+    text = run_effnet(
+        "plan", "--baseline", "resnet50", "--strategy", "depth", "--max-params", "40M", cwd=tmp_path
+    ).stdout
+    assert "resnet50 scaled by depth" in text
+    assert "of 40,000,000" in text
+    path = write_tiny(tmp_path)
+    data = json.loads(run_effnet("plan", path, "--max-activations", "20k", "--json", cwd=tmp_path).stdout)
+    assert data["baseline"] == "tiny"
+    assert data["activations"] <= 20_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["plan"], "give a CONFIG, or a budget such as --max-macs 1.5G"),
+        (["plan", "--max-macs", "1"], "fits the budget"),
+        (["plan", "--max-macs", "9M", "--strategy", "deep"], "no strategy is called 'deep'; known: compound, depth"),
+        (["plan", "tiny.yaml", "--baseline", "resnet50"], "give CONFIG or --baseline, not both"),
+        (["plan", "--baseline", "resnet51", "--max-macs", "1G"], "did you mean 'resnet50'?"),
+        (["describe", "nothing.yaml"], "nothing.yaml: no such file or directory"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = run_effnet(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("amount", ["0", "-1G", "many", "1.5X", "nan", "inf"])
+def test_amounts_that_are_none_are_refused(tmp_path: Path, amount: str) -> None:
+    done = run_effnet("plan", "--max-macs", amount, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "write 600M or 1.5G" in done.stderr
