@@ -14,8 +14,8 @@ from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture, Head, Stage, Stem
 from effnet.models.build import Network
 
-# Parameters and multiply-adds of convolutions and classifier. Parameters are those of the official checkpoints, as Keras,
-# torchvision and timm count them too; for multiply-adds each library has its own convention, and torchvision's is ours.
+# Parameters, and multiply-adds of convolutions and classifier. Parameters are those of the official checkpoints, as
+# Keras, torchvision and timm count them too; for multiply-adds each has its own convention, and torchvision's is ours.
 PUBLISHED = {
     "efficientnet_b0": (5_288_548, 385_814_752),
     "efficientnet_b1": (7_794_184, 686_802_832),

@@ -42,10 +42,10 @@ def test_describe_reads_files_of_ones_own(tmp_path: Path) -> None:
         ("kernel: 3", "kernel: 4", "stages.0.kernel: input should be 1, 3, 5, 7, 9 or 11 (got 4)"),
         ("resolution: 8", "resolution: 3", "resolution 3 is below the network's total stride 4"),
         ("channels: 12", "channels: -12", "stages.1.channels: input should be greater than or equal to 1 (got -12)"),
-        ("{channels: 12", "{block: bottleneck, channels: 13", "multiple of its expand_ratio"),
+        (", expand_ratio: 4, se_ratio: 0.25", ", expand_ratio: 5, block: bottleneck", "multiple of its expand_ratio"),
         ("{channels: 12", "{block: separable, channels: 12", "has no squeeze-and-excitation"),
         ("expand_ratio: 4", "expand: 4", "did you mean 'expand_ratio'?"),
-        ("stages:", "stages: []\nblocks:", "blocks"),
+        ("stages:", "stages: []\nblocks:", "stages: tuple should have at least 1 item"),
         ("name: tiny", "name: [", "mine.yaml"),
         ("resolution: 8", "resolution: 8\npixel_mean: [1, 2]", "pixel_mean has 2 numbers for 3 input channels"),
     ],
@@ -63,8 +63,8 @@ def test_mistakes_in_a_network_file_are_one_line(tmp_path: Path, old: str, new: 
 def test_plan_marks_members_that_rounding_made_identical(tmp_path: Path) -> None:
     config = CONFIG.replace("members: {phi: [0, 1, 2]", "members: {phi: [0, 0.01, 2]")
     assert config != CONFIG
-    path = write_tiny(tmp_path, config.replace("name: tiny", "name: tiny"))
-    # The head fills whole multiples and depth rounds up; so only what changes nothing is the same network.
+    path = write_tiny(tmp_path, config)
+    # Repeats are rounded up: where depth is scaled, the least φ adds a block.
     (tmp_path / "tiny-baseline.yaml").write_text(
         BASELINE.replace("repeats: 2", "repeats: 2, scale_depth: false").replace(
             "repeats: 1", "repeats: 1, scale_depth: false"
