@@ -7,7 +7,6 @@ ours; 73 another process does this already; 75 stopped with its state saved: the
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ import click
 
 from effnet.errors import EffnetError, StoppedError
 from flows import models
+from tasks import interrupt
 
 if TYPE_CHECKING:
     from effnet.family import FamilyResult
@@ -112,7 +112,7 @@ for command in models.COMMANDS:
 
 def main() -> None:
     """Run the command; errors are one line and an exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    interrupt.install()
     try:
         cli(standalone_mode=False)
     except EffnetError as error:
@@ -124,10 +124,6 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def _open_store(path: Path) -> Store:

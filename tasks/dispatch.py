@@ -16,6 +16,7 @@ from pathlib import Path
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
 from effnet.process import PARENT_PIPE, WARNING
+from tasks import interrupt
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0  # a child that was asked to stop has this long to write its checkpoint
@@ -80,6 +81,7 @@ def run_jobs(
     children: list[_Child] = []
     try:
         while waiting or children:
+            interrupt.check()
             while waiting and len(children) < slots(compute):
                 children.append(_start(waiting.popleft(), compute))
             for child in list(children):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
-from tasks import dispatch
+from tasks import dispatch, interrupt
 from tasks.dispatch import Job, run_jobs
 
 MODULE = "effnet_test_child"
@@ -134,3 +137,24 @@ def test_interrupt_stops_children_in_order(job: Callable[..., Job], tmp_path: Pa
 def test_slots_follow_the_cores() -> None:
     assert dispatch.slots(LocalCompute(parallel=3)) == 3
     assert dispatch.slots(LocalCompute()) == len(os.sched_getaffinity(0))
+
+
+def test_a_request_to_stop_that_somebody_swallowed_still_stops(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupt, "_asked", threading.Event())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt.install()
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Notes().run(job("long", "time.sleep(60)"), tick=swallow)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - start < 30

@@ -1,0 +1,30 @@
+"""A request to stop that cannot get lost.
+
+The signal raises KeyboardInterrupt wherever the main thread happens to be. If that is inside a callback of a library or
+of the garbage collector, Python prints the exception and goes on; so the request is remembered, and raised again at the
+next place where somebody looks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+_asked = threading.Event()
+
+
+def install() -> None:
+    """Let SIGINT and SIGTERM ask this process to stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupt())
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt if the process was asked to stop."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
+def _interrupt() -> None:
+    _asked.set()
+    raise KeyboardInterrupt
