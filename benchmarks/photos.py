@@ -1,4 +1,4 @@
-"""A folder of JPEG files like ImageNet's (about 500 x 375 pixels, 110 KB, ten classes), cut from packaged photographs."""
+"""A folder of JPEG files like ImageNet's (500 x 375 pixels, about 110 KB), cut from packaged photographs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _jpeg(photograph: Image.Image, random: np.random.Generator) -> bytes:
     width, height = (int(side * share) for side in photograph.size)
     left, top = random.integers(0, photograph.width - width + 1), random.integers(0, photograph.height - height + 1)
     pixels = np.asarray(photograph.crop((left, top, left + width, top + height)).resize(SIZE), np.int16)
-    noisy = Image.fromarray(np.clip(pixels + random.integers(-9, 10, pixels.shape), 0, 255).astype(np.uint8))
+    noisy = Image.fromarray(np.clip(pixels + random.integers(-16, 17, pixels.shape), 0, 255).astype(np.uint8))
     buffer = io.BytesIO()
     noisy.save(buffer, "jpeg", quality=int(random.integers(90, 95)))
     return buffer.getvalue()

@@ -27,12 +27,87 @@ class DigitsSource(Value):
     image_size: Annotated[int, Field(ge=8, le=256, description="side of the PNG images in pixels")] = 32
 
 
-class DataConfig(Value):
-    """Where images come from and how they are split. The same values give the same bytes."""
+Location = Annotated[str, Field(min_length=1, description="local path (relative to the config) or s3://bucket/prefix")]
 
-    source: DigitsSource = DigitsSource()
+
+class FolderSource(Value):
+    """One folder per class with JPEG and PNG files in it, at any depth."""
+
+    kind: Literal["folder"]
+    train: Location
+    val: Location | None = None  # without it, a share of the images is held out
+
+
+class IdxSource(Value):
+    """IDX files, also gzipped (MNIST, Fashion-MNIST): train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..."""
+
+    kind: Literal["idx"]
+    folder: Location
+    classes: Annotated[tuple[str, ...] | None, Field(description="names of the classes; 0, 1, ... if not given")] = None
+
+
+class ParquetSource(Value):
+    """Parquet files as on the Hugging Face hub: a column of encoded images, a column of labels."""
+
+    kind: Literal["parquet"]
+    train: Annotated[Location, Field(description="file, folder or pattern")]
+    val: Location | None = None
+    image: str = "image"  # bytes, or a struct with a field `bytes`
+    label: str = "label"  # integers, or text
+
+
+class ImageNetSource(Value):
+    """The official archives of ILSVRC2012, as they were downloaded: nothing needs to be unpacked."""
+
+    kind: Literal["imagenet"]
+    train: Annotated[Location, Field(description="ILSVRC2012_img_train.tar")]
+    val: Annotated[Location, Field(description="ILSVRC2012_img_val.tar")]
+    devkit: Annotated[Location, Field(description="ILSVRC2012_devkit_t12.tar.gz")]
+    check_md5: Annotated[bool, Field(description="compare the archives with the official MD5 sums")] = True
+
+
+class WebDatasetSource(Value):
+    """Existing WebDataset shards: an image (jpg, jpeg, png) and a label (cls) per sample."""
+
+    kind: Literal["webdataset"]
+    train: Annotated[Location, Field(description="pattern, as train-{000..099}.tar or train-*.tar")]
+    val: Location | None = None
+
+
+SourceConfig = Annotated[
+    DigitsSource | FolderSource | IdxSource | ParquetSource | ImageNetSource | WebDatasetSource,
+    Field(discriminator="kind"),
+]
+
+
+class ImagePolicy(Value):
+    """What happens to an image's bytes on the way into a shard (docs/data.md): most are kept as they are."""
+
+    resize_short: Annotated[
+        int | None, Field(ge=8, le=4_096, description="shrink so that the shorter side has this many pixels")
+    ] = None
+    jpeg_quality: Annotated[int, Field(ge=50, le=100, description="of images that are encoded again")] = 95
+    baseline: Annotated[bool, Field(description="progressive JPEG to baseline, without loss: quicker to decode")] = (
+        False
+    )
+    decode: Annotated[bool, Field(description="decode every image once, to find faults that its structure hides")] = (
+        False
+    )
+    max_pixels: Annotated[int, Field(ge=1, le=400_000_000, description="refuse larger images, from the header")] = (
+        50_000_000
+    )
+    max_bad: Annotated[int, Field(ge=0, description="bad images to leave out, listed, before it is an error")] = 0
+
+
+class DataConfig(Value):
+    """Where images come from and how they are split. The same images and values give the same bytes."""
+
+    source: SourceConfig = DigitsSource()
     minival: Annotated[float, Field(gt=0, lt=0.5, description="share held out of training to decide by")] = 0.1
-    val: Annotated[float, Field(gt=0, lt=0.5, description="share held out to report with, used once")] = 0.2
+    val: Annotated[
+        float, Field(gt=0, lt=0.5, description="share held out to report with, used once; unless the source has one")
+    ] = 0.2
+    images: ImagePolicy = ImagePolicy()
     shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split and of the order in the shards")] = 0
 

@@ -155,6 +155,11 @@ class Store:
         return self.root / "families"
 
     @property
+    def cache(self) -> Path:
+        """Folder of what can be made again at any time: decoded images."""
+        return self.root / "cache"
+
+    @property
     def logs(self) -> Path:
         """Folder of what servers and other child processes print."""
         return self.root / "logs"

@@ -39,7 +39,7 @@ def build_family(config: str, store: str | None = None) -> FamilyResult:
 def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
     screen = Screen(echo=get_run_logger().info)
     tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
-    work = Work(settings, load_baseline(settings, path), root, tracker, screen)
+    work = Work(settings, load_baseline(settings, path), root, path.parent, tracker, screen)
 
     manifest = shard_dataset(work)
     key = build_key(settings, work.baseline, manifest.digest)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnet.errors import EffnetError, StoppedError
-from flows import models
+from flows import data, models
 from tasks import interrupt
 
 if TYPE_CHECKING:
@@ -94,19 +94,7 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-@cli.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
-def verify(dataset: Path) -> None:
-    """Check every byte of the DATASET folder against its manifest."""
-    from effnet.data.shards import verify as check
-    from effnet.errors import DataError
-
-    if problems := check(dataset):
-        raise DataError("\n".join(problems))
-    click.echo(f"{dataset}: sound")
-
-
-for command in models.COMMANDS:
+for command in (*models.COMMANDS, *data.COMMANDS):
     cli.add_command(command)
 
 

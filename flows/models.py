@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from effnet.arch.budget import Budget
     from effnet.arch.scaling import Coefficients
     from effnet.arch.spec import Architecture
+    from effnet.config import FamilyConfig
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _CLASSES = click.option(
@@ -124,14 +125,13 @@ class _Family:
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None) -> _Family:
         from effnet.arch.scaling import PAPER
         from effnet.config import given_coefficients, load_baseline, load_config
-        from effnet.data.sources import open_source
 
         settings = load_config(config)
         baseline = load_baseline(settings, config)
         given = given_coefficients(settings)
         fitted = _fitted(store or Path(settings.store), settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
-        classes = num_classes or len(open_source(settings.data.source).classes)
+        classes = num_classes or _num_classes(settings, config, store or Path(settings.store))
         family = cls(baseline, given or fitted or PAPER, origin, classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
         return family
@@ -316,6 +316,16 @@ def _architecture(name: str) -> Architecture:
     if name.endswith((".json", ".yaml", ".yml")):
         return Architecture.load(Path(name))
     return zoo.get(name)
+
+
+def _num_classes(settings: FamilyConfig, config: Path, store: Path) -> int:
+    import contextlib
+
+    from effnet.data.sources import open_source
+
+    scratch = store / "datasets" / ".tmp-scratch"
+    with contextlib.closing(open_source(settings.data.source, config.parent, scratch)) as source:
+        return len(source.classes)
 
 
 def _fitted(store: Path, family: str) -> Coefficients | None:

@@ -27,7 +27,7 @@ def shard_dataset(work: Work) -> Manifest:
         work.screen.progress("shard dataset", done / total, ("images", "of"), [(str(done), str(total))])
 
     try:
-        manifest, reused = write_shards(work.config.data, work.store.datasets, progress)
+        manifest, reused = write_shards(work.config.data, work.store.datasets, progress, base=work.base)
     finally:
         work.screen.settle()
     counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
@@ -30,6 +31,7 @@ class Work:
     config: FamilyConfig
     baseline: Architecture
     store: Store
+    base: Path  # folder of the config; its relative paths begin there
     tracker: Tracker
     screen: Screen
 

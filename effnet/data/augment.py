@@ -37,8 +37,8 @@ def random_box(width: int, height: int, config: Augment, numbers: NDArray[np.flo
     for area, ratio, x, y in numbers.reshape(_TRIES, 4):
         target = width * height * (config.crop_area[0] + area * (config.crop_area[1] - config.crop_area[0]))
         aspect = math.exp(low + ratio * (high - low))
-        w, h = math.sqrt(target * aspect), math.sqrt(target / aspect)
-        if w <= width and h <= height:
-            return Box(x * (width - w), y * (height - h), w, h)
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(int(x * (width - w + 1)), int(y * (height - h + 1)), w, h)
     side = min(width, height)
-    return Box((width - side) / 2, (height - side) / 2, side, side)
+    return Box((width - side) // 2, (height - side) // 2, side, side)

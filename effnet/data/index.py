@@ -31,7 +31,12 @@ SCHEMA = pa.schema(
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows of SCHEMA's columns as Parquet."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, compression="zstd")
+    columns = [[row[name] for row in rows] for name in SCHEMA.names]
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA),
+        path,
+        compression="zstd",
+    )
 
 
 def read_table(path: Path) -> pa.Table:
@@ -45,30 +50,43 @@ def read_table(path: Path) -> pa.Table:
     return table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
     """One split's samples as columns, in the order in which they lie in the shards."""
 
-    keys: list[str]
-    shards: list[str]  # one per sample
+    shard_names: list[str]
+    shards: NDArray[np.int32]  # positions in shard_names
     offsets: NDArray[np.int64]
     lengths: NDArray[np.int64]
     labels: NDArray[np.int64]
-    sha256: list[bytes]
+    widths: NDArray[np.int32]
+    heights: NDArray[np.int32]
+    sha256: NDArray[np.uint8]  # (n, 32)
+    keys: pa.ChunkedArray  # of strings; stays in Arrow's memory, as millions of keys would be heavy in Python's
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.offsets)
 
     @classmethod
     def read(cls, path: Path, split: str) -> Index:
         """Read the samples of one split: "train", "minival" or "val"."""
         table = read_table(path)
         table = table.filter(pc.equal(table["split"].cast(pa.string()), split))
+        shards = table["shard"].unify_dictionaries().combine_chunks()
+        shards = shards.chunk(0) if isinstance(shards, pa.ChunkedArray) else shards
+        hashes = b"".join(table["sha256"].to_pylist())
         return cls(
-            keys=table["key"].to_pylist(),
-            shards=table["shard"].cast(pa.string()).to_pylist(),
+            shard_names=shards.dictionary.to_pylist(),
+            shards=shards.indices.to_numpy(zero_copy_only=False).astype(np.int32),
             offsets=table["offset"].to_numpy(),
             lengths=table["length"].to_numpy(),
             labels=table["label"].to_numpy().astype(np.int64),
-            sha256=table["sha256"].to_pylist(),
+            widths=table["width"].to_numpy(),
+            heights=table["height"].to_numpy(),
+            sha256=np.frombuffer(hashes, np.uint8).reshape(-1, 32),
+            keys=table["key"],
         )
+
+    def describe(self, sample: int) -> str:
+        """Return the shard and the key of a sample, for messages."""
+        return f"{self.shard_names[self.shards[sample]]}: image '{self.keys[sample].as_py()}'"

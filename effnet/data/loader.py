@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,18 +17,20 @@ from torch import Tensor
 from effnet.config import Augment
 from effnet.data.augment import augment, draws
 from effnet.data.decode import Pixels, center_box, crop_resize, decode
+from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.keyed import permutation
 from effnet.data.shards import INDEX
+from effnet.data.sources.files import Files
 from effnet.errors import DataError
 
-CACHE_BYTES = 256 << 20  # decoded images kept in memory: small datasets are read and decoded once
+_AHEAD = 2  # batches that are prepared while one is used
 
 
 class Batch(NamedTuple):
     """One rank's share of a step."""
 
-    images: Tensor  # uint8, (n, 3, resolution, resolution), channels last in memory
+    images: Tensor  # uint8, (n, 3, resolution, resolution), channels last in memory; pinned where CUDA is
     labels: Tensor  # int64, (n,)
     samples: NDArray[np.int64]  # positions in the split's index
 
@@ -36,7 +39,8 @@ class Loader:
     """Batches of one split.
 
     Training (`train=True`) shuffles by (seed, epoch), augments by (seed, epoch, sample) and leaves away the last,
-    smaller batch. Otherwise every sample comes once, in the order of the index, cropped at the centre.
+    smaller batch. Otherwise every sample comes once, in the order of the index, cropped at the centre. Threads decode
+    straight into the batch; their number, like the number of ranks, changes no pixel.
 
     Args:
         folder: the dataset.
@@ -47,6 +51,8 @@ class Loader:
         train: see above.
         seed: of order and augmentation.
         rank, world: this process's share: of each step's samples, every `world`-th from `rank` on.
+        threads: that read and decode.
+        cache: folder for decoded pixels, if they are to be kept; used for splits small enough (effnet.data.decoded).
 
     Raises:
         DataError: if the index is broken, or the split holds less than one batch to train on.
@@ -64,13 +70,15 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        threads: int = 1,
+        cache: Path | None = None,
     ) -> None:
         self.folder, self.split, self.batch_size, self.resolution = folder, split, batch_size, resolution
         self.augment, self.train, self.seed, self.rank, self.world = augment, train, seed, rank, world
+        self.threads = threads
         self.index = Index.read(folder / INDEX, split)
-        self._files: dict[str, int] = {}
-        self._cache: dict[int, Pixels] = {}
-        self._cached = 0
+        self._files = Files([folder / name for name in self.index.shard_names])
+        self._decoded = DecodedCache.open(cache, f"{folder.name}-{split}", self.index) if cache else None
         if train and len(self.index) < batch_size:
             raise DataError(
                 f"{folder}: the {split} split holds {len(self.index)} images, less than one batch of {batch_size}; "
@@ -91,49 +99,68 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's batches of an epoch from a step on."""
         order = self.order(epoch)
-        for step in range(start_step, self.steps_per_epoch):
-            samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
-            yield self._batch(samples, epoch)
+        pool = ThreadPoolExecutor(self.threads, f"load-{self.split}", initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
+        try:
+            for step in range(start_step, self.steps_per_epoch):
+                samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
+                waiting.append(self._submit(pool, samples, epoch))
+                if len(waiting) > _AHEAD:
+                    yield _wait(*waiting.popleft())
+            while waiting:
+                yield _wait(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def close(self) -> None:
         """Close the shards."""
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
+        self._files.close()
 
-    def _batch(self, samples: NDArray[np.int64], epoch: int) -> Batch:
-        images = np.empty((len(samples), self.resolution, self.resolution, 3), np.uint8)
+    def _submit(
+        self, pool: ThreadPoolExecutor, samples: NDArray[np.int64], epoch: int
+    ) -> tuple[Batch, list[Future[None]]]:
+        """Return a batch that threads are filling, each a part of it."""
+        shape = (len(samples), self.resolution, self.resolution, 3)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        rows = images.numpy()
+        parts = [
+            pool.submit(self._fill, rows[part :: self.threads], samples[part :: self.threads], epoch)
+            for part in range(min(self.threads, len(samples)))
+        ]
+        labels = torch.from_numpy(self.index.labels[samples])
+        return Batch(images.permute(0, 3, 1, 2), labels, samples), parts
+
+    def _fill(self, rows: NDArray[np.uint8], samples: NDArray[np.int64], epoch: int) -> None:
         numbers = draws(self.seed, epoch, samples) if self.train else None
         for row, sample in enumerate(samples):
             pixels = self._pixels(int(sample))
             if numbers is not None:
-                images[row] = augment(pixels, self.augment, self.resolution, numbers[row])
+                rows[row] = augment(pixels, self.augment, self.resolution, numbers[row])
             else:
                 box = center_box(pixels.shape[1], pixels.shape[0], self.resolution, self.augment.crop_padding)
-                images[row] = crop_resize(pixels, box, self.resolution)
-        labels = torch.from_numpy(self.index.labels[samples])
-        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2), labels, samples)
+                rows[row] = crop_resize(pixels, box, self.resolution)
 
     def _pixels(self, sample: int) -> Pixels:
-        pixels = self._cache.get(sample)
+        pixels = self._decoded.get(sample) if self._decoded else None
         if pixels is None:
-            where = f"{self.folder / self.index.shards[sample]}: image {self.index.keys[sample]!r}"
-            pixels = decode(self._read(sample, where), where)
-            if self._cached + pixels.nbytes <= CACHE_BYTES:
-                self._cache[sample] = pixels
-                self._cached += pixels.nbytes
+            pixels = decode(self._read(sample), f"{self.folder}/{self.index.describe(sample)}")
+            if self._decoded:
+                self._decoded.put(sample, pixels)
         return pixels
 
-    def _read(self, sample: int, where: str) -> bytes:
-        shard, length = self.index.shards[sample], int(self.index.lengths[sample])
-        if shard not in self._files:
-            try:
-                self._files[shard] = os.open(self.folder / shard, os.O_RDONLY)
-            except OSError as error:
-                raise DataError(
-                    f"{self.folder / shard}: {(error.strerror or '').lower()}; run `effnet verify`"
-                ) from error
-        data = os.pread(self._files[shard], length, int(self.index.offsets[sample]))
-        if hashlib.sha256(data).digest() != self.index.sha256[sample]:
-            raise DataError(f"{where}: its bytes are not those that were written; shard the dataset again")
+    def _read(self, sample: int) -> bytes:
+        """Return an image's bytes, which are those that were written."""
+        index = self.index
+        data = self._files.read(int(index.shards[sample]), int(index.offsets[sample]), int(index.lengths[sample]))
+        if hashlib.sha256(data).digest() != index.sha256[sample].tobytes():
+            raise DataError(
+                f"{self.folder}/{index.describe(sample)}: its bytes are not those that were written; "
+                "shard the dataset again"
+            )
         return data
+
+
+def _wait(batch: Batch, parts: list[Future[None]]) -> Batch:
+    for part in parts:
+        part.result()
+    return batch

@@ -1,35 +1,43 @@
-"""Write a dataset as WebDataset shards with an index and a manifest, and check one that is there.
+"""Write a dataset as WebDataset shards with an index and a manifest.
 
-    datasets/<digest>/train-00000.tar ... minival-*.tar  val-*.tar   plain WebDataset: KEY.png|jpg and KEY.cls
+    datasets/<digest>/train-00000.tar ... minival-*.tar  val-*.tar   plain WebDataset: KEY.cls and KEY.jpg or KEY.png
+                      train-00000.idx ...                            the same for DALI's reader
                       index.parquet                                  where each image lies (effnet.data.index)
-                      manifest.json                                  what there is, with sha256
+                      quarantine.jsonl                               images that were left out, and why, if any were
+                      manifest.json                                  what there is, with checksums; written last
+    datasets/.sources/<key>.json                                     which dataset a source and settings gave
 
-The folder gets its name when everything in it is complete. An interrupted write goes on after its last whole shard.
+A dataset's digest says what is in it: classes, and every sample's split, key, label and bytes, in order. The folder
+gets its name when everything in it is complete. Shards are planned first, so that any number of threads write them
+independently, and an interrupted write goes on with the shards that are missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import tarfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from effnet.config import DataConfig
 from effnet.data import index
-from effnet.data.decode import image_size
-from effnet.data.sources import Source, open_source
+from effnet.data.policy import BadImage, prepare
+from effnet.data.sources import Entry, Source, open_source
 from effnet.data.splits import SPLITS, ShardPlan, plan_shards
+from effnet.data.tar import TarWriter
 from effnet.errors import DataError
 from effnet.runs import read_value
 from effnet.store import TEMPORARY, canonical_json, digest, hold, publish, remove_folder, sha256_file, sync_folder
 from effnet.values import Value
 
-FORMAT = 1  # of the folder's layout; part of the digest
-MANIFEST = "manifest.json"
-INDEX = "index.parquet"
+FORMAT = 2  # of the folder's layout; part of every digest
+MANIFEST, INDEX, QUARANTINE = "manifest.json", "index.parquet", "quarantine.jsonl"
+_SOURCES = ".sources"
 
 
 class ShardInfo(Value):
@@ -39,15 +47,18 @@ class ShardInfo(Value):
     split: str
     samples: int
     bytes: int
-    sha256: str
+    xxh128: str  # of the whole file; every sample's own sha256 is in the index
 
 
 class Manifest(Value):
-    """What a dataset holds. `samples` counts the images per split."""
+    """What a dataset holds."""
 
     digest: str
-    classes: tuple[str, ...]
-    samples: dict[str, int]
+    classes: tuple[str, ...]  # ids (folder names, WordNet ids); a label is a position here
+    class_names: tuple[str, ...]  # what people call them
+    samples: dict[str, int]  # images per split
+    actions: dict[str, int]  # images per treatment: kept, cmyk, alpha, ... (docs/data.md)
+    quarantined: int  # images left out, listed in quarantine.jsonl
     shards: tuple[ShardInfo, ...]
     index_sha256: str
     settings: DataConfig
@@ -58,10 +69,13 @@ class Manifest(Value):
         return sum(self.samples.values())
 
 
-def dataset_digest(config: DataConfig) -> str:
-    """Return the dataset's name: 16 hex digits that equal sources and settings share. Reads no image."""
-    fingerprint = dict(open_source(config.source).fingerprint())
-    return digest({"format": FORMAT, "source": fingerprint, "settings": config.model_dump(mode="json")})[:16]
+class _Written(NamedTuple):
+    """What became of one shard's plan: kept beside the shard until the dataset is whole."""
+
+    info: dict[str, Any]
+    rows: list[dict[str, Any]]  # of the index; sha256 in hex
+    bad: list[dict[str, Any]]
+    actions: dict[str, int]
 
 
 def load_manifest(folder: Path) -> Manifest | None:
@@ -70,7 +84,12 @@ def load_manifest(folder: Path) -> Manifest | None:
 
 
 def write_shards(
-    config: DataConfig, datasets: Path, progress: Callable[[int, int], None] | None = None
+    config: DataConfig,
+    datasets: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    base: Path = Path(),
+    workers: int | None = None,
 ) -> tuple[Manifest, bool]:
     """Write the dataset below `datasets`, unless it is there; return its manifest and whether it was there.
 
@@ -78,132 +97,228 @@ def write_shards(
         config: source, split and shard settings.
         datasets: folder that holds datasets, one folder per digest.
         progress: called with (images written, images in all) after every shard.
+        base: folder that the source's relative paths are relative to.
+        workers: threads that write shards; one per core if not given. The bytes do not depend on it.
 
     Raises:
         BusyError: if another process is writing this dataset.
-        DataError: if an image cannot be read, naming it.
+        ConfigError: if the source is not where the config says.
+        DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl).
     """
-    name = dataset_digest(config)
-    folder = datasets / name
-    if manifest := load_manifest(folder):
-        return manifest, True
-    partial = datasets / f"{TEMPORARY}{name}"
-    busy = f"{folder}: another process is writing this dataset; wait for it or stop it"
-    with hold(datasets / f"{name}.lock", busy):
-        if manifest := load_manifest(folder):  # another process finished while this one came to the lock
+    scratch = datasets / f"{TEMPORARY}scratch"
+    with contextlib.closing(open_source(config.source, base, scratch)) as source:
+        key = source_key(config, source)
+        if manifest := _found(datasets, key):
             return manifest, True
-        partial.mkdir(parents=True, exist_ok=True)
-        manifest = _write_all(config, name, partial, progress or (lambda _done, _total: None))
-        remove_folder(folder)  # a folder without a manifest is not a dataset
-        os.rename(partial, folder)
-        sync_folder(datasets)
+        partial = datasets / f"{TEMPORARY}{key}"
+        busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
+        with hold(datasets / _SOURCES / f"{key}.lock", busy):
+            if manifest := _found(datasets, key):  # another process finished while this one came to the lock
+                return manifest, True
+            partial.mkdir(parents=True, exist_ok=True)
+            threads = workers or len(os.sched_getaffinity(0))
+            manifest = _write_all(config, source, partial, threads, progress or (lambda _done, _total: None))
+            _move(partial, datasets, manifest)
+            publish(datasets / _SOURCES / f"{key}.json", canonical_json({"dataset": manifest.digest}))
+    remove_folder(scratch)
     return manifest, False
 
 
-def verify(folder: Path) -> list[str]:
-    """Check every byte of a dataset against its manifest; return one line per problem, none if it is sound."""
+def source_key(config: DataConfig, source: Source) -> str:
+    """Return 16 hex digits that equal sources and settings share, wherever the source lies. Reads no image."""
+    settings = config.model_dump(mode="json", exclude={"source"})
+    del settings["images"]["max_bad"]  # decides whether there is a dataset, not what is in it
+    return digest({"format": FORMAT, "source": dict(source.fingerprint()), "settings": settings})[:16]
+
+
+def _found(datasets: Path, key: str) -> Manifest | None:
+    """Return the dataset that this source gave before, if it is still there."""
     try:
-        manifest = load_manifest(folder)
-    except DataError as error:
-        return [str(error)]
-    if manifest is None:
-        return [f"{folder}: no {MANIFEST} here; a dataset is a folder that effnet wrote"]
-    wanted = {shard.name: shard.sha256 for shard in manifest.shards} | {INDEX: manifest.index_sha256}
-    problems = []
-    for name, sha256 in wanted.items():
-        path = folder / name
-        if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif sha256_file(path) != sha256:
-            problems.append(f"{path}: its bytes are not those that were written; shard the dataset again")
-    strangers = sorted({path.name for path in folder.iterdir()} - set(wanted) - {MANIFEST})
-    return problems + [f"{folder / name}: not part of the dataset" for name in strangers]
+        name = json.loads((datasets / _SOURCES / f"{key}.json").read_bytes())["dataset"]
+    except FileNotFoundError:
+        return None
+    return load_manifest(datasets / name)
 
 
-def _write_all(config: DataConfig, name: str, partial: Path, progress: Callable[[int, int], None]) -> Manifest:
-    source = open_source(config.source)
+def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
+    """Give the folder its name; if a dataset of the same content is there already, that one stays."""
+    folder = datasets / manifest.digest
+    if folder.exists() and load_manifest(folder) is None:
+        remove_folder(folder)  # a folder without a manifest is not a dataset
+    if folder.exists():
+        remove_folder(partial)
+    else:
+        os.rename(partial, folder)
+        sync_folder(datasets)
+
+
+def _write_all(
+    config: DataConfig, source: Source, partial: Path, workers: int, progress: Callable[[int, int], None]
+) -> Manifest:
     plans = plan_shards(source.entries(), config)
     total = sum(len(plan.entries) for plan in plans)
-    shards: list[ShardInfo] = []
-    rows: list[dict[str, Any]] = []
-    for plan in plans:
-        info, shard_rows = _finished(partial, plan) or _write_shard(source, plan, partial)
-        shards.append(info)
-        rows += shard_rows
-        progress(len(rows), total)
+    written: list[_Written] = []
+    done = 0
+    with ThreadPoolExecutor(workers, "shard") as pool, _cancelled_on_error(pool):
+        for plan, result in zip(
+            plans, pool.map(lambda plan: _write_or_find(source, plan, partial, config), plans), strict=True
+        ):
+            written.append(result)
+            done += len(plan.entries)
+            progress(done, total)
+    bad = [row for result in written for row in result.bad]
+    if bad:
+        publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
+    if len(bad) > config.images.max_bad:
+        raise DataError(
+            f"{bad[0]['where']}: {bad[0]['reason']}; {len(bad):,} bad images of {total:,}, data.images.max_bad allows "
+            f"{config.images.max_bad:,}; all are listed in {partial / QUARANTINE}"
+        )
+    return _finish(config, source, partial, written)
+
+
+@contextlib.contextmanager
+def _cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _finish(config: DataConfig, source: Source, partial: Path, written: list[_Written]) -> Manifest:
+    """Write index and manifest over the shards, and clear what only the writing needed."""
+    rows = [row | {"sha256": bytes.fromhex(row["sha256"])} for result in written for row in result.rows]
+    shards = tuple(ShardInfo(**result.info) for result in written)
+    samples = {split: sum(shard.samples for shard in shards if shard.split == split) for split in SPLITS}
+    if empty := [split for split, number in samples.items() if not number]:
+        raise DataError(f"the {empty[0]} split is empty: all of its images are bad ({partial / QUARANTINE})")
     index.write(partial / INDEX, rows)
+    content = hashlib.sha256(canonical_json([FORMAT, list(source.classes), [shard.samples for shard in shards]]))
+    for row in rows:
+        content.update(f"{row['split']}/{row['key']}/{row['label']}/".encode() + row["sha256"])
     manifest = Manifest(
-        digest=name,
+        digest=content.hexdigest()[:16],
         classes=tuple(source.classes),
-        samples={split: sum(shard.samples for shard in shards if shard.split == split) for split in SPLITS},
-        shards=tuple(shards),
+        class_names=tuple(source.class_names),
+        samples=samples,
+        actions=dict(sorted(sum((Counter(result.actions) for result in written), Counter()).items())),
+        quarantined=sum(len(result.bad) for result in written),
+        shards=shards,
         index_sha256=sha256_file(partial / INDEX),
         settings=config,
     )
-    for plan in plans:
-        _part(partial, plan).unlink()
+    for path in [*partial.glob("*.part.json"), *partial.glob(f"{TEMPORARY}*")]:
+        path.unlink()
     publish(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
 
 
-def _write_shard(source: Source, plan: ShardPlan, partial: Path) -> tuple[ShardInfo, list[dict[str, Any]]]:
-    """Write one shard and then its part file, which says that the shard is whole."""
-    from webdataset import TarWriter
+def _write_or_find(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> _Written:
+    return _finished(partial, plan) or _write_shard(source, plan, partial, config)
+
+
+def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> _Written:
+    """Write one shard and its DALI index, and then its part file, which says that both are whole."""
+    import xxhash
 
     path = partial / plan.name
-    samples = {}
-    with path.open("wb") as file:
-        # Fixed owner, mode and time: the same images give the same bytes.
-        writer = TarWriter(file, mtime=0.0, encoder=False)
-        for entry in plan.entries:
-            sample = source.read(entry)
-            size = image_size(sample.image, f"image {entry.key!r}")
-            samples[f"{entry.key}.{sample.extension}"] = (sample, size)
-            writer.write({"__key__": entry.key, sample.extension: sample.image, "cls": str(entry.label).encode()})
-        writer.close()
-        file.flush()
-        os.fsync(file.fileno())
     rows: list[dict[str, Any]] = []
-    with tarfile.open(path) as tar:  # offsets are read back from what was written, not computed
-        for member in tar:
-            if member.name in samples:
-                sample, (width, height) = samples[member.name]
-                rows.append(
-                    {
-                        "key": sample.key,
-                        "split": plan.split,
-                        "shard": plan.name,
-                        "offset": member.offset_data,
-                        "length": member.size,
-                        "label": sample.label,
-                        "width": width,
-                        "height": height,
-                        "sha256": hashlib.sha256(sample.image).digest(),
-                    }
-                )
-    info = ShardInfo(
-        name=plan.name,
-        split=plan.split,
-        samples=len(rows),
-        bytes=path.stat().st_size,
-        sha256=sha256_file(path),
-    )
-    part = {"info": info.model_dump(), "rows": [row | {"sha256": row["sha256"].hex()} for row in rows]}
-    publish(_part(partial, plan), canonical_json(part))
-    return info, rows
+    bad: list[dict[str, Any]] = []
+    actions: Counter[str] = Counter()
+    checksum = xxhash.xxh3_128()
+    with path.open("wb", buffering=0) as file:
+        writer = TarWriter(file.fileno(), checksum)
+        for entry in plan.entries:
+            data = source.read(entry)
+            try:
+                image = prepare(data, config.images)
+            except BadImage as error:
+                bad.append(_bad_row(source, entry, plan.split, data, str(error)))
+                continue
+            actions[image.action] += 1
+            label = writer.add(f"{entry.key}.cls", str(entry.label).encode())
+            offset = writer.add(f"{entry.key}.{image.extension}", image.image)
+            rows.append(
+                {
+                    "key": entry.key,
+                    "split": plan.split,
+                    "shard": plan.name,
+                    "offset": offset,
+                    "length": len(image.image),
+                    "label": entry.label,
+                    "label_offset": label,
+                    "extension": image.extension,
+                    "width": image.width,
+                    "height": image.height,
+                    "sha256": hashlib.sha256(image.image).hexdigest(),
+                }
+            )
+        writer.finish()
+        os.fsync(file.fileno())
+    publish(path.with_suffix(".idx"), _dali_index(rows))
+    info = {
+        "name": plan.name,
+        "split": plan.split,
+        "samples": len(rows),
+        "bytes": writer.position,
+        "xxh128": checksum.hexdigest(),
+    }
+    written = _Written(info, rows, bad, dict(actions))
+    publish(_part(partial, plan), canonical_json({"key": _plan_key(plan), **written._asdict()}))
+    return written
 
 
-def _finished(partial: Path, plan: ShardPlan) -> tuple[ShardInfo, list[dict[str, Any]]] | None:
+def _bad_row(source: Source, entry: Entry, split: str, data: bytes, reason: str) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "split": split,
+        "label": entry.label,
+        "where": source.describe(entry),
+        "offset": entry.offset,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "reason": reason,
+    }
+
+
+def _dali_index(rows: list[dict[str, Any]]) -> bytes:
+    """Return what DALI's tool wds2idx would: per sample the extension, offset, size and name of its files."""
+    lines = [f"v1.2 {len(rows)}"]
+    for row in rows:
+        label, image = f"{row['key']}.cls", f"{row['key']}.{row['extension']}"
+        size = len(str(row["label"]))
+        lines.append(
+            f"cls {row['label_offset']} {size} {label} {row['extension']} {row['offset']} {row['length']} {image}"
+        )
+    return "\n".join(lines).encode() + b"\n"
+
+
+def _finished(partial: Path, plan: ShardPlan) -> _Written | None:
     """Return what an interrupted write already finished of a shard, if its bytes still are what they were."""
     try:
         part = json.loads(_part(partial, plan).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
-    info = ShardInfo.parse(part["info"], str(_part(partial, plan)))
     path = partial / plan.name
-    if not path.is_file() or sha256_file(path) != info.sha256:
+    if part.pop("key", None) != _plan_key(plan) or not path.is_file() or xxh128_file(path) != part["info"]["xxh128"]:
         return None
-    return info, [row | {"sha256": bytes.fromhex(row["sha256"])} for row in part["rows"]]
+    return _Written(**part)
+
+
+def _plan_key(plan: ShardPlan) -> str:
+    return digest([[entry.key, entry.label] for entry in plan.entries])
+
+
+def xxh128_file(path: Path) -> str:
+    """Return the xxh3-128 (32 hex digits) of a file's bytes."""
+    import xxhash
+
+    checksum = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            checksum.update(data)
+    return checksum.hexdigest()
 
 
 def _part(partial: Path, plan: ShardPlan) -> Path:

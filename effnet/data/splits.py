@@ -12,6 +12,8 @@ from effnet.data.sources import Entry
 from effnet.errors import DataError
 
 SPLITS = ("train", "minival", "val")
+_KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_MAX_KEY = 90  # a ustar name has 100 bytes
 
 
 class ShardPlan(NamedTuple):
@@ -42,22 +44,31 @@ def plan_shards(entries: Sequence[Entry], config: DataConfig) -> list[ShardPlan]
 
 
 def split_entries(entries: Iterable[Entry], config: DataConfig) -> dict[str, list[Entry]]:
-    """Return shuffled entries per split; each class gives its share to minival and val, rounded."""
-    by_class: dict[int, list[Entry]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda entry: _rank(entry, config.seed)):
-        by_class[entry.label].append(entry)
-    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    for members in by_class.values():
-        num_val, num_minival = round(len(members) * config.val), round(len(members) * config.minival)
-        splits["val"] += members[:num_val]
-        splits["minival"] += members[num_val : num_val + num_minival]
-        splits["train"] += members[num_val + num_minival :]
-    return {split: sorted(members, key=lambda entry: _rank(entry, config.seed)) for split, members in splits.items()}
+    """Return shuffled entries per split.
 
-
-def _rank(entry: Entry, seed: int) -> bytes:
+    Each class gives its share to minival, rounded, and to val too unless the source has a val split of its own.
+    """
     # A hash of the key, not of the position: images added later move no other image to another split's rank.
-    return hashlib.sha256(f"{seed}/{entry.key}".encode()).digest()
+    seed = f"{config.seed}/".encode()
+    ranked = sorted(entries, key=lambda entry: hashlib.sha256(seed + entry.key.encode()).digest())
+    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    by_class: dict[int, list[Entry]] = defaultdict(list)
+    for entry in ranked:
+        if entry.split == "val":
+            splits["val"].append(entry)
+        else:
+            by_class[entry.label].append(entry)
+    own_val = bool(splits["val"])
+    chosen: dict[str, str] = {}
+    for members in by_class.values():
+        num_val = 0 if own_val else round(len(members) * config.val)
+        num_minival = round(len(members) * config.minival)
+        chosen |= dict.fromkeys((entry.key for entry in members[:num_val]), "val")
+        chosen |= dict.fromkeys((entry.key for entry in members[num_val : num_val + num_minival]), "minival")
+    for entry in ranked:
+        if entry.split != "val":
+            splits[chosen.get(entry.key, "train")].append(entry)
+    return splits
 
 
 def _check_keys(entries: Sequence[Entry]) -> None:
@@ -65,6 +76,6 @@ def _check_keys(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.key in seen:
             raise DataError(f"image {entry.key!r}: the key occurs twice in the source")
-        if not entry.key or set(entry.key) & set("./\\\0"):
-            raise DataError(f"image {entry.key!r}: a key may hold neither dot nor slash")
+        if not 0 < len(entry.key) <= _MAX_KEY or not _KEY_CHARACTERS.issuperset(entry.key):
+            raise DataError(f"image {entry.key!r}: a key has up to {_MAX_KEY} letters, digits, '_' and '-'")
         seen.add(entry.key)

@@ -34,6 +34,8 @@ def evaluate_run(folder: RunFolder) -> Evaluation:
         batch_size=BATCH,
         resolution=resolution,
         augment=spec.recipe.augment,
+        threads=torch.get_num_threads(),
+        cache=folder.store.cache,
     )
     scores = evaluate(network, spec.architecture, loader, torch.device("cpu"))
     evaluation = Evaluation(

@@ -131,6 +131,8 @@ def _prepare(folder: RunFolder, started: float) -> Training:
         )
     recipe, resolution = spec.recipe, spec.architecture.resolution
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
+    threads = torch.get_num_threads() if device.type == "cpu" else len(os.sched_getaffinity(0))
     network = build(spec.architecture, spec.num_classes, seed=spec.seed)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Training(
@@ -149,9 +151,17 @@ def _prepare(folder: RunFolder, started: float) -> Training:
             augment=recipe.augment,
             train=True,
             seed=spec.seed,
+            threads=threads,
+            cache=folder.store.cache,
         ),
         minival_loader=Loader(
-            dataset, "minival", batch_size=EVALUATION_BATCH, resolution=resolution, augment=recipe.augment
+            dataset,
+            "minival",
+            batch_size=EVALUATION_BATCH,
+            resolution=resolution,
+            augment=recipe.augment,
+            threads=threads,
+            cache=folder.store.cache,
         ),
         journal=Journal(folder.metrics_path),
         started=started,

@@ -16,10 +16,15 @@ import webdataset as wds
 from PIL import Image
 
 from effnet.config import DataConfig, DigitsSource, FamilyConfig
-from effnet.data import shards
-from effnet.data.shards import Manifest, dataset_digest, load_manifest, verify, write_shards
+from effnet.data.shards import Manifest, load_manifest, source_key, write_shards
+from effnet.data.sources import open_source
+from effnet.data.verify import verify
 from effnet.errors import BusyError, DataError
 from effnet.store import Store, hold
+
+
+def key(config: DataConfig) -> str:
+    return source_key(config, open_source(config.source, Path(), Path()))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -88,8 +93,7 @@ def test_other_settings_give_another_digest(config: FamilyConfig) -> None:
         {"shard_samples": 100},
         {"source": DigitsSource(image_size=9)},
     ]
-    digests = {dataset_digest(config.data.model_copy(update=change)) for change in [{}, *changed]}
-    assert len(digests) == 5
+    assert len({key(config.data.model_copy(update=change)) for change in [{}, *changed]}) == 5
 
 
 def test_interrupted_write_goes_on_and_ends_in_the_same_bytes(
@@ -103,10 +107,10 @@ def test_interrupted_write_goes_on_and_ends_in_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shards(config.data, tmp_path, stop_at_third)
+        write_shards(config.data, tmp_path, stop_at_third, workers=1)
     assert load_manifest(tmp_path / manifest.digest) is None
 
-    partial = next(path for path in tmp_path.iterdir() if path.is_dir())
+    partial = tmp_path / f".tmp-{key(config.data)}"
     first, second = manifest.shards[:2]
     stamp = (partial / first.name).stat().st_mtime_ns
     (partial / second.name).write_bytes(b"torn")  # as a crash without a flush may leave it
@@ -116,7 +120,10 @@ def test_interrupted_write_goes_on_and_ends_in_the_same_bytes(
 
 
 def test_second_writer_is_told(tmp_path: Path, config: FamilyConfig) -> None:
-    with hold(tmp_path / f"{dataset_digest(config.data)}.lock", "x"), pytest.raises(BusyError, match="another process"):
+    with (
+        hold(tmp_path / ".sources" / f"{key(config.data)}.lock", "x"),
+        pytest.raises(BusyError, match="another process"),
+    ):
         write_shards(config.data, tmp_path)
 
 
@@ -150,7 +157,7 @@ def test_too_few_images_for_the_splits_are_told(tmp_path: Path) -> None:
     config = DataConfig(source=DigitsSource(image_size=8), minival=0.001, val=0.2)
     with pytest.raises(DataError, match="minival split is empty"):
         write_shards(config, tmp_path)
-    assert shards.load_manifest(tmp_path / dataset_digest(config)) is None
+    assert not list(tmp_path.glob("*/manifest.json"))
 
 
 def flip(path: Path, at: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -9,35 +11,61 @@ from typing import Any, NamedTuple, Protocol
 class Entry(NamedTuple):
     """One image of a source, before it is read."""
 
-    key: str  # unique in the source; no dot and no slash, because it names the files in a shard
+    key: str  # unique in the source; letters, digits, `_` and `-` alone, because it names the files in a shard
     label: int  # index into the source's classes
-
-
-class Sample(NamedTuple):
-    """One image as it goes into a shard: the encoded bytes, never decoded and encoded again."""
-
-    key: str
-    image: bytes
-    extension: str  # of the encoded bytes: "png", "jpg"
-    label: int
+    split: str = ""  # "train" or "val" where the source has its own splits, else ""
+    file: int = 0  # which of the source's files holds it; its meaning is the source's own
+    offset: int = 0  # first byte in that file
+    length: int = 0  # bytes of the encoded image
 
 
 class Source(Protocol):
-    """Labelled images from somewhere. `entries` is cheap next to reading all images."""
+    """Labelled images from somewhere."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the classes; a label is an index into them."""
+        """Return the classes' ids (folder names, wnids); a label is an index into them. Known after `entries`."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Return what people call the classes, in the same order; the ids where nothing else is known."""
         ...
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Return plain data that changes whenever the images or labels may have changed. Reads no image."""
+        """Return plain data that changes whenever images or labels may have changed. Reads no image.
+
+        Names, sizes and times of files, but not where they lie: data that moves stays the same.
+        """
         ...
 
     def entries(self) -> Sequence[Entry]:
-        """Return every image's key and label, in a fixed order."""
+        """Return every image, in a fixed order; raise DataError if the source is broken or incomplete.
+
+        A source that can only be read from front to end (Parquet) is copied to its scratch folder here.
+        """
         ...
 
-    def read(self, entry: Entry) -> Sample:
-        """Return one image; raise DataError naming it if it cannot be read."""
+    def read(self, entry: Entry) -> bytes:
+        """Return one image's bytes as the source has them. Several threads may read at a time."""
         ...
+
+    def describe(self, entry: Entry) -> str:
+        """Return what a person would look for: the file, and the place in it."""
+        ...
+
+    def close(self) -> None:
+        """Close files."""
+        ...
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_MAX_KEY = 80
+
+
+def make_key(path: str) -> str:
+    """Return a key for a file's path without its extension: safe, and with a short hash where it would be ambiguous."""
+    key = _UNSAFE.sub("_", path)
+    if key == path and len(key) <= _MAX_KEY:
+        return key
+    return f"{key[-_MAX_KEY + 9 :]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.data.sources.base import Entry, Sample
+from effnet.data.sources.base import Entry
 
 NUM_IMAGES = 1797
 
@@ -18,7 +18,7 @@ NUM_IMAGES = 1797
 class Digits:
     """1,797 grey 8x8 images of ten classes (UCI Optical Recognition of Handwritten Digits, test part)."""
 
-    classes = tuple(str(digit) for digit in range(10))
+    classes = class_names = tuple(str(digit) for digit in range(10))
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
@@ -30,19 +30,25 @@ class Digits:
     def entries(self) -> Sequence[Entry]:
         """Return all images in scikit-learn's order."""
         _, labels = _load()
-        return [Entry(f"digit-{index:04d}", int(label)) for index, label in enumerate(labels)]
+        return [Entry(f"digit-{index:04d}", int(label), offset=index) for index, label in enumerate(labels)]
 
-    def read(self, entry: Entry) -> Sample:
+    def read(self, entry: Entry) -> bytes:
         """Return one image as a grey PNG, enlarged with Lanczos filtering."""
         from PIL import Image
 
         images, _ = _load()
-        grey = images[int(entry.key.removeprefix("digit-"))]
-        pixels = np.round(grey * (255 / 16)).astype(np.uint8)
+        pixels = np.round(images[entry.offset] * (255 / 16)).astype(np.uint8)
         image = Image.fromarray(pixels).resize((self.image_size, self.image_size), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         image.save(buffer, "png")
-        return Sample(entry.key, buffer.getvalue(), "png", entry.label)
+        return buffer.getvalue()
+
+    def describe(self, entry: Entry) -> str:
+        """Return the image's number in scikit-learn's array."""
+        return f"sklearn.datasets.load_digits: image {entry.offset}"
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 @functools.lru_cache(maxsize=1)

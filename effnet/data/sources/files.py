@@ -1,0 +1,83 @@
+"""Files that several threads read by position, and their fingerprints."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from effnet.errors import ConfigError, DataError
+from effnet.store import digest
+
+
+class Files:
+    """A list of files, opened on first use. Reads are positioned, so any number of threads may read."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self._open: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        """Return bytes of a file; raise DataError if they are not there."""
+        try:
+            data = os.pread(self.descriptor(file), length, offset)
+        except OSError as error:
+            raise DataError(f"{self.paths[file]}: {(error.strerror or str(error)).lower()}") from error
+        if len(data) != length:
+            raise DataError(f"{self.paths[file]}: ends at byte {offset + len(data)}, {length} bytes at {offset} wanted")
+        return data
+
+    def close(self) -> None:
+        """Close what is open."""
+        with self._lock:
+            for descriptor in self._open.values():
+                os.close(descriptor)
+            self._open.clear()
+
+    def descriptor(self, file: int) -> int:
+        """Return the open file's descriptor."""
+        if file not in self._open:
+            with self._lock:
+                if file not in self._open:
+                    self._open[file] = os.open(self.paths[file], os.O_RDONLY)
+        return self._open[file]
+
+
+def stamp(paths: Iterable[Path], root: Path) -> str:
+    """Return a digest of the files' names below `root`, sizes and times of change; where `root` lies is not in it."""
+    rows: list[tuple[Any, ...]] = []
+    for path in paths:
+        status = existing(path).stat()
+        rows.append((str(path.relative_to(root)), status.st_size, status.st_mtime_ns))
+    return digest(rows)
+
+
+def existing(path: Path) -> Path:
+    """Return the path; raise ConfigError if nothing is there."""
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or directory; check data.source in the config")
+    return path
+
+
+def expand(pattern: Path) -> list[Path]:
+    """Return the files of a pattern, sorted: a file, a folder's files, `*`, or `{000..099}`.
+
+    Raises:
+        ConfigError: if there are none, or a file of a braced pattern is missing.
+    """
+    import braceexpand
+
+    text = str(pattern)
+    if "{" in text:
+        return [existing(Path(name)) for name in braceexpand.braceexpand(text)]
+    if pattern.is_dir():
+        found = [path for path in pattern.iterdir() if path.is_file() and not path.name.startswith(".")]
+    else:
+        found = [Path(name) for name in glob.glob(text)]
+    if not found:
+        raise ConfigError(f"{pattern}: no such file or directory; check data.source in the config")
+    return sorted(found)

@@ -1,0 +1,97 @@
+"""IDX files (yann.lecun.com/exdb/mnist): MNIST, Fashion-MNIST and their kin."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effnet.data.sources.base import Entry
+from effnet.data.sources.files import stamp
+from effnet.errors import ConfigError, DataError
+
+_SPLITS = {"train": "train", "t10k": "val"}
+_IMAGES, _LABELS = 0x0803, 0x0801  # unsigned bytes in three dimensions, in one
+
+
+class Idx:
+    """Grey images and labels of `train-*` and `t10k-*`, plain or gzipped; each image becomes a PNG file."""
+
+    def __init__(self, folder: Path, classes: Sequence[str] | None) -> None:
+        self._folder = folder
+        self._paths = {
+            (prefix, kind): _find(folder, f"{prefix}-{kind}")
+            for prefix in _SPLITS
+            for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        }
+        self._images = {prefix: _load(self._paths[prefix, "images-idx3-ubyte"], _IMAGES) for prefix in _SPLITS}
+        self._labels = {prefix: _load(self._paths[prefix, "labels-idx1-ubyte"], _LABELS) for prefix in _SPLITS}
+        for prefix in _SPLITS:
+            if len(self._images[prefix]) != len(self._labels[prefix]):
+                images, labels = len(self._images[prefix]), len(self._labels[prefix])
+                raise DataError(f"{folder}: {prefix} has {images:,} images and {labels:,} labels")
+        number = int(max(labels.max() for labels in self._labels.values())) + 1
+        self.classes = tuple(classes or map(str, range(number)))
+        if len(self.classes) < number:
+            raise ConfigError(
+                f"{folder}: the labels go up to {number - 1}, data.source.classes names {len(self.classes)}"
+            )
+        self.class_names = self.classes
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Return a digest of the files' names, sizes and times."""
+        return {"source": "idx", "files": stamp(self._paths.values(), self._folder), "classes": list(self.classes)}
+
+    def entries(self) -> Sequence[Entry]:
+        """Return all images in the files' order."""
+        return [
+            Entry(f"{prefix}-{index:05d}", int(label), split, file, index)
+            for file, (prefix, split) in enumerate(_SPLITS.items())
+            for index, label in enumerate(self._labels[prefix])
+        ]
+
+    def read(self, entry: Entry) -> bytes:
+        """Return one image as a grey PNG."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(self._images[tuple(_SPLITS)[entry.file]][entry.offset]).save(buffer, "png", compress_level=6)
+        return buffer.getvalue()
+
+    def describe(self, entry: Entry) -> str:
+        """Return the file and the image's number in it."""
+        return f"{self._paths[tuple(_SPLITS)[entry.file], 'images-idx3-ubyte']}: image {entry.offset}"
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise ConfigError(f"{folder}: neither {name} nor {name}.gz in it; check data.source.folder in the config")
+
+
+def _load(path: Path, magic: int) -> NDArray[np.uint8]:
+    """Return an IDX file's array; raise DataError if it is not one, or not whole."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: broken or cut short ({error})") from error
+    dimensions = magic & 0xFF
+    if len(data) < 4 + 4 * dimensions or struct.unpack_from(">I", data)[0] != magic:
+        raise DataError(f"{path}: no IDX file of unsigned bytes in {dimensions} dimensions")
+    shape = struct.unpack_from(f">{dimensions}I", data, 4)
+    body = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
+    if len(body) != int(np.prod(shape)):
+        raise DataError(
+            f"{path}: {len(body):,} bytes of data, its header says {' x '.join(map(str, shape))}; get it again"
+        )
+    return body.reshape(shape)

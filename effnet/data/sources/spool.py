@@ -1,0 +1,55 @@
+"""A copy of images that can only be read from front to end, so that they can be read in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from effnet.data.sources.base import Entry
+from effnet.data.sources.files import Files
+from effnet.store import publish_folder
+
+_IMAGES, _ENTRIES = "images.bin", "entries.parquet"
+
+
+class Spooled(NamedTuple):
+    """One image on its way into the copy."""
+
+    key: str
+    label: int
+    split: str
+    image: bytes
+
+
+class Spool:
+    """All images of a source one after the other in one file, and where each lies in a table beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = Files([folder / _IMAGES])
+
+    def fill(self, samples: Callable[[], Iterator[Spooled]]) -> Sequence[Entry]:
+        """Return all entries; copy the images first, unless an earlier call did to the end."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not (self._folder / _ENTRIES).is_file():
+            entries = []
+            with publish_folder(self._folder) as folder:
+                with (folder / _IMAGES).open("wb") as file:
+                    for sample in samples():
+                        entries.append(Entry(sample.key, sample.label, sample.split, 0, file.tell(), len(sample.image)))
+                        file.write(sample.image)
+                columns = dict(zip(Entry._fields, zip(*entries, strict=True), strict=True)) if entries else {}
+                pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / _ENTRIES)
+        table = pq.read_table(self._folder / _ENTRIES)
+        return [Entry(*row) for row in zip(*(table[name].to_pylist() for name in Entry._fields), strict=True)]
+
+    def read(self, entry: Entry) -> bytes:
+        """Return one image's bytes."""
+        return self._files.read(0, entry.offset, entry.length)
+
+    def close(self) -> None:
+        """Close the copy."""
+        self._files.close()

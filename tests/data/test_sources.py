@@ -1,0 +1,353 @@
+"""Every kind of source gives the same images, and tells what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.io
+import webdataset as wds
+from PIL import Image
+
+from effnet.config import (
+    DataConfig,
+    FolderSource,
+    IdxSource,
+    ImageNetSource,
+    ParquetSource,
+    SourceConfig,
+    WebDatasetSource,
+)
+from effnet.data import index
+from effnet.data.shards import load_manifest, write_shards
+from effnet.data.sources import Source, open_source
+from effnet.data.sources.base import make_key
+from effnet.data.verify import verify
+from effnet.errors import ConfigError, DataError
+from tests.data.images import encode, photograph
+
+CLASSES = ("cat", "dog")
+
+
+def image(number: int) -> bytes:
+    return encode(photograph(24).rotate(number * 17), quality=90)
+
+
+def open_(config: SourceConfig, base: Path) -> Source:
+    return open_source(config, base, base / "scratch")
+
+
+def images_of(source: Source) -> dict[tuple[str, str, int], set[bytes]]:
+    """Return each class's images by (split, class)."""
+    found: dict[tuple[str, str, int], set[bytes]] = {}
+    for entry in source.entries():
+        found.setdefault((entry.split, source.classes[entry.label], entry.label), set()).add(source.read(entry))
+        assert source.describe(entry)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(12):
+        path = tmp_path / "images" / CLASSES[number % 2] / ("deep" if number > 7 else "") / f"photo {number}.JPG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image(number))
+    return tmp_path
+
+
+WANTED = {("", "cat", 0): {image(n) for n in range(0, 12, 2)}, ("", "dog", 1): {image(n) for n in range(1, 12, 2)}}
+
+
+class TestFolder:
+    CONFIG = FolderSource(kind="folder", train="images")
+
+    def test_images_and_labels(self, folder: Path) -> None:
+        assert images_of(open_(self.CONFIG, folder)) == WANTED
+
+    def test_dataset_is_written_and_sound(self, folder: Path) -> None:
+        config = DataConfig(source=self.CONFIG, minival=0.2, val=0.2, shard_samples=4)
+        one, _ = write_shards(config, folder / "one", base=folder, workers=1)
+        three, _ = write_shards(config, folder / "three", base=folder, workers=3)
+        names = sorted(path.name for path in (folder / "one" / one.digest).iterdir())
+        for name in names:
+            assert (folder / "one" / one.digest / name).read_bytes() == (
+                folder / "three" / three.digest / name
+            ).read_bytes()
+        assert verify(folder / "one" / one.digest) == []
+        assert one.classes == CLASSES
+
+    def test_a_touched_file_gives_the_same_dataset_and_a_changed_one_another(self, folder: Path) -> None:
+        config = DataConfig(source=self.CONFIG, minival=0.2, val=0.2)
+        first, _ = write_shards(config, folder / "d", base=folder)
+        next((folder / "images" / "cat").glob("*.JPG")).touch()
+        again, reused = write_shards(config, folder / "d", base=folder)
+        assert (again.digest, reused) == (first.digest, False)
+        assert write_shards(config, folder / "d", base=folder)[1]
+        next((folder / "images" / "cat").glob("*.JPG")).write_bytes(image(99))
+        assert write_shards(config, folder / "d", base=folder)[0].digest != first.digest
+
+    def test_own_validation_folder(self, folder: Path) -> None:
+        path = folder / "val" / "dog" / "x.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image(50))
+        source = open_(FolderSource(kind="folder", train="images", val="val"), folder)
+        assert images_of(source)["val", "dog", 1] == {image(50)}
+        assert sum(entry.split == "train" for entry in source.entries()) == 12
+
+    @pytest.mark.parametrize(
+        ("make", "told"),
+        [
+            ("images/cat/notes.txt", "neither .jpg, .jpeg nor .png"),
+            ("images/bird/", "no JPEG or PNG file in it"),
+            ("val/bird/x.jpg", "a class that"),
+        ],
+    )
+    def test_faults_are_named(self, folder: Path, make: str, told: str) -> None:
+        path = folder / make
+        (path if make.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not make.endswith("/"):
+            path.write_bytes(b"x")
+        val = "val" if (folder / "val").exists() else None
+        with pytest.raises(DataError, match=told):
+            open_(FolderSource(kind="folder", train="images", val=val), folder)
+
+    def test_missing_folder_is_a_wrong_config(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such file"):
+            open_(self.CONFIG, tmp_path)
+
+    def test_bad_images_fail_the_run_and_are_listed(self, folder: Path) -> None:
+        (folder / "images" / "cat" / "bad.jpg").write_bytes(image(3)[:200])
+        (folder / "images" / "cat" / "page.png").write_bytes(b"<html>")
+        config = DataConfig(source=self.CONFIG, minival=0.2, val=0.2)
+        with pytest.raises(
+            DataError, match=r"2 bad images of 14, data.images.max_bad allows 0; all are listed in"
+        ) as caught:
+            write_shards(config, folder / "d", base=folder)
+        listed = Path(str(caught.value).rpartition(" listed in ")[2])
+        rows = [json.loads(line) for line in listed.read_text().splitlines()]
+        assert sorted(Path(row["where"]).name for row in rows) == ["bad.jpg", "page.png"]
+        allowed = config.model_copy(update={"images": config.images.model_copy(update={"max_bad": 2})})
+        manifest, _ = write_shards(allowed, folder / "d", base=folder)
+        assert (manifest.num_samples, manifest.quarantined) == (12, 2)
+        assert verify(folder / "d" / manifest.digest) == []
+
+
+def test_keys_are_safe_and_unique() -> None:
+    assert make_key("cat-1_a") == "cat-1_a"
+    keys = {make_key(path) for path in ("a b", "a_b", "a/b", "a.b", "ä", "x" * 200, "y" + "x" * 200)}
+    assert len(keys) == 7
+    assert all(len(key) <= 90 and not set(key) & set("./ \\") for key in keys)
+
+
+class TestIdx:
+    def write(self, folder: Path, prefix: str, number: int, *, packed: bool = False) -> None:
+        images = np.arange(number * 5 * 4, dtype=np.uint8).reshape(number, 5, 4)
+        labels = np.arange(number, dtype=np.uint8) % 3
+        for name, data in (
+            (f"{prefix}-images-idx3-ubyte", struct.pack(">4I", 0x803, number, 5, 4) + images.tobytes()),
+            (f"{prefix}-labels-idx1-ubyte", struct.pack(">2I", 0x801, number) + labels.tobytes()),
+        ):
+            if packed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(data))
+            else:
+                (folder / name).write_bytes(data)
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_images_and_labels(self, tmp_path: Path, packed: bool) -> None:
+        self.write(tmp_path, "train", 7, packed=packed)
+        self.write(tmp_path, "t10k", 3, packed=packed)
+        source = open_(IdxSource(kind="idx", folder=".", classes=("a", "b", "c")), tmp_path)
+        entries = source.entries()
+        assert [(entry.split, entry.label) for entry in entries] == [
+            *(("train", n % 3) for n in range(7)),
+            *(("val", n % 3) for n in range(3)),
+        ]
+        pixels = np.asarray(Image.open(io.BytesIO(source.read(entries[4]))))
+        assert np.array_equal(pixels.ravel(), np.arange(80, 100))
+
+    def test_faults_are_named(self, tmp_path: Path) -> None:
+        config = IdxSource(kind="idx", folder=".")
+        with pytest.raises(ConfigError, match="neither train-images-idx3-ubyte nor"):
+            open_(config, tmp_path)
+        self.write(tmp_path, "train", 7)
+        self.write(tmp_path, "t10k", 3)
+        with pytest.raises(ConfigError, match="labels go up to 2"):
+            open_(IdxSource(kind="idx", folder=".", classes=("a",)), tmp_path)
+        path = tmp_path / "train-images-idx3-ubyte"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(DataError, match="139 bytes of data, its header says 7 x 5 x 4"):
+            open_(config, tmp_path)
+        path.write_bytes(b"nonsense" * 9)
+        with pytest.raises(DataError, match="no IDX file"):
+            open_(config, tmp_path)
+
+
+class TestParquet:
+    CONFIG = ParquetSource(kind="parquet", train="*.parquet")
+
+    def write(self, folder: Path, labels: list[object], *, names: bool = False, struct_: bool = True) -> None:
+        data = [image(number) for number in range(len(labels))]
+        column = pa.array([{"bytes": row, "path": None} for row in data]) if struct_ else pa.array(data, pa.binary())
+        table = pa.table({"image": column, "label": labels})
+        if names:
+            info = {"info": {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+        pq.write_table(table, folder / "part-0.parquet", row_group_size=5)
+
+    @pytest.mark.parametrize("struct_", [True, False])
+    @pytest.mark.parametrize(("labels", "names"), [([0, 1] * 6, True), (["cat", "dog"] * 6, False)])
+    def test_images_and_labels(self, tmp_path: Path, labels: list[object], names: bool, struct_: bool) -> None:
+        self.write(tmp_path, labels, names=names, struct_=struct_)
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+        source = open_(self.CONFIG, tmp_path)
+        assert source.describe(source.entries()[7]).endswith("part-0.parquet: row 7")
+
+    def test_faults_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such file"):
+            open_(self.CONFIG, tmp_path)
+        self.write(tmp_path, [0, 1, None])
+        with pytest.raises(DataError, match="row 2 has no label"):
+            open_(self.CONFIG, tmp_path)
+        self.write(tmp_path, [0, 7], names=True)
+        with pytest.raises(DataError, match="labels from 0 to 7, but classes from 0 to 1"):
+            open_(self.CONFIG, tmp_path)
+        self.write(tmp_path, [0, 1])
+        with pytest.raises(ConfigError, match=r"no column 'pixels' \(it has image, label\)"):
+            open_(self.CONFIG.model_copy(update={"image": "pixels"}), tmp_path)
+        path = tmp_path / "part-0.parquet"
+        path.write_bytes(path.read_bytes()[:-50])
+        with pytest.raises(DataError, match="not a readable Parquet file"):
+            open_(self.CONFIG, tmp_path)
+
+
+class TestWebDataset:
+    CONFIG = WebDatasetSource(kind="webdataset", train="old-{0..1}.tar")
+
+    def write(self, folder: Path, **extra: bytes) -> None:
+        for shard in range(2):
+            with wds.TarWriter(str(folder / f"old-{shard}.tar"), encoder=False) as writer:
+                for number in range(shard, 12, 2):
+                    name = CLASSES[number % 2].encode()
+                    writer.write({"__key__": f"s{number}", "jpg": image(number), "cls": name, **extra})
+
+    def test_images_and_labels(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+
+    def test_our_own_shards_are_a_source(self, folder: Path) -> None:
+        config = DataConfig(source=TestFolder.CONFIG, minival=0.2, val=0.2)
+        manifest, _ = write_shards(config, folder / "d", base=folder)
+        again = WebDatasetSource(kind="webdataset", train=f"d/{manifest.digest}/*.tar")
+        found = images_of(open_(again, folder))
+        assert {(key[0], key[2]): images for key, images in found.items()} == {
+            (key[0], key[2]): images for key, images in WANTED.items()
+        }
+
+    def test_a_pickle_is_never_loaded(self, tmp_path: Path) -> None:
+        self.write(tmp_path, pyd=b"cos\nsystem\n(S'touch /tmp/effnet-pickle-ran'\ntR.")
+        images_of(open_(self.CONFIG, tmp_path))
+        assert not Path("/tmp/effnet-pickle-ran").exists()  # noqa: S108
+
+    def test_faults_are_named(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        path = tmp_path / "old-1.tar"
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])  # webdataset alone would read the first half and say nothing
+        with pytest.raises(DataError, match=r"old-1\.tar: byte \d+: "):
+            images_of(open_(self.CONFIG, tmp_path))
+        path.unlink()
+        with pytest.raises(ConfigError, match=r"old-1\.tar: no such file"):
+            open_(self.CONFIG, tmp_path)
+        with wds.TarWriter(str(path), encoder=False) as writer:
+            writer.write({"__key__": "s1", "jpg": image(1)})
+        with pytest.raises(DataError, match=r"sample 's1': has jpg; one of jpg, jpeg, png and cls are needed"):
+            images_of(open_(self.CONFIG, tmp_path))
+
+
+class TestImageNet:
+    """Small archives of the official shape: three leaf classes whose ids are in another order than their wnids."""
+
+    CONFIG = ImageNetSource(kind="imagenet", train="train.tar", val="val.tar", devkit="devkit.tgz", check_md5=False)
+    SYNSETS = (
+        (1, "n00000003", "third", 0),
+        (2, "n00000001", "first", 0),
+        (3, "n00000002", "second", 0),
+        (4, "n9", "group", 3),
+    )
+
+    def write(self, folder: Path, *, wrong: str | None = None) -> None:
+        rows = [(number, wnid, words, children) for number, wnid, words, children in self.SYNSETS]
+        fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+        meta = io.BytesIO()
+        scipy.io.savemat(meta, {"synsets": np.array(rows, dtype=fields)})
+        truth = b"3\n1\n2\n1\n"
+        with tarfile.open(folder / "devkit.tgz", "w:gz") as tar:
+            add(tar, "ILSVRC2012_devkit_t12/data/meta.mat", meta.getvalue())
+            add(tar, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", truth)
+        with tarfile.open(folder / "train.tar", "w") as outer:
+            for number, wnid in enumerate(("n00000002", "n00000001", "n00000003")):
+                inner = io.BytesIO()
+                with tarfile.open(fileobj=inner, mode="w") as tar:
+                    for index in range(4):
+                        name = wrong if wrong and (number, index) == (1, 2) else f"{wnid}_{index}.JPEG"
+                        add(tar, name, image(10 * number + index))
+                add(outer, f"{wnid}.tar", inner.getvalue())
+        with tarfile.open(folder / "val.tar", "w") as tar:
+            for index in (3, 1, 4, 2):  # not in the order of names
+                add(tar, f"ILSVRC2012_val_{index:08d}.JPEG", image(40 + index))
+
+    def test_images_and_labels(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        source = open_(self.CONFIG, tmp_path)
+        assert source.classes == ("n00000001", "n00000002", "n00000003")
+        assert source.class_names == ("first", "second", "third")
+        found = images_of(source)
+        assert found["train", "n00000001", 0] == {image(10 + n) for n in range(4)}
+        assert found["train", "n00000002", 1] == {image(n) for n in range(4)}
+        # line i of the ground truth is the i-th file by name, and holds an ILSVRC2012_ID
+        assert found["val", "n00000002", 1] == {image(41)}
+        assert found["val", "n00000003", 2] == {image(42), image(44)}
+        assert found["val", "n00000001", 0] == {image(43)}
+
+    def test_wnids_and_names_travel_in_the_manifest(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        manifest, _ = write_shards(DataConfig(source=self.CONFIG, minival=0.25), tmp_path / "d", base=tmp_path)
+        assert manifest == load_manifest(tmp_path / "d" / manifest.digest)
+        assert manifest.class_names == ("first", "second", "third")
+        assert manifest.samples == {"train": 9, "minival": 3, "val": 4}
+        keys = index.Index.read(tmp_path / "d" / manifest.digest / "index.parquet", "val").keys.to_pylist()
+        assert sorted(keys) == [f"ILSVRC2012_val_{number:08d}" for number in range(1, 5)]
+
+    @pytest.mark.parametrize("wrong", ["n00000009_1.JPEG", "n00000001_1.exe", "../n00000001_1.JPEG"])
+    def test_strangers_in_an_inner_archive_are_refused(self, tmp_path: Path, wrong: str) -> None:
+        self.write(tmp_path, wrong=wrong)
+        with pytest.raises(DataError, match=r"train\.tar: n00000001\.tar: byte \d+"):
+            open_(self.CONFIG, tmp_path).entries()
+
+    @pytest.mark.parametrize("name", ["train.tar", "val.tar", "devkit.tgz"])
+    def test_truncated_archives_are_refused(self, tmp_path: Path, name: str) -> None:
+        self.write(tmp_path)
+        data = (tmp_path / name).read_bytes()
+        for keep in (0.3, 0.7):
+            (tmp_path / name).write_bytes(data[: int(len(data) * keep)])
+            with pytest.raises(DataError, match=name):
+                open_(self.CONFIG, tmp_path).entries()
+
+    def test_other_md5_sums_are_refused(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        with pytest.raises(DataError, match=r"devkit\.tgz: MD5 [0-9a-f]{32}, the official devkit archive has fa75699e"):
+            open_(self.CONFIG.model_copy(update={"check_md5": True}), tmp_path)
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
