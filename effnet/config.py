@@ -74,8 +74,16 @@ class WebDatasetSource(Value):
     val: Location | None = None
 
 
+class DatasetSource(Value):
+    """A dataset that effnet wrote, on S3 or in a shared folder: its shards are fetched as they are needed."""
+
+    kind: Literal["dataset"]
+    location: Location
+    cache_bytes: Annotated[int, Field(ge=1 << 20, description="disk that shards may take on this machine")] = 200 << 30
+
+
 SourceConfig = Annotated[
-    DigitsSource | FolderSource | IdxSource | ParquetSource | ImageNetSource | WebDatasetSource,
+    DigitsSource | FolderSource | IdxSource | ParquetSource | ImageNetSource | WebDatasetSource | DatasetSource,
     Field(discriminator="kind"),
 ]
 
@@ -144,6 +152,9 @@ class Recipe(Value):
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
     batch_size: Annotated[int, Field(ge=2, le=65_536, description="images per step, over all ranks")] = 64
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    shuffle_shards: Annotated[
+        int, Field(ge=0, description="mix the samples of so many shards at a time; 0: of all. For shards on S3")
+    ] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10, description="peak, per 256 images of batch")] = 0.016
     warmup_epochs: Annotated[float, Field(ge=0, description="linear rise from 0")] = 1.0
     schedule: Literal["cosine", "staircase"] = "cosine"

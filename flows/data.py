@@ -16,8 +16,9 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
+@click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")
 @_JSON
-def shard(config: Path, store: Path | None, workers: int | None, as_json: bool) -> None:
+def shard(config: Path, store: Path | None, workers: int | None, to: str | None, as_json: bool) -> None:
     """Write the dataset of CONFIG as shards, or find it; killed and run again it goes on."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,6 +39,7 @@ def shard(config: Path, store: Path | None, workers: int | None, as_json: bool) 
             lambda done, total: bar.update(task, completed=done, total=total),
             base=config.parent,
             workers=workers,
+            to=to,
         )
     folder = root.datasets / manifest.digest
     if as_json:
@@ -54,9 +56,9 @@ def shard(config: Path, store: Path | None, workers: int | None, as_json: bool) 
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
-def verify(dataset: Path) -> None:
-    """Check every byte of the DATASET folder, and decode every image."""
+@click.argument("dataset")
+def verify(dataset: str) -> None:
+    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image."""
     from effnet.data.verify import verify as check
 
     if problems := check(dataset):

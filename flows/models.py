@@ -321,8 +321,15 @@ def _architecture(name: str) -> Architecture:
 def _num_classes(settings: FamilyConfig, config: Path, store: Path) -> int:
     import contextlib
 
+    from effnet.config import DatasetSource
     from effnet.data.sources import open_source
 
+    if isinstance(settings.data.source, DatasetSource):
+        from effnet.data.remote import remote_manifest
+        from effnet.storage import is_remote, open_folder
+
+        location = settings.data.source.location
+        return len(remote_manifest(open_folder(location if is_remote(location) else config.parent / location)).classes)
     scratch = store / "datasets" / ".tmp-scratch"
     with contextlib.closing(open_source(settings.data.source, config.parent, scratch)) as source:
         return len(source.classes)

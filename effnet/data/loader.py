@@ -19,12 +19,13 @@ from effnet.data.augment import augment, draws
 from effnet.data.decode import Pixels, center_box, crop_resize, decode
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
-from effnet.data.keyed import permutation
+from effnet.data.keyed import mix, permutation
+from effnet.data.remote import ShardFiles
 from effnet.data.shards import INDEX
-from effnet.data.sources.files import Files
 from effnet.errors import DataError
 
 _AHEAD = 2  # batches that are prepared while one is used
+_SOON = 32  # batches whose shards are fetched ahead, where they come from elsewhere
 
 
 class Batch(NamedTuple):
@@ -51,6 +52,8 @@ class Loader:
         train: see above.
         seed: of order and augmentation.
         rank, world: this process's share: of each step's samples, every `world`-th from `rank` on.
+        shuffle_shards: mix the samples of so many shards at a time, in an order of shards that is drawn anew for every
+            epoch; 0 mixes all. With shards that are fetched from elsewhere few have to be here at once.
         threads: that read and decode.
         cache: folder for decoded pixels, if they are to be kept; used for splits small enough (effnet.data.decoded).
 
@@ -70,14 +73,15 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        shuffle_shards: int = 0,
         threads: int = 1,
         cache: Path | None = None,
     ) -> None:
         self.folder, self.split, self.batch_size, self.resolution = folder, split, batch_size, resolution
         self.augment, self.train, self.seed, self.rank, self.world = augment, train, seed, rank, world
-        self.threads = threads
+        self.shuffle_shards, self.threads = shuffle_shards, threads
         self.index = Index.read(folder / INDEX, split)
-        self._files = Files([folder / name for name in self.index.shard_names])
+        self._files = ShardFiles(folder, self.index.shard_names)
         self._decoded = DecodedCache.open(cache, f"{folder.name}-{split}", self.index) if cache else None
         if train and len(self.index) < batch_size:
             raise DataError(
@@ -94,7 +98,14 @@ class Loader:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions of an epoch's samples, in order."""
         num = len(self.index)
-        return permutation(num, self.seed, epoch) if self.train else np.arange(num)
+        if not self.train:
+            return np.arange(num)
+        if not self.shuffle_shards:
+            return permutation(num, self.seed, epoch)
+        places = np.empty(len(self.index.shard_names), np.int64)
+        places[permutation(len(places), self.seed, epoch, 1)] = np.arange(len(places))
+        group = places[self.index.shards] // self.shuffle_shards
+        return np.lexsort((mix(self.seed, epoch, np.arange(num)), group))
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield this rank's batches of an epoch from a step on."""
@@ -104,6 +115,8 @@ class Loader:
         try:
             for step in range(start_step, self.steps_per_epoch):
                 samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
+                soon = order[step * self.batch_size :][: _SOON * self.batch_size]
+                self._files.prefetch(dict.fromkeys(self.index.shards[soon].tolist()))
                 waiting.append(self._submit(pool, samples, epoch))
                 if len(waiting) > _AHEAD:
                     yield _wait(*waiting.popleft())

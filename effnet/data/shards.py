@@ -22,9 +22,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from effnet.config import DataConfig
+from pydantic import ValidationError
+
+from effnet.config import DataConfig, DatasetSource
 from effnet.data import index
 from effnet.data.policy import BadImage, prepare
 from effnet.data.sources import Entry, Source, open_source
@@ -32,8 +34,12 @@ from effnet.data.splits import SPLITS, ShardPlan, plan_shards
 from effnet.data.tar import TarWriter
 from effnet.errors import DataError
 from effnet.runs import read_value
+from effnet.storage import is_remote
 from effnet.store import TEMPORARY, canonical_json, digest, hold, publish, remove_folder, sha256_file, sync_folder
-from effnet.values import Value
+from effnet.values import Value, explain
+
+if TYPE_CHECKING:
+    from effnet.data.remote import Publisher
 
 FORMAT = 2  # of the folder's layout; part of every digest
 MANIFEST, INDEX, QUARANTINE = "manifest.json", "index.parquet", "quarantine.jsonl"
@@ -83,6 +89,14 @@ def load_manifest(folder: Path) -> Manifest | None:
     return read_value(Manifest, folder / MANIFEST)
 
 
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Return a manifest from its bytes; raise DataError naming `where` if they are none."""
+    try:
+        return Manifest.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        raise DataError(f"{where}: {explain(error, Manifest)}") from error
+
+
 def write_shards(
     config: DataConfig,
     datasets: Path,
@@ -90,6 +104,7 @@ def write_shards(
     *,
     base: Path = Path(),
     workers: int | None = None,
+    to: str | None = None,
 ) -> tuple[Manifest, bool]:
     """Write the dataset below `datasets`, unless it is there; return its manifest and whether it was there.
 
@@ -99,16 +114,24 @@ def write_shards(
         progress: called with (images written, images in all) after every shard.
         base: folder that the source's relative paths are relative to.
         workers: threads that write shards; one per core if not given. The bytes do not depend on it.
+        to: place to copy the dataset to as well, s3://bucket/prefix or a folder; shards go there as they are finished.
 
     Raises:
         BusyError: if another process is writing this dataset.
         ConfigError: if the source is not where the config says.
         DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl).
     """
+    if isinstance(config.source, DatasetSource):
+        from effnet.data.remote import mirror
+
+        location = config.source.location
+        return mirror(location if is_remote(location) else str(base / location), config.source.cache_bytes, datasets)
     scratch = datasets / f"{TEMPORARY}scratch"
     with contextlib.closing(open_source(config.source, base, scratch)) as source:
         key = source_key(config, source)
         if manifest := _found(datasets, key):
+            if to:
+                _publish(datasets / manifest.digest, manifest, to)
             return manifest, True
         partial = datasets / f"{TEMPORARY}{key}"
         busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
@@ -117,11 +140,36 @@ def write_shards(
                 return manifest, True
             partial.mkdir(parents=True, exist_ok=True)
             threads = workers or len(os.sched_getaffinity(0))
-            manifest = _write_all(config, source, partial, threads, progress or (lambda _done, _total: None))
+            publisher = _publisher(to)
+            try:
+                manifest = _write_all(config, source, partial, threads, progress or (lambda *_: None), publisher)
+                if publisher:
+                    publisher.finish(partial, manifest)
+            finally:
+                if publisher:
+                    publisher.stop()
             _move(partial, datasets, manifest)
             publish(datasets / _SOURCES / f"{key}.json", canonical_json({"dataset": manifest.digest}))
     remove_folder(scratch)
     return manifest, False
+
+
+def _publisher(to: str | None) -> Publisher | None:
+    if to is None:
+        return None
+    from effnet.data.remote import Publisher
+    from effnet.storage import open_folder
+
+    return Publisher(open_folder(to))
+
+
+def _publish(folder: Path, manifest: Manifest, to: str) -> None:
+    """Copy a dataset that is whole already."""
+    publisher = _publisher(to)
+    assert publisher is not None  # noqa: S101 - a place was given
+    for shard in manifest.shards:
+        publisher.add(folder / shard.name, shard.xxh128)
+    publisher.finish(folder, manifest)
 
 
 def source_key(config: DataConfig, source: Source) -> str:
@@ -153,7 +201,12 @@ def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
 
 
 def _write_all(
-    config: DataConfig, source: Source, partial: Path, workers: int, progress: Callable[[int, int], None]
+    config: DataConfig,
+    source: Source,
+    partial: Path,
+    workers: int,
+    progress: Callable[[int, int], None],
+    publisher: Publisher | None,
 ) -> Manifest:
     plans = plan_shards(source.entries(), config)
     total = sum(len(plan.entries) for plan in plans)
@@ -164,6 +217,8 @@ def _write_all(
             plans, pool.map(lambda plan: _write_or_find(source, plan, partial, config), plans), strict=True
         ):
             written.append(result)
+            if publisher:
+                publisher.add(partial / plan.name, result.info["xxh128"])
             done += len(plan.entries)
             progress(done, total)
     bad = [row for result in written for row in result.bad]

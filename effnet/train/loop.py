@@ -151,6 +151,7 @@ def _prepare(folder: RunFolder, started: float) -> Training:
             augment=recipe.augment,
             train=True,
             seed=spec.seed,
+            shuffle_shards=recipe.shuffle_shards,
             threads=threads,
             cache=folder.store.cache,
         ),

@@ -20,7 +20,7 @@ import pytest
 from mlflow import MlflowClient
 
 from effnet.data.index import Index
-from effnet.data.shards import verify
+from effnet.data.verify import verify
 from effnet.runs import RunFolder, read_journal
 from tasks.servers import PrefectApi
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny

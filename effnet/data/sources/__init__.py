@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from effnet.config import (
+    DatasetSource,
     DigitsSource,
     FolderSource,
     IdxSource,
@@ -13,6 +14,7 @@ from effnet.config import (
     SourceConfig,
 )
 from effnet.data.sources.base import Entry, Source
+from effnet.errors import ConfigError
 
 __all__ = ["Entry", "Source", "open_source"]
 
@@ -28,6 +30,9 @@ def open_source(config: SourceConfig, base: Path, scratch: Path) -> Source:
     Raises:
         ConfigError: if a file or folder is not there.
     """
+    from effnet.data.sources.download import localized
+
+    config = localized(config, scratch)
     if isinstance(config, DigitsSource):
         from effnet.data.sources.digits import Digits
 
@@ -48,6 +53,8 @@ def open_source(config: SourceConfig, base: Path, scratch: Path) -> Source:
         from effnet.data.sources.parquet import ParquetImages
 
         return ParquetImages(config, base, scratch)
+    if isinstance(config, DatasetSource):
+        raise ConfigError("data.source: a dataset is not sharded again; give the images that it was made from")
     from effnet.data.sources.webdataset import WebDatasetShards
 
     return WebDatasetShards(config, base, scratch)

@@ -1,0 +1,326 @@
+"""A prefix of an S3 bucket, through boto3. Credentials, region and endpoint come from boto3's usual places.
+
+boto3 retries what fails before an answer; a body that breaks off or stalls in the middle it does not resume, so reads
+here are ranges that are asked for again, of the same version of the object. Every object goes up with a checksum that
+the server verifies, and carries its own (CRC32), which is verified when it is read whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from effnet.errors import ConfigError, DataError
+from effnet.storage import File
+from effnet.store import temporary_name
+
+PART_BYTES = 16 << 20  # of one request
+PARALLEL = 8  # requests at a time for one file
+ATTEMPTS = 8  # of one request, ours over boto3's own
+CONNECT_SECONDS, READ_SECONDS = 5, 10  # a connection that is silent for so long is cut
+_CRC = "effnet-crc32"  # the object's own checksum, in its metadata
+
+_T = TypeVar("_T")
+
+_ADVICE = {
+    "NoSuchBucket": "there is no such bucket",
+    "AccessDenied": "access denied; the credentials lack this right",
+    "InvalidAccessKeyId": "the server does not know this access key; check the credentials",
+    "SignatureDoesNotMatch": "the secret key is wrong; check the credentials",
+    "ExpiredToken": "the credentials have expired; get new ones",
+    "403": "access denied; the credentials are wrong or lack this right",
+    "301": "the bucket is in another region; set AWS_REGION",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
+}
+_MISSING = ("NoSuchKey", "404", "NotFound")
+_TAKEN = ("PreconditionFailed", "412")
+_CHANGED = "ConditionalRequestConflict"
+
+
+class S3Folder:
+    """See effnet.storage.Folder."""
+
+    def __init__(self, url: str) -> None:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise ConfigError(f"{url}: no bucket in it; write s3://bucket/prefix")
+        self._bucket, self._prefix = bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
+
+    @property
+    def url(self) -> str:
+        """Return s3://bucket/prefix."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def list(self, prefix: str = "") -> list[File]:
+        """Return the objects whose names begin so."""
+
+        def run() -> list[File]:
+            pages = (
+                _client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+            )
+            return sorted(
+                File(row["Key"][len(self._prefix) :], row["Size"], row["ETag"].strip('"'))
+                for page in pages
+                for row in page.get("Contents", ())
+            )
+
+        return _patient(run, self.url)
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return an object's bytes; whole ones are checked against the checksum they went up with."""
+        if length == 0:
+            return b""
+        ends = "" if length is None else offset + length - 1
+        asked = {} if length is None and not offset else {"Range": f"bytes={offset}-{ends}"}
+
+        def run() -> bytes:
+            answer = _client().get_object(Bucket=self._bucket, Key=self._prefix + name, **asked)
+            data: bytes = answer["Body"].read()
+            if len(data) != answer["ContentLength"] or (length is not None and len(data) != length):
+                raise _BrokenBodyError(f"{len(data)} bytes came")
+            if not asked:
+                _check_crc(zlib.crc32(data), answer["Metadata"])
+            return data
+
+        return _patient(run, f"{self.url}/{name}")
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write an object in one request."""
+        _patient(functools.partial(self._put, name, data), f"{self.url}/{name}")
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write an object if the name is free. Servers that ignore the condition are asked first, which is not safe.
+
+        (Two writers may then both be told that they made it; `conditional` says which kind a server is.)
+        """
+        if not self.conditional and self._exists(name):
+            return False
+        answer = _patient(functools.partial(self._put, name, data, IfNoneMatch="*"), f"{self.url}/{name}")
+        return answer is not _REFUSED
+
+    @functools.cached_property
+    def conditional(self) -> bool:
+        """Say whether the server honours If-None-Match: two writes of one name tell."""
+        name = f".probe-{random.getrandbits(64):016x}"  # a name that nobody else has
+        try:
+            self._put(name, b"")
+            return _patient(lambda: self._put(name, b"", IfNoneMatch="*"), self.url) is _REFUSED
+        finally:
+            self.delete([name])
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copy a local file here, in parallel parts, each with a checksum; only the whole object is ever seen."""
+        from boto3.exceptions import S3UploadFailedError
+        from boto3.s3.transfer import TransferConfig
+
+        crc = _crc_file(path)
+        config = TransferConfig(
+            multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=PARALLEL
+        )
+
+        def run() -> None:
+            try:
+                _client().upload_file(
+                    str(path),
+                    self._bucket,
+                    self._prefix + name,
+                    ExtraArgs={"Metadata": {_CRC: f"{crc:08x}"}},
+                    Config=config,
+                )
+            except S3UploadFailedError as error:
+                raise error.__context__ or error from error
+
+        _patient(run, f"{self.url}/{name}")
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy an object to a local path: parallel ranges of one version, checked, then renamed."""
+        where = f"{self.url}/{name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(ATTEMPTS):
+            temporary = temporary_name(target)
+            try:
+                head = _patient(lambda: _client().head_object(Bucket=self._bucket, Key=self._prefix + name), where)
+                self._fetch_parts(name, head, temporary, where)
+                _check_crc(_crc_file(temporary), head["Metadata"])
+                os.replace(temporary, target)
+                return
+            except _BrokenBodyError as error:  # flipped on the way, or replaced by a new version
+                if attempt == ATTEMPTS - 1:
+                    raise DataError(f"{where}: does not arrive whole ({error}), tried {ATTEMPTS} times") from error
+                _pause(attempt)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove objects, one request each: not every server has the batched one."""
+        for name in names:
+            _patient(lambda name=name: _client().delete_object(Bucket=self._bucket, Key=self._prefix + name), self.url)  # type: ignore[misc]
+
+    def _put(self, name: str, data: bytes, **conditions: str) -> Any:
+        from botocore.exceptions import ClientError
+
+        try:
+            return _client().put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + name,
+                Body=data,
+                Metadata={_CRC: f"{zlib.crc32(data):08x}"},
+                **conditions,
+            )
+        except ClientError as error:
+            if conditions and _code(error) in _TAKEN:
+                return _REFUSED
+            raise
+
+    def _exists(self, name: str) -> bool:
+        return any(file.name == name for file in self.list(name))
+
+    def _fetch_parts(self, name: str, head: dict[str, Any], temporary: Path, where: str) -> None:
+        size = head["ContentLength"]
+        with temporary.open("wb") as file:
+            file.truncate(size)
+
+            def part(start: int) -> None:
+                length = min(PART_BYTES, size - start)
+
+                def run() -> None:
+                    answer = _client().get_object(
+                        Bucket=self._bucket,
+                        Key=self._prefix + name,
+                        Range=f"bytes={start}-{start + length - 1}",
+                        IfMatch=head["ETag"],
+                    )
+                    data = answer["Body"].read()
+                    if len(data) != length:
+                        raise _BrokenBodyError(f"{len(data)} of {length} bytes came")
+                    os.pwrite(file.fileno(), data, start)
+
+                _patient(run, where)
+
+            with ThreadPoolExecutor(PARALLEL) as pool:
+                for _ in pool.map(part, range(0, size, PART_BYTES)):
+                    pass
+
+
+class _BrokenBodyError(Exception):
+    """An answer whose bytes are not the object's."""
+
+
+_REFUSED = object()  # the name was taken
+
+
+def _patient(run: Callable[[], _T], where: str) -> _T:
+    """Run a request, again and again while the server is unwell; raise our own errors, in one line each."""
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        EndpointConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
+    from urllib3.exceptions import HTTPError
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return run()
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ConfigError(
+                f"{where}: no credentials for S3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from error
+        except EndpointConnectionError as error:
+            last: Exception = error
+            if attempt >= 2:
+                raise ConfigError(
+                    f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
+                ) from error
+        except ClientError as error:
+            last = error
+            _judge(error, where)
+        except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
+            last = error
+        _pause(attempt)
+    if isinstance(last, _BrokenBodyError):
+        raise last
+    raise DataError(f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later") from last
+
+
+def _judge(error: Any, where: str) -> None:
+    """Raise what makes no sense to try again."""
+    code = _code(error)
+    if code in _MISSING:
+        raise DataError(f"{where}: no such object") from error
+    if code in _TAKEN:  # the version that was being read is gone
+        raise _BrokenBodyError("it was replaced meanwhile") from error
+    if code in _ADVICE:
+        raise ConfigError(f"{where}: {_ADVICE[code]}") from error
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if 400 <= status < 500 and status not in (408, 409, 429) and code not in (_CHANGED, "RequestTimeout", "BadDigest"):
+        raise ConfigError(f"{where}: the S3 server refuses the request ({_short(error)})") from error
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _short(error: Exception) -> str:
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    return text if len(text) < 160 else text[:157] + "..."
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(min(4.0, 0.05 * 2**attempt) * random.uniform(0.5, 1.0))
+
+
+def _check_crc(crc: int, metadata: dict[str, str]) -> None:
+    stated = metadata.get(_CRC)
+    if stated and int(stated, 16) != crc:
+        raise _BrokenBodyError("its checksum does not match")
+
+
+def _crc_file(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            crc = zlib.crc32(data, crc)
+    return crc
+
+
+_lock = threading.Lock()
+_clients: dict[int, Any] = {}
+
+
+def _client() -> Any:
+    """Return this process's client; a forked child makes its own."""
+    process = os.getpid()
+    with _lock:
+        if process not in _clients:
+            import boto3
+            from botocore.config import Config
+
+            config = Config(
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=READ_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": 2},
+                max_pool_connections=4 * PARALLEL,
+                s3={"addressing_style": "path"} if os.environ.get("AWS_ENDPOINT_URL") else None,
+            )
+            try:
+                _clients[process] = boto3.session.Session().client("s3", config=config)
+            except Exception as error:
+                raise ConfigError(f"S3: {_short(error)}") from error
+        return _clients[process]
+
+
+def forget_client() -> None:
+    """Make a new client next time, with the environment as it is then."""
+    with _lock:
+        _clients.clear()
