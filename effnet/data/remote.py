@@ -68,6 +68,8 @@ class ShardFiles(Files):
         manifest = load_manifest(folder) if self._origin else None
         self._shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
         self._users: dict[int, int] = {}
+        self._soon: set[int] = set()  # shards that will be wanted next
+        self._arriving = 0  # bytes that room was made for and that are not here yet
         self._room = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[None]] = {}
@@ -82,12 +84,18 @@ class ShardFiles(Files):
             return super().read(file, offset, length)
 
     def prefetch(self, files: Iterable[int]) -> None:
-        """Fetch shards in the background, in this order, unless they are here or coming."""
-        if self._remote is None:
+        """Fetch shards in the background, in this order, as many as half of the room holds."""
+        if self._remote is None or self._origin is None:
             return
+        soon, taken = [], 0
+        for file in files:
+            taken += self._shards[self.paths[file].name].bytes
+            if taken <= self._origin.cache_bytes // 2:
+                soon.append(file)
+        self._soon = set(soon)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_FETCHERS, "fetch")
-        for file in files:
+        for file in soon:
             if file not in self._coming and not self.paths[file].exists():
                 self._coming[file] = self._pool.submit(self._fetch_ahead, file)
 
@@ -121,31 +129,45 @@ class ShardFiles(Files):
         assert self._remote is not None  # noqa: S101 - callers looked
         with hold(self._folder / ".locks" / path.name):  # another process may be fetching it
             if not path.exists():
-                self._make_room(self._shards[path.name].bytes)
-                fetched = path.with_name(f".{path.name}.fetched")
-                self._remote.fetch(path.name, fetched)
-                if xxh128_file(fetched) != self._shards[path.name].xxh128:
-                    fetched.unlink()
-                    raise DataError(
-                        f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
-                    )
-                os.replace(fetched, path)
+                size = self._shards[path.name].bytes
+                self._make_room(size)
+                try:
+                    self._fetch(path)
+                finally:
+                    with self._room:
+                        self._arriving -= size
             os.utime(path)
 
+    def _fetch(self, path: Path) -> None:
+        assert self._remote is not None  # noqa: S101
+        fetched = path.with_name(f".{path.name}.fetched")
+        self._remote.fetch(path.name, fetched)
+        if xxh128_file(fetched) != self._shards[path.name].xxh128:
+            fetched.unlink()
+            raise DataError(
+                f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
+            )
+        os.replace(fetched, path)
+
     def _make_room(self, wanted: int) -> None:
-        """Remove the longest unused shards until `wanted` more bytes fit."""
+        """Remove shards until `wanted` more bytes fit: those that are not wanted soon first, the oldest first."""
         assert self._origin is not None  # noqa: S101
         with self._room:
-            here = [(path.stat().st_mtime_ns, path) for path in self._folder.glob("*.tar")]
-            taken = sum(path.stat().st_size for _, path in here)
+            self._arriving += wanted
             numbers = {path: number for number, path in enumerate(self.paths)}
-            for _, path in sorted(here):
-                if taken + wanted <= self._origin.cache_bytes:
+            here = [
+                (numbers.get(path) in self._soon, status.st_mtime_ns, status.st_size, path)
+                for path in self._folder.glob("*.tar")
+                if (status := path.stat())
+            ]
+            taken = self._arriving + sum(size for _, _, size, _ in here)
+            for _, _, size, path in sorted(here):
+                if taken <= self._origin.cache_bytes:
                     return
                 number = numbers.get(path)
                 if number is not None and self._users.get(number):
                     continue
-                taken -= path.stat().st_size
+                taken -= size
                 if number in self._open:
                     os.close(self._open.pop(number))
                 path.unlink(missing_ok=True)
