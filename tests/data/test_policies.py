@@ -1,0 +1,108 @@
+"""Policies over a batch: drawn as stated, sample by sample, whatever the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from effnet.data import policies
+from effnet.data.policies import POLICIES, RAND_OPS, auto_augment, cutmix, erase, mixup, rand_augment, value_of
+
+RUNS = {
+    "v0": lambda images, samples, epoch=0: auto_augment(images, samples, 1, epoch, "v0"),
+    "imagenet": lambda images, samples, epoch=0: auto_augment(images, samples, 1, epoch, "imagenet"),
+    "rand": lambda images, samples, epoch=0: rand_augment(images, samples, 1, epoch),
+    "erase": lambda images, samples, epoch=0: erase(images, samples, 1, epoch, probability=0.9),
+}
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 256, (40, 3, 8, 8), generator=generator).float()
+    return torch.nn.functional.interpolate(small, 32, mode="bilinear").to(torch.uint8)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_samples_result_does_not_depend_on_its_batch(name: str, images: torch.Tensor) -> None:
+    run, samples = RUNS[name], np.arange(100, 140)
+    whole = run(images, samples)
+    order = np.random.default_rng(0).permutation(40)
+    assert torch.equal(run(images[order], samples[order]), whole[order])
+    assert torch.equal(torch.cat([run(images[:7], samples[:7]), run(images[7:], samples[7:])]), whole)
+    assert not torch.equal(run(images, samples, 1), whole)
+    assert whole.shape == images.shape
+    assert whole.dtype == torch.uint8
+    assert (whole != images).flatten(1).any(1).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["v0", "imagenet"])
+def test_policies_are_drawn_as_stated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[object, ...]] = []
+
+    def note(images: torch.Tensor, ops: np.ndarray, values: np.ndarray) -> torch.Tensor:
+        drawn.append(tuple(zip(ops, values, strict=True)))
+        return images
+
+    monkeypatch.setattr(policies, "_apply", note)
+    number = 20_000
+    auto_augment(torch.zeros(number, 3, 1, 1, dtype=torch.uint8), np.arange(number), 0, 0, name)
+    for step in range(2):
+        expected: dict[str, float] = {}
+        for pair in POLICIES[name]:
+            expected[pair[step].op] = expected.get(pair[step].op, 0) + pair[step].probability / len(POLICIES[name])
+        for op, share in expected.items():
+            found = sum(one == op for one, _ in drawn[step]) / number
+            assert abs(found - share) < 4 * (share * (1 - share) / number) ** 0.5 + 1e-9, op
+        signs = [value > 0 for op, value in drawn[step] if op == "Rotate" and value]
+        assert 0.45 < np.mean(signs) < 0.55
+
+
+def test_tables_have_25_pairs_and_known_operations() -> None:
+    for pairs in POLICIES.values():
+        assert len(pairs) == 25
+        assert all(len(pair) == 2 for pair in pairs)
+        assert all(
+            step.op in policies.OPS and 0 <= step.probability <= 1 and 0 <= step.magnitude <= 10
+            for pair in pairs
+            for step in pair
+        )
+    assert len(RAND_OPS) == 14
+
+
+def test_values_grow_with_the_magnitude() -> None:
+    one = np.ones(1)
+    assert value_of("v0", "Rotate", 9, 224, -one)[0] == -27
+    assert value_of("v0", "ShearX", 10, 224, one)[0] == pytest.approx(0.3)
+    assert value_of("v0", "TranslateY", 9, 224, one)[0] == 225
+    assert value_of("v0", "Posterize", 6, 224, one)[0] == 2
+    assert value_of("imagenet", "Posterize", 6, 224, one)[0] == 6
+    assert value_of("v0", "Color", 0, 224, one)[0] == pytest.approx(0.1)
+    assert value_of("v0", "Solarize", 8, 224, one)[0] == 204
+    for op in RAND_OPS:  # no magnitude: no change
+        neutral = {"Solarize": 256, "Posterize": 8, "Color": 1, "Contrast": 1, "Brightness": 1, "Sharpness": 1}
+        assert value_of("rand", op, 0, 224, one)[0] == neutral.get(op, 0)
+
+
+def test_erasing_never_and_always(images: torch.Tensor) -> None:
+    samples = np.arange(40)
+    assert torch.equal(erase(images, samples, 0, 0, probability=0), images)
+    share = (erase(images * 0, samples, 0, 0, probability=1) == 128)[:, 0].flatten(1).float().mean(1)
+    assert share.min() > 0.01
+    assert share.max() < 0.36
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_mixed_labels_match_mixed_pixels(function) -> None:
+    # Each image is its label everywhere, so a mixed image's mean says what it is made of.
+    labels = torch.arange(64)
+    images = labels.float()[:, None, None, None].expand(-1, 3, 20, 20)
+    mixed = function(images, labels, 3, 5, alpha=0.5)
+    wanted = mixed.share * labels + (1 - mixed.share) * mixed.other_labels
+    assert torch.allclose(mixed.images.mean((1, 2, 3)), wanted, atol=1e-3)
+    assert 0 <= float(mixed.share.min()) <= float(mixed.share.max()) <= 1
+    assert sorted(mixed.other_labels.tolist()) == labels.tolist()
+    same, other = function(images, labels, 3, 5, alpha=0.5), function(images, labels, 3, 6, alpha=0.5)
+    assert torch.equal(same.images, mixed.images)
+    assert not torch.equal(other.images, mixed.images)
