@@ -135,6 +135,18 @@ class Augment(Value):
         int, Field(ge=0, le=1_000, description="pixels that the central crop of an evaluation leaves away")
     ] = 32
 
+    policy: Annotated[
+        Literal["none", "autoaugment_v0", "autoaugment_imagenet", "randaugment"],
+        Field(description="operations on each image: of the official code, of the AutoAugment paper, or random ones"),
+    ] = "none"
+    rand_layers: Annotated[int, Field(ge=1, le=8, description="operations of randaugment")] = 2
+    rand_magnitude: Annotated[
+        float, Field(ge=0, le=30, description="of randaugment; 10 is the strongest usual one")
+    ] = 9
+    erase: Annotated[float, Field(ge=0, le=1, description="share of images of which a rectangle is painted over")] = 0
+    mixup: Annotated[float, Field(ge=0, le=10, description="α of mixup's Beta(α, α); 0: none")] = 0
+    cutmix: Annotated[float, Field(ge=0, le=10, description="α of cutmix's; with mixup, each in half of the steps")] = 0
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high = self.crop_area

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from effnet.config import Augment
 from effnet.data.image_ops import OPS
 from effnet.data.keyed import mix, uniform
 
@@ -100,6 +101,29 @@ def value_of(policy: str, op: str, magnitude: float, size: int, sign: NDArray[np
         bits = int(4 * level)
         return {"v0": bits, "imagenet": 4 + bits, "rand": 8 - bits}[policy] * flat
     return 0 * flat
+
+
+def augment_batch(images: Tensor, config: Augment, samples: NDArray[np.int64], seed: int, epoch: int) -> Tensor:
+    """Apply a config's policy and erasing to uint8 (n, 3, H, W) images; see `auto_augment` for the arguments."""
+    if config.policy == "randaugment":
+        layers, magnitude = config.rand_layers, config.rand_magnitude
+        images = rand_augment(images, samples, seed, epoch, layers=layers, magnitude=magnitude)
+    elif config.policy != "none":
+        images = auto_augment(images, samples, seed, epoch, config.policy.removeprefix("autoaugment_"))
+    if config.erase:
+        images = erase(images, samples, seed, epoch, probability=config.erase)
+    return images
+
+
+def mix_batch(images: Tensor, labels: Tensor, config: Augment, seed: int, step: int) -> Mixed:
+    """Apply a config's mixup or cutmix, one of them by a draw if it has both, to float images."""
+    if config.mixup and config.cutmix:
+        function = mixup if uniform(seed, step, _STREAM + 4) < 0.5 else cutmix
+    elif config.mixup or config.cutmix:
+        function = mixup if config.mixup else cutmix
+    else:
+        return Mixed(images, labels, torch.ones(len(images), device=images.device))
+    return function(images, labels, seed, step, alpha=config.mixup if function is mixup else config.cutmix)
 
 
 def auto_augment(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: int, policy: str = "v0") -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional
 from effnet.arch.cost import count
 from effnet.data.keyed import mix
 from effnet.data.loader import Batch, Loader
+from effnet.data.policies import augment_batch, mix_batch
 from effnet.data.shards import load_manifest
 from effnet.errors import ConfigError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
@@ -225,11 +226,22 @@ def _step(training: Training, batch: Batch) -> float:
     torch.manual_seed(int(mix(training.spec.seed, step)) >> 1)  # dropout and stochastic depth
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, step, training.train_loader.steps_per_epoch)
-    images = normalize(batch.images.to(training.device, non_blocking=True), training.spec.architecture)
+    seed, epoch = training.spec.seed, step // training.train_loader.steps_per_epoch
+    pixels = batch.images.to(training.device, non_blocking=True)
+    pixels = augment_batch(pixels, recipe.augment, batch.samples, seed, epoch)
     labels = batch.labels.to(training.device, non_blocking=True)
+    images, other_labels, share = mix_batch(
+        normalize(pixels, training.spec.architecture), labels, recipe.augment, seed, step
+    )
     with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
         logits = training.network(images)
-    loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    losses = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
+    if other_labels is not labels:
+        others = functional.cross_entropy(
+            logits.float(), other_labels, label_smoothing=recipe.label_smoothing, reduction="none"
+        )
+        losses = share * losses + (1 - share) * others
+    loss = losses.mean()
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     training.optimizer.step()

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from effnet.config import Augment
 from effnet.data import policies
-from effnet.data.policies import POLICIES, RAND_OPS, auto_augment, cutmix, erase, mixup, rand_augment, value_of
+from effnet.data.policies import (
+    POLICIES,
+    RAND_OPS,
+    augment_batch,
+    auto_augment,
+    cutmix,
+    erase,
+    mix_batch,
+    mixup,
+    rand_augment,
+    value_of,
+)
 
 RUNS = {
     "v0": lambda images, samples, epoch=0: auto_augment(images, samples, 1, epoch, "v0"),
@@ -91,6 +103,22 @@ def test_erasing_never_and_always(images: torch.Tensor) -> None:
     share = (erase(images * 0, samples, 0, 0, probability=1) == 128)[:, 0].flatten(1).float().mean(1)
     assert share.min() > 0.01
     assert share.max() < 0.36
+
+
+def test_a_config_says_what_is_done(images: torch.Tensor) -> None:
+    samples, labels = np.arange(40), torch.arange(40)
+    assert torch.equal(augment_batch(images, Augment(), samples, 1, 0), images)
+    for policy, name in (("autoaugment_v0", "v0"), ("autoaugment_imagenet", "imagenet"), ("randaugment", "rand")):
+        assert torch.equal(augment_batch(images, Augment(policy=policy), samples, 1, 0), RUNS[name](images, samples))
+    assert torch.equal(augment_batch(images, Augment(erase=0.9), samples, 1, 0), RUNS["erase"](images, samples))
+    plain = mix_batch(images.float(), labels, Augment(), 1, 0)
+    assert plain.other_labels is labels
+    both = [mix_batch(images.float(), labels, Augment(mixup=0.2, cutmix=1), 1, step).images for step in range(40)]
+    for alone in (Augment(mixup=0.2), Augment(cutmix=1)):
+        share = np.mean(
+            [torch.equal(mix_batch(images.float(), labels, alone, 1, s).images, both[s]) for s in range(40)]
+        )
+        assert 0.2 < share < 0.8
 
 
 @pytest.mark.parametrize("function", [mixup, cutmix])
