@@ -28,13 +28,15 @@ def invert(images: Tensor, _values: Tensor) -> Tensor:
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
     """Invert what is not below the threshold (0..256)."""
-    return torch.where(images < thresholds[:, None, None, None], images, 255 - images)
+    levels = _levels(images).int()
+    return _look_up(images, torch.where(levels < thresholds[:, None], levels, 255 - levels).to(torch.uint8)[:, None])
 
 
 def solarize_add(images: Tensor, additions: Tensor) -> Tensor:
     """Add (0..110) to what is below 128 (autoaugment.py of the official code)."""
-    added = (images.int() + additions.int()[:, None, None, None]).clamp_(max=255).to(torch.uint8)
-    return torch.where(images < 128, added, images)
+    levels = _levels(images).int()
+    added = (levels + additions.int()[:, None]).clamp_(max=255)
+    return _look_up(images, torch.where(levels < 128, added, levels).to(torch.uint8)[:, None])
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
@@ -65,10 +67,14 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
     """Blend with the smoothed image (3x3, centre 5, others 1, of 13): 0 smooth, 1 as it is; the border stays."""
     smooth = images.clone()
     if min(images.shape[2:]) >= 3:
-        v = images.int()
-        rows = v[:, :, :-2] + v[:, :, 1:-1] + v[:, :, 2:]
-        total = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * v[:, :, 1:-1, 1:-1]
-        smooth[:, :, 1:-1, 1:-1] = torch.div(2 * total + 13, 26, rounding_mode="floor").to(torch.uint8)
+        v = images.short()
+        rows = v[:, :, :-2] + v[:, :, 1:-1]
+        rows += v[:, :, 2:]
+        total = v[:, :, 1:-1, 1:-1] * 4
+        for part in (rows[..., :-2], rows[..., 1:-1], rows[..., 2:]):
+            total += part
+        # (total + 6.5) / 13, cut: exact in float32, total being at most 3,315
+        smooth[:, :, 1:-1, 1:-1] = ((total.float() + 6.5) / 13).to(torch.uint8)
     return _blend(smooth.float(), images.float(), factors)
 
 
@@ -149,8 +155,8 @@ OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def luma(images: Tensor) -> Tensor:
     """Return grey (n, H, W), int32 in 0..255, as Pillow's convert("L")."""
-    red, green, blue = images.int().unbind(1)
-    return (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2] + 0x8000) >> 16
+    red, green, blue = (plane.int() for plane in images.unbind(1))
+    return red.mul_(_LUMA[0]).add_(green.mul_(_LUMA[1])).add_(blue.mul_(_LUMA[2])).add_(0x8000) >> 16
 
 
 def _levels(images: Tensor) -> Tensor:
@@ -160,7 +166,8 @@ def _levels(images: Tensor) -> Tensor:
 def _blend(base: Tensor, image: Tensor, factors: Tensor) -> Tensor:
     """Return base + factor * (image - base) in float32, cut to 0..255 and towards zero, as Pillow's blend."""
     factors = factors.float().reshape(-1, *[1] * (max(base.ndim, image.ndim) - 1))
-    return (base.float() + factors * (image.float() - base.float())).clamp_(0, 255).to(torch.uint8)
+    base = base.float()
+    return (image.float() - base).mul_(factors).add_(base).clamp_(0, 255).to(torch.uint8)
 
 
 def _look_up(images: Tensor, tables: Tensor) -> Tensor:

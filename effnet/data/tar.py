@@ -16,6 +16,11 @@ _MAX_NAME, _MAX_SIZE = 100, 8**11  # of ustar without extensions
 _GATHER = 64  # buffers per writev; the system's own limit is 1,024
 
 
+_OWNER, _TIME = b"0000644\0" + b"0000000\0" * 2, b"\0" + b"00000000000\0"
+_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + sum(_TAIL) + 8 * ord(" ")  # the checksum field counts as spaces
+
+
 def header(name: str, size: int) -> bytes:
     """Return the 512-byte ustar header of a regular file: mode 0644, owner 0, time 0.
 
@@ -25,10 +30,9 @@ def header(name: str, size: int) -> bytes:
     raw = name.encode("ascii")
     if not 0 < len(raw) <= _MAX_NAME or not 0 <= size < _MAX_SIZE:
         raise ValueError(f"a tar member's name has 1..{_MAX_NAME} bytes, its size is below 8 GiB: {name!r}, {size}")
-    head = raw.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
-    tail = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
-    checksum = sum(head) + sum(tail) + 8 * 32
-    return head + b"%06o\0 " % checksum + tail
+    length = b"%011o" % size
+    checksum = sum(raw) + sum(length) + _CONSTANT_SUM
+    return b"%b%b%b%b%06o\0 %b" % (raw.ljust(100, b"\0"), _OWNER, length, _TIME, checksum, _TAIL)
 
 
 def padding(size: int) -> bytes:

@@ -26,7 +26,7 @@ class ImageFolder:
         if val and (strangers := sorted({path.name for path in _folders(val)} - set(self.classes))):
             raise DataError(f"{val / strangers[0]}: a class that {train} does not have")
         self.class_names = self.classes
-        self._paths: list[Path] = []
+        self._paths: list[str] = []  # plain text: millions of Path objects are slow to make
         self._entries: list[Entry] = []
         self._rows: list[tuple[str, int, int]] = []
         for split, root in self._roots.items():
@@ -43,13 +43,22 @@ class ImageFolder:
     def read(self, entry: Entry) -> bytes:
         """Return a file's bytes."""
         try:
-            return self._paths[entry.file].read_bytes()
+            descriptor = os.open(self._paths[entry.file], os.O_RDONLY)
+            try:
+                data = os.read(descriptor, entry.length + 1)
+                while len(data) <= entry.length and (more := os.read(descriptor, entry.length + 1)):
+                    data += more
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise DataError(f"{self._paths[entry.file]}: {(error.strerror or str(error)).lower()}") from error
+        if len(data) != entry.length:
+            raise DataError(f"{self._paths[entry.file]}: changed while it was read; run the command again")
+        return data
 
     def describe(self, entry: Entry) -> str:
         """Return the file's path."""
-        return str(self._paths[entry.file])
+        return self._paths[entry.file]
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -57,12 +66,12 @@ class ImageFolder:
     def _scan(self, split: str, root: Path) -> None:
         for label, name in enumerate(self.classes):
             before = len(self._entries)
-            for path, status in _images(root / name) if (root / name).is_dir() else ():
-                relative = path.relative_to(root)
-                key = make_key(str(Path(split) / relative.with_suffix("") if split else relative.with_suffix("")))
-                self._entries.append(Entry(key, label, split, len(self._paths), 0, status.st_size))
+            for path, size, changed in _images(root / name) if (root / name).is_dir() else ():
+                relative = os.path.join(split, path[len(str(root)) + 1 :])
+                key = make_key(os.path.splitext(relative)[0])
+                self._entries.append(Entry(key, label, split, len(self._paths), 0, size))
                 self._paths.append(path)
-                self._rows.append((str(Path(split) / relative), status.st_size, status.st_mtime_ns))
+                self._rows.append((relative, size, changed))
             if len(self._entries) == before and split != "val":
                 raise DataError(f"{root / name}: no JPEG or PNG file in it; fill the class or remove its folder")
 
@@ -71,15 +80,17 @@ def _folders(root: Path) -> Iterator[Path]:
     return (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _images(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield every image below a folder, sorted; raise DataError for a file that is none."""
-    for item in sorted(os.scandir(folder), key=lambda item: item.name):
-        path = Path(item.path)
+def _images(folder: str | Path) -> Iterator[tuple[str, int, int]]:
+    """Yield path, size and time of change of every image below a folder, sorted; DataError for a file that is none."""
+    with os.scandir(folder) as items:
+        found = sorted(items, key=lambda item: item.name)
+    for item in found:
         if item.name.startswith("."):
             continue
         if item.is_dir(follow_symlinks=False):
-            yield from _images(path)
-        elif path.suffix.lower() in EXTENSIONS:
-            yield path, item.stat()
+            yield from _images(item.path)
+        elif os.path.splitext(item.name)[1].lower() in EXTENSIONS:
+            status = item.stat()
+            yield item.path, status.st_size, status.st_mtime_ns
         else:
-            raise DataError(f"{path}: neither .jpg, .jpeg nor .png; remove it, nothing is left out silently")
+            raise DataError(f"{item.path}: neither .jpg, .jpeg nor .png; remove it, nothing is left out silently")
