@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet.config import Augment
-from effnet.data.decode import Box, Pixels, crop_resize
+from effnet.data.decode import Box
 from effnet.data.keyed import uniform
 
 _TRIES = 10  # as in the official code and torchvision
@@ -20,21 +20,19 @@ def draws(seed: int, epoch: int, samples: NDArray[np.int64]) -> NDArray[np.float
     return uniform(seed, epoch, samples[:, None], np.arange(_DRAWS))
 
 
-def augment(pixels: Pixels, config: Augment, resolution: int, numbers: NDArray[np.float64]) -> Pixels:
-    """Return a random crop, resized and perhaps mirrored: (resolution, resolution, 3)."""
-    box = random_box(pixels.shape[1], pixels.shape[0], config, numbers[1:])
-    crop = crop_resize(pixels, box, resolution)
-    return crop[:, ::-1] if config.flip and numbers[0] < 0.5 else crop
+def is_flipped(config: Augment, numbers: NDArray[np.float64]) -> bool:
+    """Say whether a sample with these draws is mirrored."""
+    return bool(config.flip and numbers[0] < 0.5)
 
 
 def random_box(width: int, height: int, config: Augment, numbers: NDArray[np.float64]) -> Box:
-    """Return a box of random area and ratio inside the image; the central square if no try fits.
+    """Return a box of random area and ratio inside the image, by a sample's draws; the central square if no try fits.
 
     Inception-style cropping (Szegedy et al., 2014), as distorted_bounding_box_crop in preprocessing.py of the official
     code without its object boxes.
     """
     low, high = (math.log(ratio) for ratio in config.crop_ratio)
-    for area, ratio, x, y in numbers.reshape(_TRIES, 4):
+    for area, ratio, x, y in numbers[1:].reshape(_TRIES, 4).tolist():
         target = width * height * (config.crop_area[0] + area * (config.crop_area[1] - config.crop_area[0]))
         aspect = math.exp(low + ratio * (high - low))
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))

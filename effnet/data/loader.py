@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effnet.config import Augment
-from effnet.data.augment import augment, draws
-from effnet.data.decode import Pixels, center_box, crop_resize, decode
+from effnet.data.augment import draws, is_flipped, random_box
+from effnet.data.decode import Box, Pixels, center_box, cut, decode, decode_box, resize
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.keyed import mix, permutation
@@ -145,21 +145,26 @@ class Loader:
 
     def _fill(self, rows: NDArray[np.uint8], samples: NDArray[np.int64], epoch: int) -> None:
         numbers = draws(self.seed, epoch, samples) if self.train else None
-        for row, sample in enumerate(samples):
-            pixels = self._pixels(int(sample))
-            if numbers is not None:
-                rows[row] = augment(pixels, self.augment, self.resolution, numbers[row])
+        for row, sample in enumerate(samples.tolist()):
+            width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
+            if numbers is None:
+                box = center_box(width, height, self.resolution, self.augment.crop_padding)
+                rows[row] = resize(self._pixels(sample, box), self.resolution)
             else:
-                box = center_box(pixels.shape[1], pixels.shape[0], self.resolution, self.augment.crop_padding)
-                rows[row] = crop_resize(pixels, box, self.resolution)
+                box = random_box(width, height, self.augment, numbers[row])
+                crop = resize(self._pixels(sample, box), self.resolution)
+                rows[row] = crop[:, ::-1] if is_flipped(self.augment, numbers[row]) else crop
 
-    def _pixels(self, sample: int) -> Pixels:
-        pixels = self._decoded.get(sample) if self._decoded else None
-        if pixels is None:
-            pixels = decode(self._read(sample), f"{self.folder}/{self.index.describe(sample)}")
-            if self._decoded:
-                self._decoded.put(sample, pixels)
-        return pixels
+    def _pixels(self, sample: int, box: Box) -> Pixels:
+        """Return the box of an image, from the cache or decoded; what the cache keeps is decoded whole."""
+        if self._decoded and (pixels := self._decoded.get(sample)) is not None:
+            return cut(pixels, box)
+        data, where = self._read(sample), f"{self.folder}/{self.index.describe(sample)}"
+        if not self._decoded:
+            return decode_box(data, (int(self.index.widths[sample]), int(self.index.heights[sample])), box, where)
+        pixels = decode(data, where)
+        self._decoded.put(sample, pixels)
+        return cut(pixels, box)
 
     def _read(self, sample: int) -> bytes:
         """Return an image's bytes, which are those that were written."""

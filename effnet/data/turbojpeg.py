@@ -1,4 +1,7 @@
-"""Lossless work on JPEG files by libjpeg-turbo 3 (the wheel `turbojpeg`, or the system's library), through ctypes."""
+"""What libjpeg-turbo 3 can do and simplejpeg does not offer: decoding a part of an image, and lossless rewriting.
+
+Through ctypes, from the wheel `turbojpeg` or the system's library; where neither is, images are decoded whole.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,18 @@ import ctypes
 import ctypes.util
 import functools
 import importlib.util
+import threading
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from effnet.errors import ConfigError
 
-_TRANSFORM = 2  # TJINIT_TRANSFORM
+_DECOMPRESS, _TRANSFORM = 1, 2  # TJINIT_...
+_RGB = 0  # TJPF_RGB
+_ALIGN = 32  # pixels: a region's left edge lies between blocks of every subsampling
+_MARGIN = 4  # pixels around a region: chroma is interpolated from neighbours
 _COPY_NOTHING = 64  # TJXOPT_COPYNONE: leaves comments and EXIF away
 
 
@@ -24,6 +34,43 @@ class _Transform(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("filter", ctypes.c_void_p),
     )
+
+
+class _Region(ctypes.Structure):
+    """tjregion of turbojpeg.h."""
+
+    _fields_ = (("x", ctypes.c_int), ("y", ctypes.c_int), ("width", ctypes.c_int), ("height", ctypes.c_int))
+
+
+def decode_region(
+    data: bytes, size: tuple[int, int], left: int, top: int, width: int, height: int
+) -> NDArray[np.uint8] | None:
+    """Return a rectangle of a JPEG, (height, width, 3) RGB: the pixels that decoding it whole gives there, bit for bit.
+
+    Args:
+        data: the JPEG.
+        size: its (width, height).
+        left, top, width, height: the rectangle, inside of the image.
+
+    Returns None where the library is not there or will not (a rare kind of JPEG): decode it whole then.
+    """
+    library = _library_if_any()
+    if library is None:
+        return None
+    x0, y0 = (
+        left // _ALIGN * _ALIGN - (_ALIGN if left % _ALIGN < _MARGIN and left >= _ALIGN else 0),
+        max(0, top - _MARGIN),
+    )
+    x1, y1 = min(size[0], left + width + _MARGIN), min(size[1], top + height + _MARGIN)
+    handle = _decoder(library)
+    pixels = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+    if library.tj3DecompressHeader(handle, data, len(data)) or library.tj3SetCroppingRegion(
+        handle, _Region(x0, y0, x1 - x0, y1 - y0)
+    ):
+        return None
+    if library.tj3Decompress8(handle, data, len(data), pixels.ctypes.data, 0, _RGB):
+        return None
+    return pixels[top - y0 : top - y0 + height, left - x0 : left - x0 + width]
 
 
 def to_baseline(data: bytes) -> bytes:
@@ -51,6 +98,24 @@ def to_baseline(data: bytes) -> bytes:
         library.tj3Destroy(handle)
 
 
+_threads = threading.local()
+
+
+def _decoder(library: ctypes.CDLL) -> int:
+    """Return this thread's decoder; it lives as long as the thread."""
+    if not hasattr(_threads, "decoder"):
+        _threads.decoder = library.tj3Init(_DECOMPRESS)
+    return _threads.decoder  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _library_if_any() -> ctypes.CDLL | None:
+    try:
+        return _library()
+    except ConfigError:
+        return None
+
+
 @functools.cache
 def _library() -> ctypes.CDLL:
     for path in _candidates():
@@ -64,6 +129,9 @@ def _library() -> ctypes.CDLL:
             pointer, ctypes.c_char_p, size, ctypes.c_int, ctypes.POINTER(pointer), ctypes.POINTER(size),
             ctypes.POINTER(_Transform),
         )  # fmt: skip
+        library.tj3DecompressHeader.argtypes = (pointer, ctypes.c_char_p, size)
+        library.tj3SetCroppingRegion.argtypes = (pointer, _Region)
+        library.tj3Decompress8.argtypes = (pointer, ctypes.c_char_p, size, pointer, ctypes.c_int, ctypes.c_int)
         library.tj3GetErrorStr.argtypes, library.tj3GetErrorStr.restype = (pointer,), ctypes.c_char_p
         library.tj3Free.argtypes = library.tj3Destroy.argtypes = (pointer,)
         return library

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from effnet.config import Augment
+from effnet.data.decoded import DecodedCache
+from effnet.data.index import Index
 from effnet.data.loader import Loader
 from effnet.data.shards import Manifest
 from effnet.errors import DataError
@@ -100,3 +102,35 @@ def test_missing_shard_and_index_are_named(tmp_path: Path, folder: Path) -> None
 def test_batch_larger_than_the_split_is_refused(folder: Path) -> None:
     with pytest.raises(DataError, match=r"lower recipe\.batch_size"):
         make(folder, batch_size=2000)
+
+
+def test_threads_and_cache_change_no_pixel(tmp_path: Path, folder: Path) -> None:
+    wanted = list(make(folder).epoch(1))
+    cached = make(folder, threads=3, cache=tmp_path / "cache")
+    for _ in range(2):  # filled by the first, used by the second
+        for one, other in zip(wanted, cached.epoch(1), strict=True):
+            assert torch.equal(one.images, other.images)
+    (file,) = (tmp_path / "cache").iterdir()
+    data = np.memmap(file, np.uint8, "r+")
+    data[1079:] = 0  # the pixels, behind one mark per image
+    black = next(make(folder, cache=tmp_path / "cache").epoch(1))
+    assert int(black.images.max()) == 0  # so it was the cache that answered
+
+
+def test_cache_that_is_too_large_or_stale_is_not_used(tmp_path: Path, folder: Path) -> None:
+    index = Index.read(folder / "index.parquet", "train")
+    assert DecodedCache.open(tmp_path, "x-train", index, max_bytes=1000) is None
+    stale = tmp_path / "x-train-00000000.pixels"
+    stale.write_bytes(b"of another boot")
+    assert DecodedCache.open(tmp_path, "x-train", index) is not None
+    assert not stale.exists()
+
+
+def test_shuffled_by_windows_of_shards(folder: Path) -> None:
+    loader = make(folder, batch_size=10, shuffle_shards=1)
+    order = loader.order(0)
+    assert sorted(order.tolist()) == list(range(1079))
+    shards = loader.index.shards[order]
+    assert len(set(shards[: (shards == shards[0]).sum()].tolist())) == 1  # one shard after the other
+    assert not np.array_equal(order, loader.order(1))
+    assert not np.array_equal(order[: len(order) // 3], np.sort(order[: len(order) // 3]))  # mixed inside

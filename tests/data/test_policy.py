@@ -11,6 +11,7 @@ from PIL import Image
 
 from effnet.config import ImagePolicy
 from effnet.data import turbojpeg
+from effnet.data.decode import decode
 from effnet.data.policy import BadImage, prepare
 from effnet.errors import ConfigError
 from tests.data.images import KEPT, REENCODED, bomb, encode, odd_images, photograph, sixteen_bit
@@ -103,3 +104,24 @@ def test_decoding_finds_what_the_structure_hides() -> None:
     assert prepare(bytes(data), POLICY).action == "kept"
     with pytest.raises(BadImage, match="broken"):
         prepare(bytes(data), ImagePolicy(decode=True))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("kind", ["colour", "grey", "progressive"])
+def test_a_region_has_the_pixels_of_the_whole(subsampling: str, kind: str) -> None:
+    image = photograph(150)
+    data = encode(
+        image.convert("L") if kind == "grey" else image, subsampling=subsampling, progressive=kind == "progressive"
+    )
+    whole = decode(data, "here")
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        width, height = int(random.integers(1, image.width + 1)), int(random.integers(1, image.height + 1))
+        left, top = int(random.integers(0, image.width - width + 1)), int(random.integers(0, image.height - height + 1))
+        region = turbojpeg.decode_region(data, image.size, left, top, width, height)
+        assert region is not None
+        assert np.array_equal(region, whole[top : top + height, left : left + width])
+
+
+def test_broken_or_foreign_bytes_are_left_to_the_whole_decoder() -> None:
+    assert turbojpeg.decode_region(b"nonsense" * 9, (90, 60), 0, 0, 9, 9) is None
