@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch import Tensor
 
 from effnet.data.turbojpeg import decode_region
 from effnet.errors import DataError
@@ -51,16 +51,24 @@ def cut(pixels: Pixels, box: Box) -> Pixels:
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def resize(crop: Pixels, resolution: int) -> Pixels:
-    """Return pixels resized to a square with bicubic filtering (antialiased when it shrinks).
+def resize_into(out: Tensor, crop: Pixels, *, flip: bool = False) -> None:
+    """Write pixels, resized to a square with bicubic filtering (antialiased when it shrinks), into a batch's row.
 
-    torch's kernel for bytes rather than Pillow's: the same filter, about three times as fast.
+    torch's kernel for bytes rather than Pillow's: the same filter, several times as fast, and it writes into the row.
+
+    Args:
+        out: uint8, (resolution, resolution, 3), contiguous.
+        crop: what to resize.
+        flip: mirror it, left to right.
     """
-    if crop.shape[:2] == (resolution, resolution):
-        return crop
-    planes = torch.from_numpy(crop).permute(2, 0, 1)[None]
-    resized = interpolate(planes, (resolution, resolution), mode="bicubic", antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
+    pixels = torch.from_numpy(crop)
+    if flip:
+        pixels = pixels.flip(1)
+    if crop.shape == out.shape:
+        out.copy_(pixels)
+        return
+    planes, row = pixels.permute(2, 0, 1)[None], out.permute(2, 0, 1)[None]
+    torch.ops.aten._upsample_bicubic2d_aa.out(planes, list(out.shape[:2]), False, None, None, out=row)
 
 
 def center_box(width: int, height: int, resolution: int, padding: int) -> Box:

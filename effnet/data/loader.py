@@ -16,7 +16,7 @@ from torch import Tensor
 
 from effnet.config import Augment
 from effnet.data.augment import draws, is_flipped, random_box
-from effnet.data.decode import Box, Pixels, center_box, cut, decode, decode_box, resize
+from effnet.data.decode import Box, Pixels, center_box, cut, decode, decode_box, resize_into
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.keyed import mix, permutation
@@ -135,25 +135,24 @@ class Loader:
         """Return a batch that threads are filling, each a part of it."""
         shape = (len(samples), self.resolution, self.resolution, 3)
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-        rows = images.numpy()
         parts = [
-            pool.submit(self._fill, rows[part :: self.threads], samples[part :: self.threads], epoch)
+            pool.submit(self._fill, images[part :: self.threads], samples[part :: self.threads], epoch)
             for part in range(min(self.threads, len(samples)))
         ]
         labels = torch.from_numpy(self.index.labels[samples])
         return Batch(images.permute(0, 3, 1, 2), labels, samples), parts
 
-    def _fill(self, rows: NDArray[np.uint8], samples: NDArray[np.int64], epoch: int) -> None:
+    def _fill(self, rows: Tensor, samples: NDArray[np.int64], epoch: int) -> None:
         numbers = draws(self.seed, epoch, samples) if self.train else None
         for row, sample in enumerate(samples.tolist()):
             width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
             if numbers is None:
                 box = center_box(width, height, self.resolution, self.augment.crop_padding)
-                rows[row] = resize(self._pixels(sample, box), self.resolution)
+                resize_into(rows[row], self._pixels(sample, box))
             else:
                 box = random_box(width, height, self.augment, numbers[row])
-                crop = resize(self._pixels(sample, box), self.resolution)
-                rows[row] = crop[:, ::-1] if is_flipped(self.augment, numbers[row]) else crop
+                flip = is_flipped(self.augment, numbers[row])
+                resize_into(rows[row], self._pixels(sample, box), flip=flip)
 
     def _pixels(self, sample: int, box: Box) -> Pixels:
         """Return the box of an image, from the cache or decoded; what the cache keeps is decoded whole."""

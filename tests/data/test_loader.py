@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from effnet.config import Augment
+from effnet.data.decode import resize_into
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.loader import Loader
 from effnet.data.shards import Manifest
 from effnet.errors import DataError
 from effnet.store import Store
+from tests.data.images import photograph
 
 AUGMENT = Augment(crop_area=(0.5, 1.0), flip=True, crop_padding=0)
 
@@ -134,3 +137,15 @@ def test_shuffled_by_windows_of_shards(folder: Path) -> None:
     assert len(set(shards[: (shards == shards[0]).sum()].tolist())) == 1  # one shard after the other
     assert not np.array_equal(order, loader.order(1))
     assert not np.array_equal(order[: len(order) // 3], np.sort(order[: len(order) // 3]))  # mixed inside
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("side", [40, 24, 90])
+def test_resizing_is_bicubic_as_pillows(side: int, flip: bool) -> None:
+    image = photograph(60)
+    pixels = np.asarray(image)
+    out = torch.empty(side, side, 3, dtype=torch.uint8)
+    resize_into(out, pixels[3:57, 5:71].copy(), flip=flip)
+    wanted = np.asarray(image.crop((5, 3, 71, 57)).resize((side, side), Image.Resampling.BICUBIC))
+    wanted = wanted[:, ::-1] if flip else wanted
+    assert np.abs(out.numpy().astype(int) - wanted).max() <= 1
