@@ -1,10 +1,14 @@
-# make demo: build a family of models on handwritten digits.  make test: run the tests.  Both install first, in .venv.
+# make demo: build a family of models on handwritten digits.  make test: run the tests.  make faults: break things often.
+# All install first, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 # uv reads its own variable; this passes on what pip was told about folders with packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: demo test lint format clean
+faults: .venv/installed
+	EFFNET_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 5000
+
+.PHONY: faults demo test lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed

@@ -119,8 +119,26 @@ def write_shards(
     Raises:
         BusyError: if another process is writing this dataset.
         ConfigError: if the source is not where the config says.
-        DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl).
+        DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl), or
+            the disk is full.
     """
+    try:
+        return _write(config, datasets, progress, base, workers, to)
+    except OSError as error:
+        where = error.filename or datasets
+        raise DataError(
+            f"{where}: {(error.strerror or str(error)).lower()}; nothing half is left, run the command again to go on"
+        ) from error
+
+
+def _write(
+    config: DataConfig,
+    datasets: Path,
+    progress: Callable[[int, int], None] | None,
+    base: Path,
+    workers: int | None,
+    to: str | None,
+) -> tuple[Manifest, bool]:
     if isinstance(config.source, DatasetSource):
         from effnet.data.remote import mirror
 

@@ -69,7 +69,7 @@ class S3Folder:
             return sorted(
                 File(row["Key"][len(self._prefix) :], row["Size"], row["ETag"].strip('"'))
                 for page in pages
-                for row in page.get("Contents", ())
+                for row in _whole(page, "Name").get("Contents", ())
             )
 
         return _patient(run, self.url)
@@ -83,6 +83,7 @@ class S3Folder:
 
         def run() -> bytes:
             answer = _client().get_object(Bucket=self._bucket, Key=self._prefix + name, **asked)
+            _whole(answer, "ContentRange" if asked else "ETag")
             data: bytes = answer["Body"].read()
             if len(data) != answer["ContentLength"] or (length is not None and len(data) != length):
                 raise _BrokenBodyError(f"{len(data)} bytes came")
@@ -137,6 +138,9 @@ class S3Folder:
                 )
             except S3UploadFailedError as error:
                 raise error.__context__ or error from error
+            head = self._head(name)
+            if head["ContentLength"] != path.stat().st_size or head["Metadata"].get(_CRC) != f"{crc:08x}":
+                raise _BrokenBodyError("what is there is not what was sent")
 
         _patient(run, f"{self.url}/{name}")
 
@@ -147,7 +151,7 @@ class S3Folder:
         for attempt in range(ATTEMPTS):
             temporary = temporary_name(target)
             try:
-                head = _patient(lambda: _client().head_object(Bucket=self._bucket, Key=self._prefix + name), where)
+                head = _patient(lambda: self._head(name), where)
                 self._fetch_parts(name, head, temporary, where)
                 _check_crc(_crc_file(temporary), head["Metadata"])
                 os.replace(temporary, target)
@@ -168,17 +172,22 @@ class S3Folder:
         from botocore.exceptions import ClientError
 
         try:
-            return _client().put_object(
+            answer = _client().put_object(
                 Bucket=self._bucket,
                 Key=self._prefix + name,
                 Body=data,
                 Metadata={_CRC: f"{zlib.crc32(data):08x}"},
                 **conditions,
             )
+            return _whole(answer, "ETag")
         except ClientError as error:
             if conditions and _code(error) in _TAKEN:
                 return _REFUSED
             raise
+
+    def _head(self, name: str) -> dict[str, Any]:
+        answer = _client().head_object(Bucket=self._bucket, Key=self._prefix + name)
+        return _whole(_whole(answer, "ETag"), "ContentLength")
 
     def _exists(self, name: str) -> bool:
         return any(file.name == name for file in self.list(name))
@@ -198,7 +207,7 @@ class S3Folder:
                         Range=f"bytes={start}-{start + length - 1}",
                         IfMatch=head["ETag"],
                     )
-                    data = answer["Body"].read()
+                    data = _whole(answer, "ContentRange")["Body"].read()
                     if len(data) != length:
                         raise _BrokenBodyError(f"{len(data)} of {length} bytes came")
                     os.pwrite(file.fileno(), data, start)
@@ -248,9 +257,14 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
         except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last = error
         _pause(attempt)
-    if isinstance(last, _BrokenBodyError):
-        raise last
     raise DataError(f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later") from last
+
+
+def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return an answer that has what every real one has; some servers and proxies send errors with status 200."""
+    if field not in answer:
+        raise _BrokenBodyError(f"an answer without {field}")
+    return answer
 
 
 def _judge(error: Any, where: str) -> None:

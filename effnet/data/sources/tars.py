@@ -41,6 +41,8 @@ def walk(read: Read, where: str, start: int = 0, size: int | None = None) -> Ite
             long_name, long_size = stated[0] or long_name, long_size if stated[1] is None else stated[1]
             continue
         name, length = long_name or name, length if long_size is None else long_size
+        if length < 0:
+            raise DataError(f"{where}: byte {position}: a size of {length} bytes; refused")
         long_name, long_size = None, None
         if kind != _FOLDER:
             text = _check(kind, name, where, position)
