@@ -1,4 +1,4 @@
-"""How many trials: few in CI, all with EFFNET_FAULTS=full (make faults); and what came of them, as tables at the end."""
+"""How many trials: few in CI, all with EFFNET_FAULTS=full (make faults); and what came of them, as tables."""
 
 from __future__ import annotations
 
