@@ -3,7 +3,7 @@
     python benchmarks/data_read.py [--images 2000] [--folder /dev/shm]
 
 Two cores: two threads for ours, two worker processes for the peers. Needs an environment with this package and:
-pip install webdataset torchvision timm scikit-image scikit-learn
+pip install webdataset torchvision timm nvidia-dali-cuda130 scikit-image scikit-learn
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import io
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ def main() -> None:
         "torchvision": lambda: torchvision_folder(photos),
         "timm": lambda: timm_loader(photos),
         "webdataset": lambda: webdataset_loader(shards),
+        "dali": dali_loader(shards),
         "decoder_alone": lambda: decoder_alone(folder),
     }
     report("decode, crop, flip", in_turn(loaders, options.rounds))
@@ -143,6 +144,36 @@ def webdataset_loader(shards: list[str]) -> int:
 
     dataset = WebDataset(shards, shardshuffle=len(shards)).shuffle(1000).map(_to_pixels)
     return _count(WebLoader(dataset, batch_size=BATCH, num_workers=WORKERS))
+
+
+def dali_loader(shards: list[str]) -> Callable[[], int]:
+    """DALI on the CPU, over our shards and their .idx files."""
+    from nvidia.dali import fn, pipeline_def
+
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
+    def pipeline() -> Any:
+        data, label = fn.readers.webdataset(
+            paths=shards,
+            index_paths=[f"{shard.removesuffix('.tar')}.idx" for shard in shards],
+            ext=["jpg;png", "cls"],
+            missing_component_behavior="error",
+            random_shuffle=True,
+            name="reader",
+        )
+        images = fn.decoders.image_random_crop(data, device="cpu", random_area=[0.08, 1.0])
+        images = fn.resize(images, size=[SIDE, SIDE])
+        return fn.flip(images, horizontal=fn.random.coin_flip()), label
+
+    built = pipeline()
+    built.build()
+    steps = built.epoch_size("reader") // BATCH
+
+    def run() -> int:
+        for _ in range(steps):
+            built.run()
+        return steps * BATCH
+
+    return run
 
 
 def decoder_alone(folder: Path) -> int:

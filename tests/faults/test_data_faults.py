@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +28,7 @@ from effnet.data.verify import verify
 from effnet.errors import DataError
 from tests.data.images import KEPT, REENCODED, encode, odd_images, photograph
 from tests.faults.counts import show, wanted
+from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +213,31 @@ def test_a_full_disk_at_any_write_leaves_nothing_half(config: DataConfig, tmp_pa
             shutil.rmtree(datasets)
     assert min(fired.values()) > 0
     show("writes that failed", fired, {"named, and gone on to the same dataset": sum(fired.values())})
+
+
+def test_killed_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """kill -9 of `effnet shard`, several times in one dataset."""
+    config = CONFIG.replace("shard_samples: 400", "shard_samples: 15")
+    assert config != CONFIG
+    path = write_tiny(tmp_path, config)
+    fired: Counter[str] = Counter()
+    parts = 0
+    for _ in range(wanted(3, 12)):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "shard", path], cwd=tmp_path, env=clean_environment()
+        )
+        goal = parts + 10
+        while process.poll() is None and parts < goal:
+            parts = len(list((tmp_path / "store" / "datasets").glob(".tmp-*/*.part.json")))
+        assert process.poll() is None, "it was done before it could be killed"
+        process.kill()
+        process.wait()
+        fired["kill -9"] += 1
+        assert not list((tmp_path / "store" / "datasets").glob("*/manifest.json"))
+    done = run_effnet("shard", path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = Path(json.loads(done.stdout)["folder"])
+    whole = run_effnet("shard", path, "--store", "other", "--json", cwd=tmp_path)
+    other = Path(json.loads(whole.stdout)["folder"])
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
+    show("killed writers", fired, {"same bytes in the end": 1})
