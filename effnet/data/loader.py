@@ -135,24 +135,25 @@ class Loader:
         """Return a batch that threads are filling, each a part of it."""
         shape = (len(samples), self.resolution, self.resolution, 3)
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        rows = images.numpy()  # not a tensor: in inference mode threads may not write to this thread's
         parts = [
-            pool.submit(self._fill, images[part :: self.threads], samples[part :: self.threads], epoch)
+            pool.submit(self._fill, rows[part :: self.threads], samples[part :: self.threads], epoch)
             for part in range(min(self.threads, len(samples)))
         ]
         labels = torch.from_numpy(self.index.labels[samples])
         return Batch(images.permute(0, 3, 1, 2), labels, samples), parts
 
-    def _fill(self, rows: Tensor, samples: NDArray[np.int64], epoch: int) -> None:
+    def _fill(self, rows: NDArray[np.uint8], samples: NDArray[np.int64], epoch: int) -> None:
         numbers = draws(self.seed, epoch, samples) if self.train else None
         for row, sample in enumerate(samples.tolist()):
             width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
             if numbers is None:
                 box = center_box(width, height, self.resolution, self.augment.crop_padding)
-                resize_into(rows[row], self._pixels(sample, box))
+                resize_into(torch.from_numpy(rows[row]), self._pixels(sample, box))
             else:
                 box = random_box(width, height, self.augment, numbers[row])
                 flip = is_flipped(self.augment, numbers[row])
-                resize_into(rows[row], self._pixels(sample, box), flip=flip)
+                resize_into(torch.from_numpy(rows[row]), self._pixels(sample, box), flip=flip)
 
     def _pixels(self, sample: int, box: Box) -> Pixels:
         """Return the box of an image, from the cache or decoded; what the cache keeps is decoded whole."""

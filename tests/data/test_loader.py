@@ -149,3 +149,10 @@ def test_resizing_is_bicubic_as_pillows(side: int, flip: bool) -> None:
     wanted = np.asarray(image.crop((5, 3, 71, 57)).resize((side, side), Image.Resampling.BICUBIC))
     wanted = wanted[:, ::-1] if flip else wanted
     assert np.abs(out.numpy().astype(int) - wanted).max() <= 1
+
+
+def test_inference_mode_reads_the_same(folder: Path) -> None:
+    with torch.inference_mode():
+        inside = list(make(folder, "val").epoch(0))
+    for one, other in zip(inside, make(folder, "val").epoch(0), strict=True):
+        assert torch.equal(one.images, other.images)
