@@ -70,6 +70,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "the whole"
     if first["type"] == "extra_forbidden":
         text = f"unknown key '{key}'{_suggestion(first['loc'], model)}"
+    elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        text = _explain_tag(key, first["ctx"])
     elif first["type"] == "missing":
         text = f"{key}: missing; give it a value"
     else:
@@ -138,6 +140,16 @@ def _fields_at(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
     for option in resolve(node).get("anyOf", ()):
         names |= resolve(option).get("properties", {})
     return list(names)
+
+
+def _explain_tag(key: str, context: Mapping[str, Any]) -> str:
+    """Say which kinds a value of several kinds can have."""
+    field, expected = context["discriminator"].strip("'"), context.get("expected_tags", "")
+    if "tag" not in context:
+        return f"{key}.{field}: missing; it says what the rest means"
+    close = difflib.get_close_matches(context["tag"], expected.replace("'", "").split(", "), n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{key}.{field}: input should be one of {expected} (got {json.dumps(context['tag'])}){hint}"
 
 
 def _kind(data: Any) -> str:

@@ -12,7 +12,10 @@ from effnet.config import FamilyConfig, load_baseline, load_config
 from effnet.data.shards import Manifest, write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
+from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
+
+__all__ = ["bucket", "moto_url", "owner", "real_bucket", "rgw"]
 
 
 @pytest.fixture(scope="session")

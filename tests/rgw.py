@@ -12,6 +12,8 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
+
 HOME = Path(os.environ.get("RGW_HOME") or Path.home() / ".cache" / "effnet-rgw")
 ROOT = HOME / "root"
 _PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "ceph-common")
@@ -47,7 +49,6 @@ class Rgw:
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, _free_port()
         self._mon = _free_port()
-        self._gateway: subprocess.Popen[bytes] | None = None
         self._write_config()
 
     @property
@@ -77,26 +78,21 @@ class Rgw:
 
     def start_gateway(self) -> None:
         """Start the gateway and wait until it answers."""
-        log = (self.folder / "gateway.log").open("ab")
-        self._gateway = subprocess.Popen(
-            ["radosgw", "-c", self.folder / "ceph.conf", "-n", "client.rgw", "-f"],
-            env=self._environment(), stdout=log, stderr=log, cwd=self.folder,
-        )  # fmt: skip
+        self.run("radosgw", "-n", "client.rgw")  # a daemon, not a child of this process
         deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
-                assert self._gateway.poll() is None, (self.folder / "gateway.log").read_text()[-2000:]
                 assert time.monotonic() < deadline, "the gateway does not come up"
                 time.sleep(0.1)
 
     def kill_gateway(self) -> None:
         """Kill the gateway, as a crash does."""
-        assert self._gateway is not None
-        self._gateway.kill()
-        self._gateway.wait()
+        process = psutil.Process(int((self.folder / "run" / "client.rgw.pid").read_text()))
+        process.kill()
+        process.wait()
 
     def user(self, name: str) -> dict[str, str]:
         """Make a user; return its credentials as environment variables."""
@@ -111,8 +107,6 @@ class Rgw:
 
     def stop(self) -> None:
         """Stop everything."""
-        if self._gateway and self._gateway.poll() is None:
-            self.kill_gateway()
         for path in (self.folder / "run").glob("*.pid"):
             try:
                 os.kill(int(path.read_text()), signal.SIGKILL)

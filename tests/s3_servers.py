@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from effnet.storage import s3
 from tests import rgw as rgw_server
 from tests.rgw import Rgw
 
@@ -18,6 +15,8 @@ MOTO = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAU
 
 @pytest.fixture(scope="session")
 def moto_url() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
@@ -55,6 +54,10 @@ def real_bucket(owner: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def use(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    import boto3
+
+    from effnet.storage import s3
+
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
