@@ -25,7 +25,8 @@ from turns import in_turn, report
 from effnet.config import Augment, DataConfig, FolderSource
 from effnet.data.index import Index
 from effnet.data.loader import Loader
-from effnet.data.shards import INDEX, write_shards
+from effnet.data.manifest import INDEX
+from effnet.data.shards import write_shards
 
 SIDE, BATCH, WORKERS = 224, 64, 2
 

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 from photos import write_photos
 from turns import in_turn, report
+
+from effnet.config import DataConfig, FolderSource
+from effnet.data.shards import write_shards
 
 SHARD = 500  # images
 
@@ -42,16 +49,43 @@ def main() -> None:
     rates = in_turn(quick, options.rounds)
     rates |= in_turn({"litdata": lambda: run("litdata")}, 1, warm_up=False)
     report("write shards", rates)
+    resume(photos, out)
     shutil.rmtree(out)
 
 
 def effnet(photos: Path, _files: list[Path], out: Path) -> None:
     """Two threads; planned, shuffled, checked, sha256 of every image, index, manifest."""
-    from effnet.config import DataConfig, FolderSource
-    from effnet.data.shards import write_shards
-
     source = FolderSource(kind="folder", train=str(photos))
     write_shards(DataConfig(source=source, shard_samples=SHARD), out, workers=2)
+
+
+_KILLED_AT_HALF = """
+import os, signal, sys
+sys.path[:0] = sys.argv[4:]
+from pathlib import Path
+from effnet.config import DataConfig, FolderSource
+from effnet.data.shards import write_shards
+stop = lambda done, total: done * 2 >= total and os.kill(os.getpid(), signal.SIGKILL)
+source = FolderSource(kind="folder", train=sys.argv[1])
+write_shards(DataConfig(source=source, shard_samples=int(sys.argv[3])), Path(sys.argv[2]), stop, workers=2)
+"""
+
+
+def resume(photos: Path, out: Path) -> None:
+    """Kill the writer at half, run it again; print how long that takes, and whether the bytes are the same."""
+    found: list[tuple[float, str]] = []
+    for killed in (False, True):
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        if killed:
+            command = [sys.executable, "-c", _KILLED_AT_HALF, str(photos), str(out), str(SHARD // 5), *sys.path]
+            assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        begin = time.perf_counter()
+        source = FolderSource(kind="folder", train=str(photos))
+        manifest, _ = write_shards(DataConfig(source=source, shard_samples=SHARD // 5), out, workers=2)
+        found.append((time.perf_counter() - begin, manifest.model_dump_json(exclude={"settings"})))
+    (whole, wanted), (rest, got) = found
+    print(f"killed at half, run again: {rest / whole:.2f} of the time, same bytes: {got == wanted}")
 
 
 def webdataset(_photos: Path, files: list[Path], out: Path) -> None:

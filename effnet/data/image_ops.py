@@ -1,7 +1,8 @@
 """Pillow's image operations on batches: uint8 (n, 3, H, W) in and out, a value of its own for every sample.
 
-Each gives Pillow's result bit for bit (tests/data/test_image_ops.py), on any device. Pointwise operations become a
-table of 256 entries per sample and channel; affine ones compute every source pixel in integers, as Pillow does.
+Each gives Pillow's result bit for bit (tests/data/test_image_ops.py). Pointwise operations become a
+table of 256 entries per sample and channel; affine ones compute every source pixel in integers, as Pillow does. They
+are for the device; on the CPU Pillow itself is faster (effnet.data.pillow_ops).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-FILL = 128  # grey, what the official code puts where an image was moved away
+from effnet.data.pillow_ops import FILL
+
 _LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2, as Pillow's convert("L")
 
 

@@ -20,8 +20,8 @@ from effnet.data.decode import Box, Pixels, center_box, cut, decode, decode_box,
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.keyed import mix, permutation
+from effnet.data.manifest import INDEX
 from effnet.data.remote import ShardFiles
-from effnet.data.shards import INDEX
 from effnet.errors import DataError
 
 _AHEAD = 2  # batches that are prepared while one is used
@@ -107,8 +107,9 @@ class Loader:
         group = places[self.index.shards] // self.shuffle_shards
         return np.lexsort((mix(self.seed, epoch, np.arange(num)), group))
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield this rank's batches of an epoch from a step on."""
+    def epoch(self, epoch: int, start_step: int = 0, resolution: int | None = None) -> Iterator[Batch]:
+        """Yield this rank's batches of an epoch from a step on, in another resolution than the loader's if given."""
+        side = resolution or self.resolution
         order = self.order(epoch)
         pool = ThreadPoolExecutor(self.threads, f"load-{self.split}", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
@@ -117,7 +118,8 @@ class Loader:
                 samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
                 soon = order[step * self.batch_size :][: _SOON * self.batch_size]
                 self._files.prefetch(dict.fromkeys(self.index.shards[soon].tolist()))
-                waiting.append(self._submit(pool, samples, epoch))
+                if len(samples):  # the last step of an evaluation may not reach every rank
+                    waiting.append(self._submit(pool, samples, epoch, side))
                 if len(waiting) > _AHEAD:
                     yield _wait(*waiting.popleft())
             while waiting:
@@ -130,10 +132,10 @@ class Loader:
         self._files.close()
 
     def _submit(
-        self, pool: ThreadPoolExecutor, samples: NDArray[np.int64], epoch: int
+        self, pool: ThreadPoolExecutor, samples: NDArray[np.int64], epoch: int, side: int
     ) -> tuple[Batch, list[Future[None]]]:
         """Return a batch that threads are filling, each a part of it."""
-        shape = (len(samples), self.resolution, self.resolution, 3)
+        shape = (len(samples), side, side, 3)
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         rows = images.numpy()  # not a tensor: in inference mode threads may not write to this thread's
         parts = [
@@ -148,7 +150,7 @@ class Loader:
         for row, sample in enumerate(samples.tolist()):
             width, height = int(self.index.widths[sample]), int(self.index.heights[sample])
             if numbers is None:
-                box = center_box(width, height, self.resolution, self.augment.crop_padding)
+                box = center_box(width, height, rows.shape[1], self.augment.crop_padding)
                 resize_into(torch.from_numpy(rows[row]), self._pixels(sample, box))
             else:
                 box = random_box(width, height, self.augment, numbers[row])

@@ -7,6 +7,7 @@ its batch nor on ranks or workers; the pairs of mixup and cutmix are keyed by (s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effnet.config import Augment
+from effnet.data import pillow_ops
 from effnet.data.image_ops import OPS
 from effnet.data.keyed import mix, uniform
 
@@ -138,6 +140,7 @@ def auto_augment(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: i
     pairs = POLICIES[policy]
     draws = uniform(seed, epoch, _STREAM, samples[:, None], np.arange(1 + 2 * _PER_STEP))
     chosen = (draws[:, 0] * len(pairs)).astype(np.int64)
+    layers = []
     for step in range(2):
         whether, sign, _ = draws[:, 1 + step * _PER_STEP :].T[:_PER_STEP]
         ops = np.empty(len(samples), object)
@@ -147,8 +150,8 @@ def auto_augment(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: i
             here = (chosen == number) & (whether < probability)
             ops[here] = op
             values[here] = value_of(policy, op, magnitude, images.shape[-1], np.where(sign[here] < 0.5, -1.0, 1.0))
-        images = _apply(images, ops, values)
-    return images
+        layers.append(_Layer(ops, values))
+    return _apply(images, layers)
 
 
 def rand_augment(
@@ -159,6 +162,7 @@ def rand_augment(
     See `auto_augment` for the arguments; RandAugment, arXiv 1909.13719.
     """
     draws = uniform(seed, epoch, _STREAM, samples[:, None], np.arange(layers * _PER_STEP))
+    drawn = []
     for layer in range(layers):
         _, sign, which = draws[:, layer * _PER_STEP :].T[:_PER_STEP]
         ops = np.array(RAND_OPS, object)[(which * len(RAND_OPS)).astype(np.int64)]
@@ -166,8 +170,8 @@ def rand_augment(
         for op in set(ops):
             here = ops == op
             values[here] = value_of("rand", op, magnitude, images.shape[-1], np.where(sign[here] < 0.5, -1.0, 1.0))
-        images = _apply(images, ops, values)
-    return images
+        drawn.append(_Layer(ops, values))
+    return _apply(images, drawn)
 
 
 def erase(
@@ -238,11 +242,26 @@ def _boxes(
     return inside
 
 
-def _apply(images: Tensor, ops: NDArray[np.object_], values: NDArray[np.float64]) -> Tensor:
-    """Run each operation once, on the samples that drew it; samples without one (None) stay."""
+class _Layer(NamedTuple):
+    """One operation for each sample of a batch."""
+
+    ops: NDArray[np.object_]  # names; None where the sample stays
+    values: NDArray[np.float64]
+
+
+def _apply(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
+    """Run the layers in turn: on the CPU image by image, elsewhere each operation once for the samples that drew it."""
+    if images.device.type == "cpu":
+        samples = zip(*(zip(layer.ops, layer.values.tolist(), strict=True) for layer in layers), strict=True)
+        return pillow_ops.apply(images, [[step for step in steps if step[0] is not None] for steps in samples])
+    return _apply_batched(images, layers)
+
+
+def _apply_batched(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
     changed = images.clone()
-    for op in sorted({op for op in ops if op not in (None, "Identity")}):
-        rows = torch.from_numpy(np.flatnonzero(ops == op)).to(images.device)
-        # As numbers of Python: the exact matrix is worked out from them in double precision.
-        changed[rows] = OPS[op](images[rows], torch.from_numpy(values[ops == op]).to(images.device))
+    for ops, values in layers:
+        for op in sorted({op for op in ops if op not in (None, "Identity")}):
+            rows = torch.from_numpy(np.flatnonzero(ops == op)).to(images.device)
+            # As numbers of Python: the exact matrix is worked out from them in double precision.
+            changed[rows] = OPS[op](changed[rows], torch.from_numpy(values[ops == op]).to(images.device))
     return changed

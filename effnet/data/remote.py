@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from effnet.data.shards import INDEX, MANIFEST, Manifest, load_manifest, parse_manifest, xxh128_file
+from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest, parse_manifest, xxh128_file
 from effnet.data.sources.files import Files
 from effnet.errors import ConfigError, DataError
 from effnet.runs import read_value

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from effnet.data.index import read_table
-from effnet.data.shards import INDEX, MANIFEST, QUARANTINE, Manifest, load_manifest
+from effnet.data.manifest import INDEX, MANIFEST, QUARANTINE, Manifest, load_manifest
 from effnet.data.splits import SPLITS
 from effnet.errors import ConfigError
 

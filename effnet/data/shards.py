@@ -24,55 +24,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
-
 from effnet.config import DataConfig, DatasetSource
 from effnet.data import index
+from effnet.data.manifest import (
+    INDEX,
+    MANIFEST,
+    QUARANTINE,
+    Manifest,
+    ShardInfo,
+    load_manifest,
+    xxh128_file,
+)
 from effnet.data.policy import BadImage, prepare
 from effnet.data.sources import Entry, Source, open_source
 from effnet.data.splits import SPLITS, ShardPlan, plan_shards
 from effnet.data.tar import TarWriter
 from effnet.errors import DataError
-from effnet.runs import read_value
 from effnet.storage import is_remote
 from effnet.store import TEMPORARY, canonical_json, digest, hold, publish, remove_folder, sha256_file, sync_folder
-from effnet.values import Value, explain
 
 if TYPE_CHECKING:
     from effnet.data.remote import Publisher
 
 FORMAT = 2  # of the folder's layout; part of every digest
-MANIFEST, INDEX, QUARANTINE = "manifest.json", "index.parquet", "quarantine.jsonl"
 _SOURCES = ".sources"
-
-
-class ShardInfo(Value):
-    """One shard as the manifest lists it."""
-
-    name: str
-    split: str
-    samples: int
-    bytes: int
-    xxh128: str  # of the whole file; every sample's own sha256 is in the index
-
-
-class Manifest(Value):
-    """What a dataset holds."""
-
-    digest: str
-    classes: tuple[str, ...]  # ids (folder names, WordNet ids); a label is a position here
-    class_names: tuple[str, ...]  # what people call them
-    samples: dict[str, int]  # images per split
-    actions: dict[str, int]  # images per treatment: kept, cmyk, alpha, ... (docs/data.md)
-    quarantined: int  # images left out, listed in quarantine.jsonl
-    shards: tuple[ShardInfo, ...]
-    index_sha256: str
-    settings: DataConfig
-
-    @property
-    def num_samples(self) -> int:
-        """Images in all splits together."""
-        return sum(self.samples.values())
 
 
 class _Written(NamedTuple):
@@ -82,19 +57,6 @@ class _Written(NamedTuple):
     rows: list[dict[str, Any]]  # of the index; sha256 in hex
     bad: list[dict[str, Any]]
     actions: dict[str, int]
-
-
-def load_manifest(folder: Path) -> Manifest | None:
-    """Read a dataset's manifest; None if the dataset is not there, DataError if the manifest is broken."""
-    return read_value(Manifest, folder / MANIFEST)
-
-
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Return a manifest from its bytes; raise DataError naming `where` if they are none."""
-    try:
-        return Manifest.model_validate_json(data, strict=True)
-    except ValidationError as error:
-        raise DataError(f"{where}: {explain(error, Manifest)}") from error
 
 
 def write_shards(
@@ -188,6 +150,21 @@ def _publish(folder: Path, manifest: Manifest, to: str) -> None:
     for shard in manifest.shards:
         publisher.add(folder / shard.name, shard.xxh128)
     publisher.finish(folder, manifest)
+
+
+def verify(location: str | Path) -> list[str]:
+    """Return one line per problem of a dataset in a folder or on S3, none if it is sound (effnet.data.verify)."""
+    from effnet.data.verify import verify as check  # decodes images, which needs torch
+
+    return check(location)
+
+
+def find_dataset(config: DataConfig, datasets: Path, base: Path = Path()) -> Manifest | None:
+    """Return the manifest of the dataset that `write_shards` would give, if it was written already."""
+    if isinstance(config.source, DatasetSource):
+        return None
+    with contextlib.closing(open_source(config.source, base, datasets / f"{TEMPORARY}scratch")) as source:
+        return _found(datasets, source_key(config, source))
 
 
 def source_key(config: DataConfig, source: Source) -> str:
@@ -383,16 +360,8 @@ def _plan_key(plan: ShardPlan) -> str:
     return digest([[entry.key, entry.label] for entry in plan.entries])
 
 
-def xxh128_file(path: Path) -> str:
-    """Return the xxh3-128 (32 hex digits) of a file's bytes."""
-    import xxhash
-
-    checksum = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            checksum.update(data)
-    return checksum.hexdigest()
-
-
 def _part(partial: Path, plan: ShardPlan) -> Path:
     return partial / f"{plan.name}.part.json"
+
+
+__all__ = ["Manifest", "load_manifest", "source_key", "verify", "write_shards"]

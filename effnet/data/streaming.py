@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.data.decode import decode
-from effnet.data.shards import MANIFEST, load_manifest
+from effnet.data.manifest import MANIFEST, load_manifest
 from effnet.errors import ConfigError
 
 

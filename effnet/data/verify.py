@@ -13,8 +13,8 @@ from typing import Any
 
 from effnet.data import index
 from effnet.data.decode import decode
+from effnet.data.manifest import INDEX, MANIFEST, QUARANTINE, Manifest, ShardInfo, load_manifest, xxh128_file
 from effnet.data.remote import ORIGIN, remote_manifest
-from effnet.data.shards import INDEX, MANIFEST, QUARANTINE, Manifest, ShardInfo, load_manifest, xxh128_file
 from effnet.data.sources.tars import walk
 from effnet.errors import DataError
 from effnet.storage import is_remote, open_folder

@@ -15,7 +15,7 @@ from effnet.data.decode import resize_into
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.loader import Loader
-from effnet.data.shards import Manifest
+from effnet.data.manifest import Manifest
 from effnet.errors import DataError
 from effnet.store import Store
 from tests.data.images import photograph

@@ -49,12 +49,19 @@ def test_a_samples_result_does_not_depend_on_its_batch(name: str, images: torch.
     assert (whole != images).flatten(1).any(1).float().mean() > 0.5
 
 
+@pytest.mark.parametrize("name", ["v0", "imagenet", "rand"])
+def test_a_device_gives_what_the_cpu_gives(name: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = RUNS[name](images, np.arange(40))
+    monkeypatch.setattr(policies, "_apply", policies._apply_batched)  # as on a device
+    assert torch.equal(RUNS[name](images, np.arange(40)), here)
+
+
 @pytest.mark.parametrize("name", ["v0", "imagenet"])
 def test_policies_are_drawn_as_stated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[object, ...]] = []
 
-    def note(images: torch.Tensor, ops: np.ndarray, values: np.ndarray) -> torch.Tensor:
-        drawn.append(tuple(zip(ops, values, strict=True)))
+    def note(images: torch.Tensor, layers: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+        drawn.extend(tuple(zip(ops, values, strict=True)) for ops, values in layers)
         return images
 
     monkeypatch.setattr(policies, "_apply", note)

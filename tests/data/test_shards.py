@@ -16,7 +16,8 @@ import webdataset as wds
 from PIL import Image
 
 from effnet.config import DataConfig, DigitsSource, FamilyConfig
-from effnet.data.shards import Manifest, load_manifest, source_key, write_shards
+from effnet.data.manifest import Manifest, load_manifest
+from effnet.data.shards import source_key, write_shards
 from effnet.data.sources import open_source
 from effnet.data.verify import verify
 from effnet.errors import BusyError, DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import struct
@@ -27,8 +28,9 @@ from effnet.config import (
     WebDatasetSource,
 )
 from effnet.data import index
-from effnet.data.shards import load_manifest, write_shards
-from effnet.data.sources import Source, open_source
+from effnet.data.manifest import load_manifest
+from effnet.data.shards import write_shards
+from effnet.data.sources import Source, imagenet, open_source
 from effnet.data.sources.base import make_key
 from effnet.data.verify import verify
 from effnet.errors import ConfigError, DataError
@@ -345,6 +347,32 @@ class TestImageNet:
         self.write(tmp_path)
         with pytest.raises(DataError, match=r"devkit\.tgz: MD5 [0-9a-f]{32}, the official devkit archive has fa75699e"):
             open_(self.CONFIG.model_copy(update={"check_md5": True}), tmp_path)
+
+    @pytest.mark.parametrize("chunk", [512, 1000, 1 << 23])
+    def test_md5_sums_are_checked_while_the_archives_are_walked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+    ) -> None:
+        self.write(tmp_path)
+        plain = open_(self.CONFIG, tmp_path).entries()
+        names = {"train": "train.tar", "val": "val.tar", "devkit": "devkit.tgz"}
+        sums = {
+            what: hashlib.md5((tmp_path / name).read_bytes(), usedforsecurity=False).hexdigest()
+            for what, name in names.items()
+        }
+        monkeypatch.setattr(imagenet, "MD5", sums)
+        monkeypatch.setattr(imagenet, "COUNTS", {"train": 12, "val": 4})
+        monkeypatch.setattr(imagenet._Hashed.__init__, "__defaults__", (chunk,))
+        checked = self.CONFIG.model_copy(update={"check_md5": True})
+        assert open_(checked, tmp_path).entries() == plain
+        for name in ("train", "val"):
+            path = tmp_path / names[name]
+            path.write_bytes(path.read_bytes() + b"\0")
+            with pytest.raises(DataError, match=rf"{name}\.tar: MD5 .* the official {name} archive has {sums[name]}"):
+                open_(checked, tmp_path).entries()
+            path.write_bytes(path.read_bytes()[:-1])
+        monkeypatch.setattr(imagenet, "COUNTS", {"train": 12, "val": 5})
+        with pytest.raises(DataError, match=r"val\.tar: 4 images, not 5"):
+            open_(checked, tmp_path).entries()
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

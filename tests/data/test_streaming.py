@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from uv import find_uv_bin
 
 from effnet.config import Augment
 from effnet.data.index import Index
 from effnet.data.loader import Loader
-from effnet.data.shards import Manifest
+from effnet.data.manifest import Manifest
 from effnet.data.streaming import webdataset
 from effnet.errors import ConfigError
 from effnet.store import Store
@@ -51,3 +55,18 @@ def test_dali_index_names_every_file(folder: Path) -> None:
         assert (int(offset), int(length)) == (index.offsets[number], index.lengths[number])
         assert data[int(at) - 512 :].startswith(name.encode() + b"\0")
         assert data[int(offset) - 512 :].startswith(image.encode() + b"\0")
+
+
+def test_dali_reads_what_the_loader_reads(folder: Path) -> None:
+    command = [find_uv_bin(), "run", "--quiet", "--no-project", "--python", sys.executable]
+    packages = ["--with", "nvidia-dali-cuda130==2.4.0", "--with", "numpy<2.4"]
+    script = str(Path(__file__).with_name("dali_reader.py"))
+    done = subprocess.run(
+        [*command, *packages, "python", script, str(folder), "val"], capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    loader = Loader(folder, "val", batch_size=100, resolution=8, augment=Augment(crop_padding=0))
+    means = [float(image) for batch in loader.epoch(0) for image in batch.images.float().mean((1, 2, 3))]
+    assert json.loads(done.stdout) == [
+        [label, pytest.approx(mean, abs=1e-3)] for label, mean in zip(loader.index.labels.tolist(), means, strict=True)
+    ]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from effnet.config import Augment, DataConfig, DatasetSource, FolderSource
-from effnet.data import shards
 from effnet.data.loader import Loader
-from effnet.data.shards import Manifest, write_shards
+from effnet.data.manifest import MANIFEST, Manifest
+from effnet.data.shards import write_shards
 from effnet.data.verify import verify
 from effnet.errors import DataError
 from effnet.storage import open_folder
@@ -87,7 +87,7 @@ def test_interrupted_publishing_goes_on(place: str, config: DataConfig, tmp_path
     with pytest.raises(KeyboardInterrupt):
         write_shards(config, tmp_path / "one", stop, to=place)
     there = [file.name for file in open_folder(place).list()]
-    assert shards.MANIFEST not in there  # no manifest: not a dataset
+    assert MANIFEST not in there  # no manifest: not a dataset
     done = [name for name in there if name.startswith(".")]
     manifest, _ = write_shards(config, tmp_path / "one", to=place)
     assert verify(place) == []

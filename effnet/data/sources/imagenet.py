@@ -8,6 +8,7 @@ the kit's readme.txt.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 from effnet.data.sources.base import Entry
 from effnet.data.sources.files import Files, existing, stamp
-from effnet.data.sources.tars import Member, walk
+from effnet.data.sources.tars import BLOCK, Read, walk
 from effnet.errors import DataError
 
 # As published beside the archives, and in torchvision/datasets/imagenet.py.
@@ -55,13 +56,19 @@ class ImageNet:
         return {"source": "ILSVRC2012", "files": [stamp([path], path.parent) for path in paths]}
 
     def entries(self) -> Sequence[Entry]:
-        """Return every image, by its place in the archives, which are read from end to end if MD5 sums are checked."""
-        entries = [*self._train(), *self._val()]
-        if self._check_md5:
-            for file, split in enumerate(("train", "val")):
-                _require_md5(self._files.paths[file], split)
-                if (number := sum(entry.split == split for entry in entries)) != COUNTS[split]:
-                    raise DataError(f"{self._files.paths[file]}: {number:,} images, not {COUNTS[split]:,}")
+        """Return every image, by its place in the archives; the same pass reads them whole if MD5 sums are checked."""
+        entries: list[Entry] = []
+        for file, (split, read_split) in enumerate({"train": self._train, "val": self._val}.items()):
+            path = self._files.paths[file]
+            if not self._check_md5:
+                entries += read_split(functools.partial(_pread, self._files.descriptor(file)))
+                continue
+            archive = _Hashed(self._files.descriptor(file))
+            found = list(read_split(archive.read))
+            _compare_md5(path, split, archive.md5())
+            if len(found) != COUNTS[split]:
+                raise DataError(f"{path}: {len(found):,} images, not {COUNTS[split]:,}")
+            entries += found
         return entries
 
     def read(self, entry: Entry) -> bytes:
@@ -76,22 +83,16 @@ class ImageNet:
         """Close the archives."""
         self._files.close()
 
-    def _walk(self, file: int, where: str, start: int = 0, size: int | None = None) -> Iterator[Member]:
-        def read(offset: int, length: int) -> bytes:
-            return os.pread(self._files.descriptor(file), length, offset)
-
-        return walk(read, where, start, size)
-
-    def _train(self) -> Iterator[Entry]:
+    def _train(self, read: Read) -> Iterator[Entry]:
         path = self._files.paths[0]
         seen = set()
-        for tar in self._walk(0, str(path)):
+        for tar in walk(read, str(path)):
             match = _CLASS_TAR.fullmatch(tar.name)
             if not match or match[1] not in self._labels:
                 raise DataError(f"{path}: byte {tar.offset}: '{tar.name}' is no class of ILSVRC2012")
             wnid = match[1]
             seen.add(wnid)
-            for member in self._walk(0, f"{path}: {tar.name}", tar.offset, tar.size):
+            for member in walk(read, f"{path}: {tar.name}", tar.offset, tar.size):
                 image = _TRAIN_IMAGE.fullmatch(member.name)
                 if not image or image[1] != wnid:
                     raise DataError(f"{path}: {tar.name}: byte {member.offset}: '{member.name}' does not belong there")
@@ -103,9 +104,9 @@ class ImageNet:
                 f"{path}: {len(missing)} of {len(self.classes)} classes are missing, first {missing[0]}.tar"
             )
 
-    def _val(self) -> Iterator[Entry]:
+    def _val(self, read: Read) -> Iterator[Entry]:
         path = self._files.paths[1]
-        members = sorted(self._walk(1, str(path)))  # by name, which is not the archive's order
+        members = sorted(walk(read, str(path)))  # by name, which is not the archive's order
         for member in members:
             if not _VAL_IMAGE.fullmatch(member.name):
                 raise DataError(f"{path}: byte {member.offset}: '{member.name}' does not belong there")
@@ -156,8 +157,50 @@ def _member(tar: tarfile.TarFile, name: str, path: Path) -> bytes:
 
 def _require_md5(path: Path, what: str) -> None:
     with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if md5 != MD5[what]:
+        _compare_md5(path, what, hashlib.file_digest(file, _md5).hexdigest())
+
+
+def _compare_md5(path: Path, what: str, found: str) -> None:
+    if found != MD5[what]:
         raise DataError(
-            f"{path}: MD5 {md5}, the official {what} archive has {MD5[what]}; get it again, or set check_md5: false"
+            f"{path}: MD5 {found}, the official {what} archive has {MD5[what]}; get it again, or set check_md5: false"
         )
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _pread(descriptor: int, offset: int, length: int) -> bytes:
+    return os.pread(descriptor, length, offset)
+
+
+class _Hashed:
+    """A file read once from front to end, for its checksum; on the way, small pieces are handed out in order."""
+
+    def __init__(self, descriptor: int, chunk: int = 1 << 23) -> None:
+        self._descriptor, self._chunk = descriptor, chunk
+        self._window, self._start = b"", 0  # the last bytes read, and their place in the file
+        self._hash = _md5()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the file, fewer at its end; what lies behind is read again."""
+        while self._start + len(self._window) < offset + length and self._advance():
+            pass
+        if offset < self._start:
+            return os.pread(self._descriptor, length, offset)
+        return self._window[offset - self._start : offset - self._start + length]
+
+    def md5(self) -> str:
+        """Return the checksum of the whole file, after reading what is left of it."""
+        while self._advance():
+            pass
+        return self._hash.hexdigest()
+
+    def _advance(self) -> bool:
+        data = os.pread(self._descriptor, self._chunk, self._start + len(self._window))
+        self._hash.update(data)
+        keep = self._window[-BLOCK:]  # a header may begin in one chunk and end in the next
+        self._start += len(self._window) - len(keep)
+        self._window = keep + data
+        return bool(data)

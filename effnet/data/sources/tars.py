@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from effnet.errors import DataError
 
-_BLOCK = 512
+BLOCK = 512
 _FILE, _FOLDER = (b"0", b"\0"), b"5"
 _LONG_NAME, _PAX, _PAX_GLOBAL = b"L", b"x", b"g"
 _MAX_EXTENSION = 1 << 20  # bytes of a long name or a PAX header
@@ -34,9 +34,9 @@ def walk(read: Read, where: str, start: int = 0, size: int | None = None) -> Ite
     long_name, long_size = None, None
     while block := _header(read, position, where, start, size):
         kind, name, length = _parse(block, where, position)
-        body = position + _BLOCK
+        body = position + BLOCK
         if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
-            position = body + -(-length // _BLOCK) * _BLOCK
+            position = body + -(-length // BLOCK) * BLOCK
             stated = _extension(kind, read, body, length, where)
             long_name, long_size = stated[0] or long_name, long_size if stated[1] is None else stated[1]
             continue
@@ -52,19 +52,19 @@ def walk(read: Read, where: str, start: int = 0, size: int | None = None) -> Ite
             if size is not None and body + length > start + size:
                 raise DataError(f"{where}: byte {body}: '{text}' goes beyond the end of the archive; get it again")
             yield Member(text, body, length)
-        position = body + -(-length // _BLOCK) * _BLOCK
+        position = body + -(-length // BLOCK) * BLOCK
 
 
 def _header(read: Read, position: int, where: str, start: int, size: int | None) -> bytes | None:
     """Return the next header, or None at the archive's end: two blocks of zeros."""
 
     def block(at: int) -> bytes:
-        return read(at, _BLOCK) if size is None or at + _BLOCK <= start + size else b""
+        return read(at, BLOCK) if size is None or at + BLOCK <= start + size else b""
 
     found = block(position)
-    if any(found) and len(found) == _BLOCK:
+    if any(found) and len(found) == BLOCK:
         return found
-    if len(found) < _BLOCK or len(second := block(position + _BLOCK)) < _BLOCK:
+    if len(found) < BLOCK or len(second := block(position + BLOCK)) < BLOCK:
         raise DataError(f"{where}: byte {position}: cut short, the mark at its end is missing; get it again")
     if any(second):
         raise DataError(f"{where}: byte {position}: zeros where a file should be; the archive is damaged")
