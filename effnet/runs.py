@@ -3,6 +3,7 @@
 The folder is the interface between a training and everything else:
 
     config.json          the RunSpec; written first
+    about.json           what people call it, for records that are sent later
     metrics.jsonl        one JSON line per epoch; appended
     output.log           what the training printed
     checkpoints/step-N/  the training's state; the newest two and the best are kept
@@ -28,9 +29,17 @@ from effnet.errors import ConfigError, DataError
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
-CACHE_VERSION = 2  # raise it when a change makes stored results wrong
+CACHE_VERSION = 3  # raise it when a change makes stored results wrong
 
 _V = TypeVar("_V", bound=Value)
+
+
+class Start(Value):
+    """Weights that a training starts from."""
+
+    path: str  # of a weights file; where it lies is not part of a run's key
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    new_head: Annotated[bool, Field(description="draw the classifier anew in any case")] = False
 
 
 class RunSpec(Value):
@@ -41,12 +50,26 @@ class RunSpec(Value):
     num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
     recipe: Recipe
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    start: Annotated[Start | None, Field(description="weights to start from; none: drawn from the seed")] = None
 
     def key(self) -> str:
         """Return 16 hex digits that equal specs share; the architecture's name is not part of them."""
         data = self.model_dump(mode="json")
         data["architecture"] = self.architecture.key()
+        del data["recipe"]["base"]  # where its values came from
+        if self.start:
+            del data["start"]["path"]
         return digest({"version": CACHE_VERSION, **data})[:16]
+
+
+class About(Value):
+    """What people call a run, and where its records belong; not part of what it computes."""
+
+    experiment: str  # the family's name
+    name: str
+    kind: str  # "fit" or "member"
+    labels: dict[str, float]  # φ, α, ...
+    family: str  # key of the build that it was first wanted for
 
 
 class RunResult(Value):
@@ -57,26 +80,34 @@ class RunResult(Value):
     top5: Annotated[float, Field(ge=0, le=1)]
     loss: float
     best_epoch: int  # counted from 1; the epoch whose weights were kept
-    epochs: int
+    epochs: int  # done; fewer than the recipe's if patience ended
     steps: int
     params: int
     macs: int
     seconds: float  # of all processes that worked on the run, from start to end of each
     weights_sha256: str
-    environment: dict[str, str]  # versions, device, threads
+    environment: dict[str, str]  # versions, device, threads, ranks, precision
+    notes: tuple[str, ...] = ()  # what a short training did otherwise than its recipe states
 
 
 class Evaluation(Value):
-    """What the validation split says of a finished run. Latency is batch 1 on one core (paper, table 4)."""
+    """What a split, usually the validation split, says of weights. Fractions are between 0 and 1."""
 
-    key: str
+    key: str  # of the run; of the weights (the start of their sha256) if they are of none
     dataset: str
     split: str
     samples: int
     top1: Annotated[float, Field(ge=0, le=1)]
     top5: Annotated[float, Field(ge=0, le=1)]
-    loss: float
-    latency_ms: float
+    loss: float  # cross-entropy in nats
+    calibration_error: float  # mean distance of confidence and accuracy, in fifteen bins of confidence
+    class_samples: tuple[int, ...]  # images of each class
+    class_right: tuple[int, ...]  # of these, how many got their class
+    confusion: tuple[tuple[int, int, int], ...]  # class, class found, images: all pairs that occurred
+    resolutions: dict[int, float]  # top-1 with images of other sides; the network's own is among them
+    latency_ms: float  # batch of 1 on one core (paper, table 4)
+    images_per_second: float  # at the best batch, with all threads
+    best_batch: int
     environment: dict[str, str]
 
 
@@ -153,6 +184,16 @@ class RunFolder:
                 "or was written by another version of effnet"
             )
         return spec
+
+    def describe(self, about: About) -> None:
+        """Write about.json, unless the run has one."""
+        path = self.path / "about.json"
+        if not path.exists():
+            publish(path, about.model_dump_json(indent=2).encode())
+
+    def about(self) -> About | None:
+        """Read about.json; None if there is none."""
+        return read_value(About, self.path / "about.json")
 
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""

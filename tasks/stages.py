@@ -9,14 +9,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import Coefficients
-from effnet.config import given_coefficients
-from effnet.data.shards import Manifest, write_shards
+from effnet.data.manifest import Manifest
+from effnet.data.shards import write_shards
 from effnet.errors import DataError
-from effnet.family import FamilyResult, Member, MemberResult, build_key
-from effnet.search.grid import Verdict, choose, enumerate_grid
+from effnet.family import FamilyResult, Member, MemberResult
 from effnet.store import publish
-from tasks.dispatch import Job, run_jobs
-from tasks.training import Unit, Work, make_unit, train_units
+from tasks.training import Unit, Work, evaluate_units, train_units
 
 
 @task(task_run_name="shard dataset", cache_policy=NO_CACHE)
@@ -33,37 +31,6 @@ def shard_dataset(work: Work) -> Manifest:
     counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())
     work.screen.say(f"dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}")
     return manifest
-
-
-@task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
-def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coefficients:
-    """Return the config's own α, β, γ, or find them by training the grid at φ = 1."""
-    if given := given_coefficients(work.config):
-        work.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
-        return given
-    grid = enumerate_grid(work.baseline, len(manifest.classes), work.config.fit, work.config.resolution_multiple)
-    networks, fitting = grid.points - grid.duplicates, len(grid.candidates) + grid.left_out
-    work.screen.say(
-        f"grid over α, β, γ: {grid.points:,} points build {networks:,} networks, {fitting:,} of them cost about "
-        f"{work.config.fit.cost_ratio:g} times the baseline{f', {len(grid.candidates)} tried' if grid.left_out else ''}"
-    )
-    recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
-    units = []
-    for candidate in grid.candidates:
-        alpha, beta, gamma = candidate.coefficients
-        params = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
-        units.append(
-            make_unit(work, manifest, f"fit α{alpha:g} β{beta:g} γ{gamma:g}", candidate.architecture, recipe, params)
-        )
-    train_units(work, units, "fit", parent)
-    verdicts = {
-        candidate.architecture.key(): _verdict(unit) for candidate, unit in zip(grid.candidates, units, strict=True)
-    }
-    best = choose(grid, verdicts)
-    alpha, beta, gamma = best.coefficients
-    top1 = verdicts[best.architecture.key()].top1
-    work.screen.say(f"coefficients α {alpha:g}, β {beta:g}, γ {gamma:g} chosen: minival top-1 {top1:.1%}")
-    return best.coefficients
 
 
 @task(task_run_name="train members", cache_policy=NO_CACHE)
@@ -83,25 +50,12 @@ def evaluate_members(
     reused: dict[str, bool],
 ) -> FamilyResult:
     """Score every member on the validation split, once, and return the family."""
-    missing = [unit for _, unit in members if unit.folder.evaluation() is None]
-    if missing:
-        paths = tuple(str(unit.folder.path) for unit in missing)
-        job = Job("evaluation", "effnet.evaluation", paths, work.store.logs / "evaluation.log")
-
-        def tick() -> None:
-            done = sum(unit.folder.evaluation_path.exists() for unit in missing)
-            work.screen.progress("evaluate", done / len(missing), ("members", "of"), [(str(done), str(len(missing)))])
-
-        try:
-            run_jobs([job], work.config.compute, tick=tick, done=lambda _job: None, warn=work.screen.warn)
-        finally:
-            work.screen.settle()
-    kept = len(members) - len(missing)
+    kept = evaluate_units(work, [unit for _, unit in members])
     work.screen.say(f"evaluated on {manifest.samples['val']:,} held-out images{f' ({kept} reused)' if kept else ''}")
     results = [_member_result(work, member, unit, reused[unit.name]) for member, unit in members]
     return FamilyResult(
         family=work.config.family,
-        key=build_key(work.config, work.baseline, manifest.digest),
+        key=work.key,
         dataset=manifest.digest,
         val_samples=manifest.samples["val"],
         coefficients=coefficients._asdict(),
@@ -129,18 +83,10 @@ def write_report(work: Work, result: FamilyResult) -> list[Path]:
     return paths
 
 
-def _verdict(unit: Unit) -> Verdict:
-    result = unit.folder.result()
-    if result is None:
-        raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
-    return Verdict(result.top1, result.loss)
-
-
 def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> MemberResult:
     result, evaluation = unit.folder.result(), unit.folder.evaluation()
     if result is None or evaluation is None:
         raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
-    work.tracker.forward(unit.folder)
     return MemberResult(
         name=member.name,
         phi=member.phi,

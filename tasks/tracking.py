@@ -106,6 +106,15 @@ class Tracker:
             return
         self._guarded(lambda: self._forward(folder, mark))
 
+    def attach(self, key: str, files: Sequence[Path]) -> None:
+        """Add files to the run with a key."""
+
+        def call() -> None:
+            for path in files:
+                self._client.log_artifact(self._known[key].run_id, str(path), _artifact_folder(path))
+
+        self._guarded(call)
+
     def pause(self, key: str) -> None:
         """Mark a run that has not finished as stopped."""
 
@@ -133,6 +142,8 @@ class Tracker:
     def _client(self) -> Any:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient

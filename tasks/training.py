@@ -10,8 +10,8 @@ from pathlib import Path
 from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
-from effnet.data.shards import Manifest
-from effnet.runs import RunFolder, RunSpec, read_journal
+from effnet.data.manifest import Manifest
+from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store
 from tasks.dispatch import Job, run_jobs
 from tasks.screen import Screen, duration, short
@@ -20,7 +20,7 @@ from tasks.tracking import Tracker
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
 
-TITLES = {"fit": "fit coefficients", "member": "train members"}
+TITLES = {"search": "search baseline", "study": "study scaling", "fit": "fit coefficients", "member": "train members"}
 COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "time")
 
 
@@ -34,6 +34,7 @@ class Work:
     base: Path  # folder of the config; its relative paths begin there
     tracker: Tracker
     screen: Screen
+    key: str = ""  # of the build; where no family is built, of nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,14 @@ class Unit:
 
 
 def make_unit(
-    work: Work, manifest: Manifest, name: str, arch: Architecture, recipe: Recipe, labels: Mapping[str, float]
+    work: Work,
+    manifest: Manifest,
+    name: str,
+    arch: Architecture,
+    recipe: Recipe,
+    labels: Mapping[str, float],
+    start: Start | None = None,
+    seed: int = 0,
 ) -> Unit:
     """Return the training of an architecture on a dataset; its run folder is made if it is new."""
     num_classes = len(manifest.classes)
@@ -63,13 +71,16 @@ def make_unit(
         dataset=manifest.digest,
         num_classes=num_classes,
         recipe=recipe,
-        seed=work.config.seed,
+        seed=work.config.seed + seed,
+        start=start,
     )
     cost = count(arch, num_classes)
     return Unit(name, RunFolder.create(work.store, spec), cost.params, cost.macs, recipe.epochs, labels)
 
 
-def train_units(work: Work, units: Sequence[Unit], kind: str, parent: str | None) -> None:
+def train_units(
+    work: Work, units: Sequence[Unit], kind: str, parent: str | None, *, ranks: int = 1, until: int | None = None
+) -> None:
     """Train what is not trained yet, in child processes, and forward the journals to MLflow meanwhile.
 
     Args:
@@ -77,17 +88,27 @@ def train_units(work: Work, units: Sequence[Unit], kind: str, parent: str | None
         units: trainings; those that are done are only forwarded.
         kind: "fit" or "member": for the screen, and a tag in MLflow.
         parent: MLflow run that the trainings' runs belong under.
+        ranks: processes that train each together.
+        until: epochs after which to leave them, to be gone on with later.
     """
     for unit in units:
+        labels = dict(unit.labels)
+        unit.folder.describe(
+            About(experiment=work.config.family, name=unit.name, kind=kind, labels=labels, family=work.key)
+        )
         work.tracker.open_training(unit.folder, unit.name, unit.labels, kind, parent)
-    left = [unit for unit in units if unit.folder.result() is None]
+    left = [unit for unit in units if not _reached(unit, until)]
     for unit in units:
         if unit not in left:
             work.tracker.forward(unit.folder)
     if len(left) < len(units):
         work.screen.say(f"{TITLES[kind]}: {len(units) - len(left)} of {len(units)} trainings reused")
-    board = _Board(work, units, kind)
-    jobs = [Job(unit.name, "effnet.train", (str(unit.folder.path),), unit.folder.log_path, unit.work) for unit in left]
+    board = _Board(work, units, kind, until)
+    extra = (("--ranks", str(ranks)) if ranks > 1 else ()) + (("--until", str(until)) if until else ())
+    jobs = [
+        Job(unit.name, "effnet.train", (str(unit.folder.path), *extra), unit.folder.log_path, unit.work)
+        for unit in left
+    ]
     try:
         run_jobs(jobs, work.config.compute, tick=board.tick, done=board.done, warn=work.screen.warn)
     except BaseException:
@@ -98,11 +119,41 @@ def train_units(work: Work, units: Sequence[Unit], kind: str, parent: str | None
         work.screen.settle()
 
 
+def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
+    """Score every finished training on the validation split, once; return how many were scored before."""
+    missing = [unit for unit in units if unit.folder.evaluation() is None]
+    if missing:
+        paths = tuple(str(unit.folder.path) for unit in missing)
+        job = Job("evaluation", "effnet.evaluation", paths, work.store.logs / "evaluation.log")
+
+        def tick() -> None:
+            done = sum(unit.folder.evaluation_path.exists() for unit in missing)
+            work.screen.progress("evaluate", done / len(missing), ("members", "of"), [(str(done), str(len(missing)))])
+
+        try:
+            run_jobs([job], work.config.compute, tick=tick, done=lambda _job: None, warn=work.screen.warn)
+        finally:
+            work.screen.settle()
+    for unit in units:
+        work.tracker.forward(unit.folder)
+    return len(units) - len(missing)
+
+
+def _reached(unit: Unit, until: int | None) -> bool:
+    """Say whether a training is done, or as far as wanted."""
+    return unit.folder.result() is not None or (until is not None and epochs_done(unit) >= until)
+
+
+def epochs_done(unit: Unit) -> int:
+    """Return the epochs in a training's journal."""
+    return len(read_journal(unit.folder.metrics_path)[0])
+
+
 class _Board:
     """Shows the trainings while they run, and forwards their journals."""
 
-    def __init__(self, work: Work, units: Sequence[Unit], kind: str) -> None:
-        self.work, self.units, self.kind = work, units, kind
+    def __init__(self, work: Work, units: Sequence[Unit], kind: str, until: int | None) -> None:
+        self.work, self.units, self.kind, self.until = work, units, kind, until
         self._by_name = {unit.name: unit for unit in units}
         self._shown = self._forwarded = time.monotonic()
 
@@ -130,13 +181,14 @@ class _Board:
     def _show(self) -> None:
         rows, share = [], 0.0
         for unit in self.units:
-            epochs, row = _row(unit)
+            goal = min(unit.epochs, self.until or unit.epochs)
+            epochs, row = _row(unit, goal)
             rows.append(row)
-            share += unit.work * min(epochs / unit.epochs, 1)
+            share += unit.work * min(epochs / goal, 1)
         self.work.screen.progress(TITLES[self.kind], share / sum(unit.work for unit in self.units), COLUMNS, rows)
 
 
-def _row(unit: Unit) -> tuple[int, tuple[str, ...]]:
+def _row(unit: Unit, goal: int) -> tuple[int, tuple[str, ...]]:
     """Return a training's epochs done, and its row of the table."""
     lines, _ = read_journal(unit.folder.metrics_path)
     best = max((line["minival_top1"] for line in lines), default=None)
@@ -144,7 +196,7 @@ def _row(unit: Unit) -> tuple[int, tuple[str, ...]]:
         unit.name,
         short(unit.params),
         short(unit.macs),
-        f"{len(lines)}/{unit.epochs}",
+        f"{len(lines)}/{goal}",
         "" if best is None else f"{best:.1%}",
         duration(lines[-1]["seconds"]) if lines else "",
     )

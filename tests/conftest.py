@@ -9,7 +9,8 @@ import pytest
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, load_baseline, load_config
-from effnet.data.shards import Manifest, write_shards
+from effnet.data.manifest import Manifest
+from effnet.data.shards import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from effnet.process import child_main, stop_on_signals
+from effnet.process import child_main, keep_memory, stop_on_signals
 
 
 def main() -> None:
@@ -18,6 +18,7 @@ def main() -> None:
     from effnet.evaluation.run import evaluate_run
     from effnet.runs import RunFolder
 
+    keep_memory()
     reasons: list[str] = []
     stop_on_signals(reasons.append)
     for name in sys.argv[1:]:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from effnet.arch.spec import Architecture
 from effnet.data.loader import Loader
 from effnet.models.preprocess import normalize
+
+CALIBRATION_BINS = 15  # Guo et al., On calibration of modern neural networks, 2017
+
+
+class Predictions(NamedTuple):
+    """What a network says of every sample of a split, in the index's order; arrays of (samples,)."""
+
+    labels: NDArray[np.int64]
+    found: NDArray[np.int64]  # the class of the highest logit
+    among_five: NDArray[np.bool_]
+    confidence: NDArray[np.float32]  # the softmax of that class
+    losses: NDArray[np.float32]  # cross-entropy in nats
 
 
 class Scores(NamedTuple):
@@ -23,16 +38,66 @@ class Scores(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, arch: Architecture, loader: Loader, device: torch.device) -> Scores:
-    """Score a network in evaluation mode on every sample of a loader's split, each once, normalised as `arch` says."""
-    top1 = top5 = samples = 0
-    loss = 0.0
+def evaluate(
+    network: nn.Module,
+    arch: Architecture,
+    loader: Loader,
+    device: torch.device,
+    reduce: Callable[[Tensor], None] | None = None,
+) -> Scores:
+    """Score a network in evaluation mode on every sample of a loader's split, each once, normalised as `arch` says.
+
+    Args:
+        network: on `device`.
+        arch: the network's.
+        loader: of one rank, if there are several.
+        device: where to compute.
+        reduce: sums a tensor over all ranks, in place.
+    """
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # right, among the first five, loss, samples
     for batch in loader.epoch(0):
-        labels = batch.labels.to(device)
-        logits = network(normalize(batch.images.to(device), arch)).float()
-        loss += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        labels = batch.labels.to(device, non_blocking=True)
+        logits = network(normalize(batch.images.to(device, non_blocking=True), arch)).float()
+        loss = functional.cross_entropy(logits, labels, reduction="sum")
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        top1 += int(ranked[:, 0].sum())
-        top5 += int(ranked.sum())
-        samples += len(labels)
-    return Scores(top1 / samples, top5 / samples, loss / samples, samples)
+        sums += torch.stack([ranked[:, 0].sum(), ranked.sum(), loss, loss.new_tensor(len(labels))])
+    if reduce:
+        reduce(sums)
+    top1, top5, total, samples = sums.tolist()
+    return Scores(top1 / samples, top5 / samples, total / samples, int(samples))
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, arch: Architecture, loader: Loader, device: torch.device) -> Predictions:
+    """Run a network in evaluation mode over every sample of a loader's split, each once."""
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in loader.epoch(0):
+        labels = batch.labels.to(device, non_blocking=True)
+        logits = network(normalize(batch.images.to(device, non_blocking=True), arch)).float()
+        best = logits.softmax(1).max(1)
+        among = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]).any(1)
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        parts.append((labels, best.indices, among, best.values, losses))
+    return Predictions(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
+
+
+def scores_of(predictions: Predictions) -> Scores:
+    """Return the means."""
+    right = predictions.found == predictions.labels
+    return Scores(
+        float(right.mean()), float(predictions.among_five.mean()), float(predictions.losses.mean()), len(right)
+    )
+
+
+def calibration_error(predictions: Predictions) -> float:
+    """Return the expected calibration error, 0 to 1: how far confidence is from accuracy, over bins of confidence."""
+    right = predictions.found == predictions.labels
+    bins = np.clip(np.ceil(predictions.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, right - predictions.confidence.astype(np.float64), CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def confusion(predictions: Predictions, num_classes: int) -> list[tuple[int, int, int]]:
+    """Return (class, class found, images) for all pairs that occur."""
+    pairs, counts = np.unique(predictions.labels * num_classes + predictions.found, return_counts=True)
+    return [(int(pair // num_classes), int(pair % num_classes), int(n)) for pair, n in zip(pairs, counts, strict=True)]

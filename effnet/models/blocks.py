@@ -82,15 +82,15 @@ class Residual(nn.Module):
         self.residual = block.residual
         self.drop_rate = block.drop_rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C_in, H, W) to (N, C_out, H', W')."""
+    def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C_out, H', W'); `draw`, (N,) in [0, 1), decides instead of torch's generator."""
         out: Tensor = self.branch(x)
         if not self.residual:
             return out
         if self.training and self.drop_rate:
             keep = 1.0 - self.drop_rate
-            mask = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
-            out = out * (mask / keep).to(out.dtype)
+            draw = torch.rand(len(x), device=x.device) if draw is None else draw
+            out = out * ((draw < keep) / keep).to(out.dtype)[:, None, None, None]
         return out + x
 
 
@@ -107,7 +107,7 @@ class Bottleneck(Residual):
         )
         self.act = activation(arch)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:  # noqa: ARG002 - nothing is dropped here
         """Map (N, C_in, H, W) to (N, C_out, H', W')."""
         out: Tensor = self.branch(x)
         if self.residual:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from effnet.arch.spec import Architecture, out_size
 from effnet.models.blocks import ConvNormAct, make_block, padding
+
+
+class Noise(NamedTuple):
+    """What decides which parts of a network are dropped for each of N samples: uniform numbers in [0, 1)."""
+
+    depth: Tensor  # (N, blocks): stochastic depth
+    features: Tensor  # (N, features before the classifier): dropout
+
+
+class Dropout(nn.Dropout):
+    """Dropout that can be told its random numbers."""
+
+    def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
+        """Zero the share `p` of (N, C), where `draw` is below it; scale the rest."""
+        if draw is None or not self.training or not self.p:
+            return super().forward(x)
+        return x * ((draw >= self.p) / (1 - self.p)).to(x.dtype)
 
 
 class Network(nn.Module):
@@ -40,13 +58,16 @@ class Network(nn.Module):
             size = out_size(blocks[-1].in_size, blocks[-1].stride)
             self.head = ConvNormAct(arch, channels, arch.head.channels, size=size)
             channels = arch.head.channels
-        self.dropout = nn.Dropout(arch.head.dropout)
+        self.dropout = Dropout(arch.head.dropout)
         self.classifier = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits for normalised images."""
-        features: Tensor = self.head(self.blocks(self.stem(x)))
-        return self.classifier(self.dropout(features.mean((2, 3))))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Return logits for normalised images. In training `noise` decides what is dropped, if it is given."""
+        x = self.stem(x)
+        for number, block in enumerate(self.blocks):
+            x = block(x, noise.depth[:, number] if noise else None)
+        features = self.head(x).mean((2, 3))
+        return self.classifier(self.dropout(features, noise.features if noise else None))  # type: ignore[no-any-return]
 
 
 def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = None) -> Network:

@@ -1,4 +1,7 @@
-"""`python -m effnet.train RUN_FOLDER`: the one entry of a training.
+"""`python -m effnet.train RUN_FOLDER [--ranks N] [--until EPOCHS]`: the one entry of a training.
+
+With --ranks, N processes of this machine train together; torchrun may start `python -m effnet.train RUN_FOLDER` itself,
+on any number of machines that share the store.
 
 Exit codes: 0 done, 75 stopped with a checkpoint (start it again), 2 bad configuration, 65 bad data, 73 another process
 trains this run, 70 our bug or a diverged training. SIGTERM and SIGINT ask it to stop.
@@ -6,23 +9,34 @@ trains this run, 70 our bug or a diverged training. SIGTERM and SIGINT ask it to
 
 from __future__ import annotations
 
-import sys
+import argparse
+import os
+from pathlib import Path
 
-from effnet.process import child_main, process_started, stop_on_signals, warn
+from effnet.process import child_main, die_with_parent, keep_memory, process_started, stop_on_signals, warn
 
 
 def main() -> None:
     """Train the run folder named on the command line."""
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m effnet.train RUN_FOLDER")
-    from pathlib import Path
+    parser = argparse.ArgumentParser(prog="python -m effnet.train", description="Train a run folder to its end.")
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("--ranks", type=int, default=1, help="processes of this machine that train together")
+    parser.add_argument("--until", type=int, help="epochs after which to leave it, to be gone on with later")
+    options = parser.parse_args()
+    if options.ranks > 1:
+        from effnet.train.launch import launch
 
+        launch(options.run_folder, options.ranks)
+        return
+    if "RANK" in os.environ:
+        die_with_parent()
+    keep_memory()
     from effnet.runs import RunFolder
     from effnet.train.loop import Stop, train
 
     stop = Stop()
     stop_on_signals(stop.request)
-    train(RunFolder(Path(sys.argv[1])), started=process_started(), stop=stop, warn=warn)
+    train(RunFolder(options.run_folder), started=process_started(), stop=stop, warn=warn, until=options.until)
 
 
 if __name__ == "__main__":

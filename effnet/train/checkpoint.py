@@ -7,6 +7,7 @@ checkpoints/step-N/  weights.safetensors  the weights that are evaluated (averag
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,8 +32,11 @@ def save(checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Map
             return target
         remove_folder(target)
     with publish_folder(target) as folder:
-        safetensors.torch.save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-        torch.save(dict(state), folder / STATE)
+        tensors = {name: value.contiguous() for name, value in weights.items()}
+        (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
+        buffer = io.BytesIO()  # torch's own writer hides what the disk says
+        torch.save(dict(state), buffer)
+        (folder / STATE).write_bytes(buffer.getbuffer())
         sums = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
         (folder / MANIFEST).write_bytes(canonical_json(sums))
     return target

@@ -12,18 +12,21 @@ from effnet.runs import read_journal
 
 
 class Journal:
-    """Appends epochs to a run's journal. An epoch that has its line keeps it: a resumed training writes it no more."""
+    """Appends epochs to a run's journal. An epoch that has its line keeps it: a resumed training writes it no more.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    With `writes=False`, for all ranks but one, nothing is written.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         lines, end = read_journal(path)
-        if path.exists() and path.stat().st_size > end:
+        if writes and path.exists() and path.stat().st_size > end:
             os.truncate(path, end)  # a line that a kill cut short
         self.last_epoch = int(lines[-1]["epoch"]) if lines else 0
 
     def append(self, epoch: int, step: int, time: float, metrics: Mapping[str, float]) -> None:
         """Write an epoch's line (epoch counted from 1, time in Unix seconds) and flush it to the disk."""
-        if epoch <= self.last_epoch:
+        if epoch <= self.last_epoch or not self.writes:
             return
         numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"epoch": epoch, "step": step, "time": round(time, 3), **numbers}) + "\n"

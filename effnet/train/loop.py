@@ -1,42 +1,28 @@
 """Train one run to its end, from wherever it stands.
 
 The state of a training is its step and its tensors: the order of samples, augmentation, dropout and stochastic depth
-are pure functions of (seed, step). So a training that was stopped or killed goes on bit for bit as if nothing had
-happened (same machine, same number of threads).
+are pure functions of (seed, epoch, sample). So a training that was stopped or killed goes on bit for bit as if nothing
+had happened (same machine, threads and ranks), and with other ranks every sample still comes once per epoch.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-from torch.nn import functional
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from effnet.arch.cost import count
-from effnet.data.keyed import mix
-from effnet.data.loader import Batch, Loader
-from effnet.data.policies import augment_batch, mix_batch
-from effnet.data.shards import load_manifest
-from effnet.errors import ConfigError, DataError, RunFailedError, StoppedError
+from effnet.errors import BusyError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
-from effnet.models.build import build
-from effnet.models.preprocess import normalize
-from effnet.runs import RunFolder, RunResult, RunSpec
+from effnet.process import say
+from effnet.runs import RunFolder, RunResult
 from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
-from effnet.train.ema import Ema
-from effnet.train.journal import Journal
-from effnet.train.optim import make_optimizer
-from effnet.train.schedule import learning_rate
-
-EVALUATION_BATCH = 256
+from effnet.train.distributed import World
+from effnet.train.schedule import adapted, learning_rate, stage
+from effnet.train.state import Progress, Training, environment, prepare, resume, save
+from effnet.train.step import take_step
 
 
 class Stop:
@@ -50,204 +36,149 @@ class Stop:
         self.reason = self.reason or reason
 
 
-@dataclass
-class Progress:
-    """All of a training's state besides its tensors; part of every checkpoint."""
-
-    step: int = 0  # steps done
-    loss_sum: float = 0.0  # over the steps of the current epoch
-    best_epoch: int = 0
-    best_step: int = 0
-    best: tuple[float, float, float] = (-1.0, 0.0, math.inf)  # minival top-1, top-5, loss
-    seconds: float = 0.0  # of earlier processes
-
-
-@dataclass
-class Training:
-    """One run in this process."""
-
-    folder: RunFolder
-    spec: RunSpec
-    dataset: Path
-    device: torch.device
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: Ema | None
-    train_loader: Loader
-    minival_loader: Loader
-    journal: Journal
-    started: float  # Unix seconds at which this process began
-    progress: Progress = field(default_factory=Progress)
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The network whose weights are judged and taken away."""
-        return self.ema.network if self.ema else self.network
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent on the run so far, by this process and earlier ones."""
-        return self.progress.seconds + time.time() - self.started
-
-
-def train(folder: RunFolder, *, started: float, stop: Stop, warn: Callable[[str], None]) -> RunResult:
+def train(
+    folder: RunFolder, *, started: float, stop: Stop, warn: Callable[[str], None], until: int | None = None
+) -> RunResult | None:
     """Train the run in `folder` and return its result; a finished run is returned as it is.
+
+    In a process that torchrun started, this is one of several ranks; the first one writes the files.
 
     Args:
         folder: holds config.json; its dataset lies in the same store.
         started: Unix seconds at which the process began.
         stop: checked after every step.
-        warn: told about broken checkpoints, which are passed over.
+        warn: told about broken checkpoints, which are passed over, and what else differs from the recipe's word.
+        until: epochs after which to leave the run, with a checkpoint and without a result: None is returned then.
 
     Raises:
         ConfigError: if config.json cannot be used.
-        DataError: if the dataset is missing or broken.
+        DataError: if the dataset, a checkpoint or the weights to start from are missing, broken or of something else,
+            or the disk is full.
         BusyError: if another process trains this run.
         StoppedError: if `stop` asked for it; a checkpoint was written.
         RunFailedError: if the loss is no longer a number.
     """
-    with folder.lock():
-        if result := folder.result():
-            return result
-        training = _prepare(folder, started)
-        try:
-            _resume(training, warn)
-            for epoch in _epochs_left(training):
-                _train_epoch(training, epoch, stop)
-            return _finish(training)
-        finally:
-            training.train_loader.close()
-            training.minival_loader.close()
+    if result := folder.result():
+        return result
+    world = World()
+    try:
+        with _held(folder, world):
+            return _train(folder, world, started, stop, warn, until)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder.path}: {(error.strerror or str(error)).lower()}; what is saved is whole, start "
+            "the training again to go on"
+        ) from error
+    finally:
+        world.leave()
 
 
-def _prepare(folder: RunFolder, started: float) -> Training:
-    spec = folder.spec()
-    dataset = folder.store.datasets / spec.dataset
-    manifest = load_manifest(dataset)
-    if manifest is None:
-        raise DataError(f"{dataset}: the run's dataset is not there; shard it first")
-    if len(manifest.classes) != spec.num_classes:
-        raise ConfigError(
-            f"{folder.config_path}: num_classes is {spec.num_classes}, the dataset has {len(manifest.classes)} classes"
-        )
-    recipe, resolution = spec.recipe, spec.architecture.resolution
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
-    threads = torch.get_num_threads() if device.type == "cpu" else len(os.sched_getaffinity(0))
-    network = build(spec.architecture, spec.num_classes, seed=spec.seed)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Training(
-        folder=folder,
-        spec=spec,
-        dataset=dataset,
-        device=device,
-        network=network,
-        optimizer=make_optimizer(network, recipe),
-        ema=Ema(network, recipe.ema_decay) if recipe.ema_decay else None,
-        train_loader=Loader(
-            dataset,
-            "train",
-            batch_size=recipe.batch_size,
-            resolution=resolution,
-            augment=recipe.augment,
-            train=True,
-            seed=spec.seed,
-            shuffle_shards=recipe.shuffle_shards,
-            threads=threads,
-            cache=folder.store.cache,
-        ),
-        minival_loader=Loader(
-            dataset,
-            "minival",
-            batch_size=EVALUATION_BATCH,
-            resolution=resolution,
-            augment=recipe.augment,
-            threads=threads,
-            cache=folder.store.cache,
-        ),
-        journal=Journal(folder.metrics_path),
-        started=started,
-    )
+@contextmanager
+def _held(folder: RunFolder, world: World) -> Iterator[None]:
+    """Hold the run's lock, in the leader; every rank learns whether it was free."""
+    with ExitStack() as stack:
+        problem = None
+        if world.leads:
+            try:
+                stack.enter_context(folder.lock())
+            except BusyError as error:
+                problem = str(error)
+        if problem := world.tell(problem):
+            raise BusyError(problem)
+        yield
+
+
+def _train(
+    folder: RunFolder, world: World, started: float, stop: Stop, warn: Callable[[str], None], until: int | None
+) -> RunResult | None:
+    if result := folder.result():  # another process finished while this one came to the lock
+        return result
+    training = prepare(folder, world, started, warn)
+    try:
+        resume(training)
+        if not training.progress.step:
+            for note in adapted(training.spec.recipe, training.steps_per_epoch):
+                say(note)
+        for epoch in _epochs_left(training):
+            if until is not None and epoch >= until:
+                return None
+            _train_epoch(training, epoch, stop)
+        if world.leads:
+            _finish(training)
+        world.tell(None)
+        result = folder.result()
+        if result is None:
+            raise DataError(f"{folder.result_path}: has gone; run the command again")
+        return result
+    finally:
+        training.train_loader.close()
+        training.minival_loader.close()
 
 
 def _epochs_left(training: Training) -> Iterator[int]:
-    steps = training.train_loader.steps_per_epoch
-    while (epoch := training.progress.step // steps) < training.spec.recipe.epochs:
+    """Yield epochs, counted from 0, until the last one or until patience ends."""
+    recipe, progress = training.spec.recipe, training.progress
+    while (epoch := progress.step // training.steps_per_epoch) < recipe.epochs:
+        done = progress.step % training.steps_per_epoch == 0
+        if recipe.patience and done and epoch - progress.best_epoch >= recipe.patience:
+            return
         yield epoch
 
 
 def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
     """Train from the current step to the end of the epoch (counted from 0), judge, write the journal, checkpoint."""
-    progress, every = training.progress, training.spec.recipe.checkpoint_every
-    steps = training.train_loader.steps_per_epoch
-    first_step, start = progress.step, time.perf_counter()
+    progress, recipe, steps = training.progress, training.spec.recipe, training.steps_per_epoch
+    now = stage(recipe, training.spec.architecture, epoch)
     training.network.train()
-    for batch in training.train_loader.epoch(epoch, progress.step % steps):
-        progress.loss_sum += _step(training, batch)
-        progress.step += 1
-        inside_epoch = progress.step % steps != 0
-        if stop.reason and inside_epoch:
-            _checkpoint(training)
+    training.network.dropout.p = now.dropout
+    training.clock.begin()
+    first_step = progress.step
+    for batch in training.clock.waiting(training.train_loader.epoch(epoch, first_step % steps, now.resolution)):
+        take_step(training, batch, now)
+        if progress.step % steps == 0:
+            break
+        if training.world.any(stop.reason is not None):
+            save(training)
             raise StoppedError(f"run {training.folder.key}: {stop.reason}; stopped at step {progress.step}")
-        if every and inside_epoch and progress.step % every == 0:
-            _checkpoint(training)
-    train_seconds = time.perf_counter() - start
-    train_loss = progress.loss_sum / steps
+        if recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
+            save(training)
+    usage = training.clock.usage((progress.step - first_step) * recipe.batch_size)
+    _end_epoch(training, epoch, usage)
+    if training.world.any(stop.reason is not None) and epoch + 1 < recipe.epochs:
+        raise StoppedError(f"run {training.folder.key}: {stop.reason}; stopped after epoch {epoch + 1}")
+
+
+def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> None:
+    """Judge the epoch, write its line in the journal and a checkpoint."""
+    progress, world = training.progress, training.world
+    total = training.loss_sum.clone()
+    world.sum_(total)
+    train_loss = float(total) / (training.steps_per_epoch * training.spec.recipe.batch_size)
     if not math.isfinite(train_loss):
         raise RunFailedError(
             f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; "
             "lower recipe.learning_rate"
         )
-    scores = evaluate(training.evaluated, training.spec.architecture, training.minival_loader, training.device)
+    world.copy_from_leader(training.judged)
+    scores = evaluate(training.judged, training.spec.architecture, training.minival_loader, training.device, world.sum_)
     _keep_best(progress, epoch, scores)
-    progress.loss_sum = 0.0
+    training.loss_sum.zero_()
+    rate = learning_rate(training.spec.recipe, progress.step - 1, training.steps_per_epoch)
     training.journal.append(
         epoch + 1,
         progress.step,
         time.time(),
         {
             "train_loss": train_loss,
-            "learning_rate": training.optimizer.param_groups[0]["lr"],
+            "learning_rate": rate,
             "minival_top1": scores.top1,
             "minival_top5": scores.top5,
             "minival_loss": scores.loss,
-            "images_per_second": (progress.step - first_step) * training.spec.recipe.batch_size / train_seconds,
+            **usage,
             "seconds": training.seconds,
         },
     )
-    _checkpoint(training)
-    if stop.reason and epoch + 1 < training.spec.recipe.epochs:
-        raise StoppedError(f"run {training.folder.key}: {stop.reason}; stopped after epoch {epoch + 1}")
-
-
-def _step(training: Training, batch: Batch) -> float:
-    """Take one step and return its loss."""
-    recipe, step = training.spec.recipe, training.progress.step
-    torch.manual_seed(int(mix(training.spec.seed, step)) >> 1)  # dropout and stochastic depth
-    for group in training.optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step, training.train_loader.steps_per_epoch)
-    seed, epoch = training.spec.seed, step // training.train_loader.steps_per_epoch
-    pixels = batch.images.to(training.device, non_blocking=True)
-    pixels = augment_batch(pixels, recipe.augment, batch.samples, seed, epoch)
-    labels = batch.labels.to(training.device, non_blocking=True)
-    images, other_labels, share = mix_batch(
-        normalize(pixels, training.spec.architecture), labels, recipe.augment, seed, step
-    )
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=training.device.type == "cuda"):
-        logits = training.network(images)
-    losses = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing, reduction="none")
-    if other_labels is not labels:
-        others = functional.cross_entropy(
-            logits.float(), other_labels, label_smoothing=recipe.label_smoothing, reduction="none"
-        )
-        losses = share * losses + (1 - share) * others
-    loss = losses.mean()
-    training.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    training.optimizer.step()
-    if training.ema:
-        training.ema.update(training.network, step)
-    return float(loss.detach())
+    save(training)
 
 
 def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
@@ -257,33 +188,7 @@ def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
         progress.best_epoch, progress.best_step = epoch + 1, progress.step
 
 
-def _checkpoint(training: Training) -> None:
-    state: dict[str, Any] = {
-        "progress": vars(training.progress) | {"seconds": training.seconds},
-        "optimizer": training.optimizer.state_dict(),
-    }
-    if training.ema:
-        state["network"] = training.network.state_dict()
-    folder = training.folder.checkpoints
-    checkpoint.save(folder, training.progress.step, training.evaluated.state_dict(), state)
-    checkpoint.prune(folder, training.progress.best_step)
-
-
-def _resume(training: Training, warn: Callable[[str], None]) -> None:
-    folder = checkpoint.newest(training.folder.checkpoints, warn)
-    if folder is None:
-        return
-    weights, state = checkpoint.load(folder)
-    try:
-        training.evaluated.load_state_dict(weights)
-        training.network.load_state_dict(state.get("network", weights))
-        training.optimizer.load_state_dict(state["optimizer"])
-        training.progress = Progress(**state["progress"])
-    except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        raise DataError(f"{folder}: does not fit this run; remove the run's folder {training.folder.path}") from error
-
-
-def _finish(training: Training) -> RunResult:
+def _finish(training: Training) -> None:
     """Take the best epoch's weights out of its checkpoint and write the result."""
     folder, spec, progress = training.folder, training.spec, training.progress
     best = folder.checkpoints / f"step-{progress.best_step}"
@@ -297,19 +202,13 @@ def _finish(training: Training) -> RunResult:
         top5=progress.best[1],
         loss=progress.best[2],
         best_epoch=progress.best_epoch,
-        epochs=spec.recipe.epochs,
+        epochs=progress.step // training.steps_per_epoch,
         steps=progress.step,
         params=cost.params,
         macs=cost.macs,
         seconds=training.seconds,
         weights_sha256=sha256_file(folder.weights_path),
-        environment=environment(training.device),
+        environment=environment(training),
+        notes=tuple(adapted(spec.recipe, training.steps_per_epoch)),
     )
     publish(folder.result_path, result.model_dump_json(indent=2).encode())
-    return result
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Return what a result depends on besides its spec."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    return {"torch": torch.__version__, "device": f"{device.type} ({name})", "threads": str(torch.get_num_threads())}

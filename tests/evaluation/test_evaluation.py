@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
+import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from torch import nn
 
 from effnet.arch import zoo
+from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
-from effnet.data.shards import Manifest
+from effnet.data.manifest import Manifest
 from effnet.errors import DataError
-from effnet.evaluation.metrics import evaluate
-from effnet.evaluation.run import evaluate_run
+from effnet.evaluation.cam import class_activation_maps
+from effnet.evaluation.latency import throughput
+from effnet.evaluation.metrics import calibration_error, confusion, evaluate, predict, scores_of
+from effnet.evaluation.run import evaluate_run, other_resolutions
+from effnet.models.build import build
+from effnet.models.preprocess import normalize
 from effnet.runs import RunFolder
 from effnet.store import Store
 from effnet.train import loop
@@ -59,3 +67,53 @@ def test_verdict_is_given_once_and_on_the_weights_of_the_run(run_folder: RunFold
     run_folder.weights_path.write_bytes(data)
     with pytest.raises(DataError, match="not the weights that the run ended with"):
         evaluate_run(run_folder)
+
+
+def test_scores_by_class_and_confidence_are_those_of_scikit_learn(dataset_store: Store, manifest: Manifest) -> None:
+    folder = dataset_store.datasets / manifest.digest
+    loader = Loader(folder, "val", batch_size=100, resolution=8, augment=Augment(crop_padding=0))
+    arch = zoo.get("efficientnet_b0")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval()
+    found = predict(network, arch, loader, torch.device("cpu"))
+    assert scores_of(found) == pytest.approx(evaluate(network, arch, loader, torch.device("cpu")))
+    table = np.zeros((10, 10), int)
+    for label, other, number in confusion(found, 10):
+        table[label, other] = number
+    assert np.array_equal(table, sklearn.metrics.confusion_matrix(found.labels, found.found, labels=range(10)))
+    edges = np.linspace(0, 1, 16)
+    expected = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (found.confidence > low) & (found.confidence <= high)
+        if inside.any():
+            right = (found.found == found.labels)[inside]
+            expected += inside.mean() * abs(right.mean() - found.confidence[inside].mean())
+    assert calibration_error(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_maps_are_what_the_logit_is_the_mean_of(baseline: Architecture) -> None:
+    network = build(baseline, 10, seed=0).eval()
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    maps, found = class_activation_maps(network, images)
+    assert maps.shape == (3, 8, 8)
+    assert torch.allclose(maps.amax((1, 2)), torch.ones(3))
+    assert float(maps.min()) >= 0
+    logits = network(normalize(images, baseline))
+    assert torch.equal(found, logits.argmax(1))
+    features = network.head(network.blocks(network.stem(normalize(images, baseline))))
+    raw = torch.einsum("nchw,nc->nhw", features, network.classifier.weight[found])
+    assert torch.allclose(raw.mean((1, 2)) + network.classifier.bias[found], logits.amax(1), atol=1e-5)
+    one, _ = class_activation_maps(network, images, torch.tensor([1, 1, 1]))
+    other, _ = class_activation_maps(network, images, torch.tensor([2, 2, 2]))
+    assert not torch.equal(one, other)
+
+
+def test_throughput_names_its_batch(baseline: Architecture) -> None:
+    network = build(baseline, 10, seed=0).eval()
+    rate, batch = throughput(network, 3, 8, torch.device("cpu"))
+    assert rate > 0
+    assert batch in {2**power for power in range(9)}
+
+
+def test_other_sides_are_multiples_of_the_stride() -> None:
+    assert other_resolutions(zoo.get("efficientnet_b0")) == [128, 160, 288, 320]

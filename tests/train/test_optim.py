@@ -1,75 +1,179 @@
-"""Optimizers, schedules and the moving average against formulas written out plainly."""
+"""Optimizers and the moving average against formulas written out plainly, and against torch's own."""
 
 from __future__ import annotations
 
-import math
+import copy
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
-from effnet.models.build import build
-from effnet.train.ema import Ema
-from effnet.train.optim import RMSPropTF, make_optimizer
-from effnet.train.schedule import learning_rate
+from effnet.models.build import Network, build
+from effnet.train import optim
+from effnet.train.optim import Optimizer
+
+WHERE = {"rmsprop": 0.06, "sgd": 0.1, "adamw": 0.01}
 
 
-def test_rmsprop_is_tensorflows() -> None:
+@pytest.fixture
+def network(baseline: Architecture) -> Network:
+    return build(baseline, 10, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def give_gradients(network: Network, step: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    found = {}
+    for name, param in network.named_parameters():
+        # contiguous, so not with the strides of all weights
+        param.grad = torch.randn(param.shape, generator=generator)
+        found[name] = param.grad.clone()
+    return found
+
+
+def run(network: Network, recipe: Recipe, steps: int = 4) -> Optimizer:
+    optimizer = Optimizer(network, recipe)
+    for step in range(steps):
+        give_gradients(network, step)
+        optimizer.step(WHERE[recipe.optimizer] / (step + 1), 0.9, step)
+    return optimizer
+
+
+def is_norm(name: str) -> bool:
+    return ".norm." in name
+
+
+def test_rmsprop_is_tensorflows(network: Network) -> None:
     # tf.train.RMSPropOptimizer: ms starts at 1; ms = d*ms + (1-d)*g²; mom = m*mom + lr*g/sqrt(ms + eps); w -= mom
-    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
-    optimizer = RMSPropTF([weight], lr=0.1, decay=0.9, momentum=0.8, epsilon=1e-3, weight_decay=0.01)
-    w = weight.detach().double().numpy().copy()
-    square, momentum = np.ones(3), np.zeros(3)
+    expected = {name: param.detach().double() for name, param in network.named_parameters()}
+    square = {name: torch.ones_like(weight) for name, weight in expected.items()}
+    momentum = {name: torch.zeros_like(weight) for name, weight in expected.items()}
+    optimizer = Optimizer(network, Recipe(weight_decay=0.01))
     for step in range(5):
-        lr = 0.1 / (step + 1)
-        optimizer.param_groups[0]["lr"] = lr
-        gradient = np.array([0.5, -1.0, 2.0]) * (step - 2)
-        weight.grad = torch.tensor(gradient, dtype=torch.float32)
-        optimizer.step()
-        full = gradient + 0.01 * w
-        square = 0.9 * square + 0.1 * full**2
-        momentum = 0.8 * momentum + lr * full / np.sqrt(square + 1e-3)
-        w = w - momentum
-    assert weight.detach().numpy() == pytest.approx(w, rel=1e-5)
+        rate = 0.1 / (step + 1)
+        for name, gradient in give_gradients(network, step).items():
+            decay = 0.01 if gradient.ndim > 1 else 0.0
+            full = gradient.double() + decay * expected[name]
+            square[name] = 0.9 * square[name] + 0.1 * full**2
+            momentum[name] = 0.9 * momentum[name] + rate * full / torch.sqrt(square[name] + 1e-3)
+            expected[name] = expected[name] - momentum[name]
+        optimizer.step(rate, 0.9, step)
+    for name, param in network.named_parameters():
+        assert torch.allclose(param.double(), expected[name], rtol=1e-4, atol=1e-5), name
 
 
-def test_norms_and_biases_are_not_decayed(baseline: Architecture) -> None:
-    network = build(baseline, 10)
-    decayed, free = make_optimizer(network, Recipe(weight_decay=0.1)).param_groups
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
-    assert all(parameter.ndim > 1 for parameter in decayed["params"])
-    assert all(parameter.ndim == 1 for parameter in free["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(list(network.parameters()))
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_sgd_and_adamw_are_torchs(network: Network, kind: str) -> None:
+    other = copy.deepcopy(network)
+    groups = [
+        {"params": [p for n, p in other.named_parameters() if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for n, p in other.named_parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    theirs: torch.optim.Optimizer = (
+        torch.optim.SGD(groups, lr=1, momentum=0.9, nesterov=True) if kind == "sgd" else torch.optim.AdamW(groups, lr=1)
+    )
+    run(network, Recipe(optimizer=kind, weight_decay=0.05))  # type: ignore[arg-type]
+    for step in range(4):
+        give_gradients(other, step)
+        for group in theirs.param_groups:
+            group["lr"] = WHERE[kind] / (step + 1)
+        theirs.step()
+    for (name, mine), their in zip(network.named_parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, their, rtol=1e-5, atol=1e-6), name
 
 
-def test_staircase_is_the_papers() -> None:
-    recipe = Recipe(schedule="staircase", learning_rate=0.016, batch_size=256, warmup_epochs=5)
-    assert learning_rate(recipe, 0, 1000) == pytest.approx(0.016 / 5001)
-    assert learning_rate(recipe, 5000, 1000) == pytest.approx(0.016 * 0.97**2)  # epoch 5 is in the third stair
-    assert learning_rate(recipe, 23_999, 1000) == pytest.approx(0.016 * 0.97**9)
-    assert learning_rate(recipe, 24_000, 1000) == pytest.approx(0.016 * 0.97**10)
-
-
-def test_cosine_falls_to_nothing_and_the_batch_scales_the_peak() -> None:
-    recipe = Recipe(schedule="cosine", learning_rate=0.1, batch_size=128, warmup_epochs=0, epochs=10)
-    rates = [learning_rate(recipe, step, 100) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.05)
-    assert rates == sorted(rates, reverse=True)
-    assert rates[500] == pytest.approx(0.025)
-    assert rates[-1] < 1e-5
-
-
-def test_average_follows_with_the_official_ramp(baseline: Architecture) -> None:
-    network = build(baseline, 10)
-    ema = Ema(network, decay=0.99)
-    expected = network.classifier.weight.detach().clone()
-    for step in range(20):
+def test_norms_are_never_decayed_and_biases_if_the_recipe_says_so(network: Network) -> None:
+    def moved(recipe: Recipe) -> set[str]:
+        mine = copy.deepcopy(network)
         with torch.no_grad():
-            network.classifier.weight += 1
-        ema.update(network, step)
-        decay = min(0.99, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * network.classifier.weight.detach()
-    assert torch.allclose(ema.network.classifier.weight, expected, rtol=1e-5)
-    assert not math.isclose(float(expected.sum()), float(network.classifier.weight.detach().sum()))
+            for param in mine.parameters():
+                param.fill_(1.0)
+        optimizer = Optimizer(mine, recipe)
+        for param in mine.parameters():
+            param.grad = torch.zeros_like(param)
+        optimizer.step(0.1, 0.9, 0)
+        return {name for name, param in mine.named_parameters() if not torch.equal(param, torch.ones_like(param))}
+
+    names = {name for name, _ in network.named_parameters()}
+    weights = {name for name, param in network.named_parameters() if param.ndim > 1}
+    assert moved(Recipe(weight_decay=0.1)) == weights
+    assert moved(Recipe(weight_decay=0.1, decay_biases=True)) == {name for name in names if not is_norm(name)}
+    assert moved(Recipe(weight_decay=0.0)) == set()
+
+
+def test_earlier_blocks_learn_more_slowly_if_the_recipe_says_so(network: Network) -> None:
+    before = {name: param.detach().clone() for name, param in network.named_parameters()}
+    optimizer = Optimizer(network, Recipe(optimizer="sgd", weight_decay=0, layer_decay=0.5))
+    for param in network.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step(1.0, 0.9, 0)
+    after = dict(network.named_parameters())
+    steps = {name: float((before[name] - after[name].detach()).mean()) for name in before}
+    assert steps["classifier.weight"] == pytest.approx(1.9)  # Nesterov's first step
+    assert steps["blocks.2.branch.project.conv.weight"] == pytest.approx(1.9 * 0.5, rel=1e-4)
+    assert steps["blocks.0.branch.project.conv.weight"] == pytest.approx(1.9 * 0.5**3, rel=1e-4)
+    assert steps["stem.conv.conv.weight"] == pytest.approx(1.9 * 0.5**4, rel=1e-4)
+
+
+def test_gradients_are_clipped_by_their_common_norm(network: Network) -> None:
+    before = torch.cat([param.detach().flatten().clone() for param in network.parameters()])
+    optimizer = Optimizer(network, Recipe(optimizer="sgd", weight_decay=0, clip_norm=2.0))
+    for param in network.parameters():
+        param.grad = torch.full_like(param, 3.0)
+    optimizer.step(1.0, 0.9, 0)
+    moved = before - torch.cat([param.detach().flatten() for param in network.parameters()])
+    assert float(moved.norm()) == pytest.approx(1.9 * 2.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_pieces_change_nothing(network: Network, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, third = copy.deepcopy(network), copy.deepcopy(network)
+    recipe = Recipe(optimizer=kind, weight_decay=0.05, clip_norm=1.0)  # type: ignore[arg-type]
+    run(network, recipe)
+    monkeypatch.setattr(optim, "PIECE", 100)  # large parameters are cut, small ones put together
+    small = run(other, recipe)
+    monkeypatch.setattr(optim, "PIECE", 1 << 30)
+    whole = Optimizer(third, recipe)
+    for step in range(4):
+        give_gradients(third, step)
+        whole.step(WHERE[kind] / (step + 1), 0.9, step, reduce=lambda _gradients: None)
+    assert small.average is not None
+    assert whole.average is not None
+    for one, two, three in zip(network.parameters(), other.parameters(), third.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert torch.allclose(one, three, rtol=1e-5, atol=1e-7)  # the norm's sum has another order
+    for one, two in zip(small.average.parameters(), whole.average.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-5, atol=1e-7)
+
+
+def test_state_goes_on_and_a_foreign_one_is_refused(network: Network) -> None:
+    straight = copy.deepcopy(network)
+    run(straight, Recipe(), steps=6)
+    first = run(network, Recipe(), steps=3)
+    again = copy.deepcopy(network)
+    optimizer = Optimizer(again, Recipe())
+    optimizer.load_state_dict(first.state_dict())
+    for step in range(3, 6):
+        give_gradients(again, step)
+        optimizer.step(WHERE["rmsprop"] / (step + 1), 0.9, step)
+    for one, two in zip(straight.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    with pytest.raises(ValueError, match="of another network or optimizer"):
+        optimizer.load_state_dict(Optimizer(copy.deepcopy(network), Recipe(optimizer="sgd")).state_dict())
+
+
+def test_average_follows_weights_and_statistics(network: Network) -> None:
+    optimizer = Optimizer(network, Recipe(weight_decay=0))
+    assert optimizer.average is not None
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    for step in range(3):
+        give_gradients(network, step)
+        for name, buffer in network.named_buffers():
+            buffer.add_(1 if name.endswith("tracked") else 0.5)
+        optimizer.step(0.05, 0.8, step)
+        for name, value in network.state_dict().items():
+            expected[name] = 0.8 * expected[name] + 0.2 * value if value.is_floating_point() else value
+    for name, value in optimizer.average.state_dict().items():
+        assert torch.allclose(value, expected[name], rtol=1e-5, atol=1e-6), name
+    assert Optimizer(copy.deepcopy(network), Recipe(ema_decay=0)).average is None

@@ -1,0 +1,233 @@
+"""A training in this process: its parts, and how they go into a checkpoint and come back."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from effnet.data.loader import Loader
+from effnet.data.manifest import load_manifest
+from effnet.errors import ConfigError, DataError
+from effnet.models.build import Network, build
+from effnet.models.weights import load_weights
+from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
+from effnet.store import sha256_file
+from effnet.train import checkpoint
+from effnet.train.distributed import World, synchronize_norms
+from effnet.train.journal import Journal
+from effnet.train.optim import Optimizer
+from effnet.train.usage import Clock
+
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class Progress:
+    """All of a training's state besides its tensors; part of every checkpoint."""
+
+    step: int = 0  # steps done
+    loss_sum: float = 0.0  # over the images of the current epoch so far
+    best_epoch: int = 0
+    best_step: int = 0
+    best: tuple[float, float, float] = (-1.0, 0.0, math.inf)  # minival top-1, top-5, loss
+    seconds: float = 0.0  # of earlier processes
+
+
+@dataclass
+class Training:
+    """One run in this process, which may be one of several ranks."""
+
+    folder: RunFolder
+    spec: RunSpec
+    world: World
+    network: Network
+    optimizer: Optimizer
+    train_loader: Loader
+    minival_loader: Loader
+    journal: Journal
+    clock: Clock
+    warn: Callable[[str], None]
+    bfloat16: bool
+    loss_sum: torch.Tensor  # float64, on the device: of this rank's images of the epoch
+    micro_batch: int  # images of a rank that go through the network at a time
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.world.device
+
+    @property
+    def judged(self) -> Network:
+        """The network whose weights are judged and taken away."""
+        return self.optimizer.average or self.network
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.train_loader.steps_per_epoch
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on the run so far, by this process and earlier ones."""
+        return self.progress.seconds + self.clock.seconds()
+
+
+def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str], None]) -> Training:
+    """Return a run's training at its start; see effnet.train.loop.train for what is raised."""
+    spec = folder.spec()
+    dataset = folder.store.datasets / spec.dataset
+    _check(folder, spec, dataset, world)
+    recipe, device = spec.recipe, world.device
+    network = _start(folder, spec)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = Optimizer(network, recipe)
+    synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
+    # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
+    cores = len(os.sched_getaffinity(0)) // world.size
+    threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores)
+    shared = {
+        "resolution": spec.architecture.resolution,
+        "augment": recipe.augment,
+        "rank": world.rank,
+        "world": world.size,
+        "threads": threads,
+        "cache": folder.store.cache,
+    }
+    return Training(
+        folder=folder,
+        spec=spec,
+        world=world,
+        network=network,
+        optimizer=optimizer,
+        train_loader=Loader(
+            dataset,
+            "train",
+            batch_size=recipe.batch_size,
+            train=True,
+            seed=spec.seed,
+            shuffle_shards=recipe.shuffle_shards,
+            **shared,  # type: ignore[arg-type]
+        ),
+        minival_loader=Loader(dataset, "minival", batch_size=EVALUATION_BATCH * world.size, **shared),  # type: ignore[arg-type]
+        journal=Journal(folder.metrics_path, writes=world.leads),
+        clock=Clock(started, device),
+        warn=warn if world.leads else lambda _line: None,
+        bfloat16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda"),
+        loss_sum=torch.zeros((), dtype=torch.float64, device=device),
+        micro_batch=-(-recipe.batch_size // world.size),
+    )
+
+
+def _check(folder: RunFolder, spec: RunSpec, dataset: Path, world: World) -> None:
+    manifest = load_manifest(dataset)
+    if manifest is None:
+        raise DataError(f"{dataset}: the run's dataset is not there; shard it first")
+    if len(manifest.classes) != spec.num_classes:
+        raise ConfigError(
+            f"{folder.config_path}: num_classes is {spec.num_classes}, the dataset has {len(manifest.classes)} classes"
+        )
+    if spec.recipe.batch_size < world.size:
+        raise ConfigError(
+            f"{folder.config_path}: recipe.batch_size {spec.recipe.batch_size} is less than an image for each of "
+            f"{world.size} ranks"
+        )
+
+
+def _start(folder: RunFolder, spec: RunSpec) -> Network:
+    """Return the network with the weights that the training starts from."""
+    if spec.start is None:
+        return build(spec.architecture, spec.num_classes, seed=spec.seed)
+    path = Path(spec.start.path)
+    if not path.is_file() or sha256_file(path) != spec.start.sha256:
+        raise DataError(f"{path}: missing, or not the weights that {folder.config_path} starts from")
+    try:
+        network = load_weights(path, spec.architecture, num_classes=spec.num_classes).network
+    except DataError as error:  # which lists every tensor
+        raise DataError(str(error).splitlines()[0]) from error
+    if spec.start.new_head:
+        network.classifier.load_state_dict(
+            build(spec.architecture, spec.num_classes, seed=spec.seed).classifier.state_dict()
+        )
+    return network.train().requires_grad_(True)
+
+
+def environment(training: Training) -> dict[str, str]:
+    """Return what a result depends on besides its spec, to the bit."""
+    device = training.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
+    return {
+        "torch": str(torch.__version__),
+        "device": f"{device.type} ({name})",
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "ranks": str(training.world.size),
+        "precision": "bfloat16" if training.bfloat16 else "float32",
+    }
+
+
+def save(training: Training) -> None:
+    """Write a checkpoint, from the leader; the others go on when it is there."""
+    training.world.sum_(training.loss_sum)
+    training.progress.loss_sum = float(training.loss_sum)
+    if not training.world.leads:
+        training.loss_sum.zero_()  # the leader holds the sum of all from here on
+    if training.world.leads:
+        state: dict[str, Any] = {
+            "run": training.folder.key,
+            "version": CACHE_VERSION,
+            "environment": environment(training),
+            "progress": vars(training.progress) | {"seconds": training.seconds},
+            "optimizer": training.optimizer.state_dict(),
+        }
+        if training.optimizer.average:
+            state["network"] = training.network.state_dict()
+        folder = training.folder.checkpoints
+        checkpoint.save(folder, training.progress.step, training.judged.state_dict(), state)
+        checkpoint.prune(folder, training.progress.best_step)
+    training.world.tell(None)
+
+
+def resume(training: Training) -> None:
+    """Take the newest valid checkpoint over, if there is one; the leader chooses.
+
+    A checkpoint of another run or of another version of effnet is refused. One that was written with other threads,
+    ranks or versions of torch is used and told about: the training goes on with every sample in its place, but its
+    weights are not the same to the bit.
+
+    Raises:
+        DataError: if the checkpoint does not fit.
+    """
+    world = training.world
+    found = checkpoint.newest(training.folder.checkpoints, training.warn) if world.leads else None
+    name = world.tell(found.name if found else None)
+    if name is None:
+        return
+    folder = training.folder.checkpoints / name
+    weights, state = checkpoint.load(folder)
+    if (state.get("run"), state.get("version")) != (training.folder.key, CACHE_VERSION):
+        raise DataError(
+            f"{folder}: a checkpoint of another run or of another version of effnet; remove {folder.parent}"
+        )
+    try:
+        training.judged.load_state_dict(weights)
+        training.network.load_state_dict(state.get("network", weights))
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.progress = Progress(**state["progress"])
+        before = state["environment"]
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise DataError(f"{folder}: does not fit this run; remove the run's folder {training.folder.path}") from error
+    if world.leads:
+        training.loss_sum.fill_(training.progress.loss_sum)
+    now = environment(training)
+    if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]:
+        training.warn(
+            f"goes on from {folder.name} with {', '.join(changed)}: the weights will not be the same to the bit"
+        )

@@ -1,0 +1,66 @@
+"""Where a training's time goes: waiting for data, and what of the machine it uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TypeVar
+
+import psutil
+import torch
+
+_T = TypeVar("_T")
+
+
+class Clock:
+    """Measures one epoch at a time.
+
+    Args:
+        started: Unix seconds at which the process began.
+        device: where the network is.
+    """
+
+    def __init__(self, started: float, device: torch.device) -> None:
+        self._started, self._device, self._process = started, device, psutil.Process()
+        self.begin()
+
+    def seconds(self) -> float:
+        """Return the seconds since the process began."""
+        return time.time() - self._started
+
+    def begin(self) -> None:
+        """Begin an epoch."""
+        self._begun, self._waited, self._cpu = time.perf_counter(), 0.0, self._cpu_seconds()
+
+    def waiting(self, batches: Iterator[_T]) -> Iterator[_T]:
+        """Yield the batches, and add up the time that they were waited for."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def usage(self, images: int) -> dict[str, float]:
+        """Return the epoch's numbers so far: rates, shares between 0 and 1, bytes.
+
+        Args:
+            images: that all ranks together trained on since `begin`.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        wall = time.perf_counter() - self._begun
+        found = {
+            "images_per_second": images / wall,
+            "data_wait": self._waited / wall,
+            "cpu_cores_used": (self._cpu_seconds() - self._cpu) / wall,
+            "memory_bytes": float(self._process.memory_info().rss),
+        }
+        if self._device.type == "cuda":
+            found["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+        return found
+
+    def _cpu_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)

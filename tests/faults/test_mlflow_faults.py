@@ -1,0 +1,110 @@
+"""MLflow's server dies, comes back, or is another one, while a training writes its journal: every number once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from effnet.runs import RunFolder, read_journal
+from tasks.tracking import Tracker
+from tests.faults.counts import show, wanted
+from tests.faults.test_training_faults import make, start
+
+__all__ = ["make"]
+
+
+class Server:
+    """A real MLflow server over an SQLite file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        command += ["--default-artifact-root", (self.folder / "artifacts").as_uri()]
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=2)
+                return
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+    def kill(self) -> None:
+
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.up()
+    yield server
+    server.kill()
+
+
+def test_every_number_arrives_once(make, server: Server) -> None:
+    fired: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    client = MlflowClient(server.url)
+    while sum(fired.values()) < wanted(2, 36):
+        folder: RunFolder = make()
+        training = start(folder)
+        tracker = Tracker(server.url, f"tiny-{folder.path.parent.parent.name}", None, lambda _line: None)
+        tracker.open_training(folder, "B0", {}, "member", None)
+        moment = random.choice(["before it trains", "while it trains", "when it is done"])
+        down = False
+        while training.poll() is None:
+            epochs = len(read_journal(folder.metrics_path)[0])
+            if not down and (moment == "before it trains" or (moment == "while it trains" and epochs)):
+                server.kill()
+                down = True
+            tracker.forward(folder)
+            time.sleep(0.05)
+        assert training.returncode == 0, training.communicate()
+        if not down:
+            server.kill()
+        fired[f"killed {moment}"] += 1
+        tracker.forward(folder)
+        assert tracker.broken or moment == "when it is done"  # told, unless all had been sent
+        server.up()
+        for _ in range(2):  # the second has nothing to send
+            later = Tracker(server.url, tracker.experiment, None, print)
+            later.open_training(folder, "B0", {}, "member", None)
+            later.forward(folder)
+            assert not later.broken
+        experiment = client.get_experiment_by_name(tracker.experiment)
+        assert experiment is not None
+        (run,) = client.search_runs([experiment.experiment_id])
+        lines = read_journal(folder.metrics_path)[0]
+        for name in ("minival_top1", "train_loss", "images_per_second"):
+            history = client.get_metric_history(run.info.run_id, name)
+            assert [(metric.step, metric.value) for metric in history] == [
+                (line["epoch"], line[name]) for line in lines
+            ]
+        assert run.info.status == "FINISHED"
+        outcomes["every number once"] += 1
+    show("MLflow's server", fired, outcomes)

@@ -1,0 +1,138 @@
+"""effnet train, evaluate, cam and sync, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import skimage.data
+from mlflow import MlflowClient
+from PIL import Image
+
+from effnet.config import load_config
+from tests.tiny import run_effnet, write_tiny
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which B1 was trained."""
+    home = tmp_path_factory.mktemp("train")
+    write_tiny(home)
+    done = run_effnet("train", "tiny.yaml", "--member", "b1", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    (home / "b1.json").write_text(done.stdout)
+    return home
+
+
+@pytest.fixture
+def trained(home: Path) -> dict[str, object]:
+    return json.loads((home / "b1.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_one_member_is_trained_and_evaluated(home: Path, trained: dict[str, object]) -> None:
+    assert trained["split"] == "val"
+    assert trained["samples"] == 359
+    assert float(trained["top1"]) > 0.5  # type: ignore[arg-type]
+    assert sum(trained["class_samples"]) == 359  # type: ignore[arg-type]
+    assert sum(trained["class_right"]) == round(float(trained["top1"]) * 359)  # type: ignore[arg-type]
+    again = run_effnet("train", "tiny.yaml", "--member", "B1", cwd=home)
+    assert again.returncode == 0
+    assert str(trained["run"]) in again.stdout
+    assert "1 of 1 trainings reused" in again.stderr
+    assert "latency" in again.stdout
+
+
+def test_unknown_members_and_missing_weights_are_told(home: Path) -> None:
+    unknown = run_effnet("train", "tiny.yaml", "--member", "b9", cwd=home)
+    assert (unknown.returncode, unknown.stderr) == (2, "effnet: no member 'b9'; the config plans b0, b1, b2\n")
+    missing = run_effnet("train", "tiny.yaml", "--start-from", "nowhere", cwd=home)
+    assert missing.returncode == 2
+    assert "nowhere: no weights there" in missing.stderr
+
+
+def test_fine_tuning_starts_from_a_run(home: Path, trained: dict[str, object]) -> None:
+    config = (home / "tiny.yaml").read_text().replace("seed: 0", "").replace("epochs: 3", "epochs: 1")
+    (home / "more.yaml").write_text("seed: 1\n" + config)
+    command = ("train", "more.yaml", "--member", "b1", "--json")
+    fresh = run_effnet(*command, cwd=home)
+    tuned = run_effnet(*command, "--start-from", str(trained["run"]), cwd=home)
+    assert tuned.returncode == 0, tuned.stderr
+    assert json.loads(tuned.stdout)["run"] != json.loads(fresh.stdout)["run"]
+    assert json.loads(tuned.stdout)["top1"] > json.loads(fresh.stdout)["top1"]
+    other = run_effnet("train", "more.yaml", "--member", "b0", "--start-from", str(trained["run"]), cwd=home)
+    assert other.returncode == 65
+    assert "not the weights of tiny_b0" in other.stderr
+    assert other.stderr.count("effnet: ") == 1
+
+
+def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, object]) -> None:
+    run = Path(str(trained["run"]))
+    by_key = run_effnet("evaluate", run.name, "--store", "store", "--classes", cwd=home)
+    assert by_key.returncode == 0, by_key.stderr
+    assert f"top-1 {trained['top1']:.2%}" in by_key.stdout
+    assert len(by_key.stdout.splitlines()) == 4 + 10
+    (dataset,) = [path for path in (home / "store/datasets").iterdir() if not path.name.startswith(".")]
+    arch = json.loads((run / "config.json").read_text())["architecture"]
+    (home / "arch.json").write_text(json.dumps(arch))
+    shutil.copy(run / "model.safetensors", home / "bare.safetensors")
+    bare = run_effnet(
+        "evaluate",
+        "bare.safetensors",
+        "--network",
+        "arch.json",
+        "--data",
+        dataset,
+        "--split",
+        "minival",
+        "--crop-padding",
+        "0",
+        "--json",
+        cwd=home,
+    )
+    assert bare.returncode == 0, bare.stderr
+    found = json.loads(bare.stdout)
+    result = json.loads((run / "result.json").read_text())
+    assert (found["split"], found["samples"]) == ("minival", 359)
+    assert found["top1"] == result["top1"]
+    for arguments, reason in (
+        (("bare.safetensors", "--data", dataset), "name its network with --network"),
+        (("bare.safetensors", "--network", "arch.json"), "give one with --data"),
+        (("nothing",), "neither a file or folder nor the key of a run"),
+        (("bare.safetensors", "--network", "arch.json", "--data", home), "no dataset here"),
+    ):
+        done = run_effnet("evaluate", *map(str, arguments), cwd=home)
+        assert done.returncode in (2, 65)
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_cam_draws_where_the_network_looks(home: Path, trained: dict[str, object]) -> None:
+    Image.fromarray(skimage.data.astronaut()).save(home / "astronaut.jpg")
+    run = str(trained["run"])
+    done = run_effnet("cam", run, run, "--image", "astronaut.jpg", "--out", "cam.png", cwd=home)
+    assert done.returncode == 0, done.stderr
+    with Image.open(home / "cam.png") as figure:
+        assert figure.width > figure.height > 100
+
+
+def test_sync_sends_what_mlflow_never_saw(home: Path, trained: dict[str, object]) -> None:
+    uri = f"sqlite:///{home / 'other.db'}"
+    done = run_effnet("sync", "--store", "store", "--to", uri, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "runs are in MLflow" in done.stdout
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(load_config(home / "tiny.yaml").family)
+    assert experiment is not None
+    found = {run.data.tags["effnet.key"]: run for run in client.search_runs([experiment.experiment_id])}
+    run = found[Path(str(trained["run"])).name]
+    assert (run.info.run_name, run.info.status) == ("B1", "FINISHED")
+    assert run.data.metrics["val_top1"] == trained["top1"]
+    history = client.get_metric_history(run.info.run_id, "minival_top1")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    assert run_effnet("sync", "--store", "store", "--to", uri, cwd=home).returncode == 0
+    assert client.get_metric_history(run.info.run_id, "minival_top1") == history
+    gone = run_effnet("sync", "--store", "store", "--to", "http://127.0.0.1:9", cwd=home)
+    assert gone.returncode == 70
+    assert "run the command again when MLflow is back" in gone.stderr

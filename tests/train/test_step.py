@@ -1,0 +1,238 @@
+"""What a step does besides arithmetic: keyed noise, memory that runs out, weights to start from, odd checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from effnet.config import Recipe
+from effnet.data.manifest import Manifest
+from effnet.errors import DataError, StoppedError
+from effnet.models.build import Network, build
+from effnet.runs import RunFolder, RunSpec, Start, read_journal
+from effnet.store import Store, sha256_file
+from effnet.train import checkpoint, loop, step
+from effnet.train.distributed import World
+from effnet.train.loop import Stop
+from effnet.train.schedule import stage
+from effnet.train.state import Training, prepare
+from tests.train.test_loop import StopAt, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make(tmp_path: Path, dataset_store: Store, baseline, config, manifest: Manifest):
+    """Make the tiny run with another recipe."""
+    store = Store(tmp_path / "store")
+    store.root.mkdir()
+    os.symlink(dataset_store.datasets, store.datasets)
+
+    def make(start: Start | None = None, **changes: object) -> RunFolder:
+        recipe = config.recipe.model_copy(update=changes)
+        spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=recipe, start=start)
+        return RunFolder.create(store, spec)
+
+    return make
+
+
+def training_of(folder: RunFolder, told: list[str] | None = None) -> Training:
+    return prepare(folder, World(), time.time(), (told if told is not None else []).append)
+
+
+def first_batch(training: Training) -> Any:
+    return next(training.train_loader.epoch(0))
+
+
+def test_noise_belongs_to_the_sample_not_to_its_place(make) -> None:
+    training = training_of(make())
+    samples = np.arange(20)
+    noise = step.draw_noise(training, samples, 0)
+    order = np.random.default_rng(0).permutation(20)
+    mixed = step.draw_noise(training, samples[order], 0)
+    assert torch.equal(mixed.depth, noise.depth[order])
+    assert torch.equal(mixed.features, noise.features[order])
+    assert not torch.equal(step.draw_noise(training, samples, 1).depth, noise.depth)
+    assert noise.depth.shape == (20, len(training.network.blocks))
+    assert noise.features.shape == (20, 32)
+    assert 0.4 < float(noise.features.mean()) < 0.6
+
+
+def test_noise_decides_what_is_dropped(make) -> None:
+    network = training_of(make()).network.train()
+    x = torch.randn(4, 3, 8, 8)
+    noise = step.Noise(torch.zeros(4, 3), torch.zeros(4, 32))  # all features are dropped
+    assert torch.equal(network(x, noise), network.classifier.bias.expand(4, 10))
+    kept = step.Noise(torch.zeros(4, 3), torch.ones(4, 32))
+    assert torch.equal(network(x, kept), network(x, kept))
+
+
+def test_memory_that_runs_out_halves_what_goes_through_at_a_time(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    training, reference = training_of(make(), told), training_of(make())
+    now = stage(training.spec.recipe, training.spec.architecture, 0)
+    real, sizes = Network.forward, []
+
+    def tight(self: Network, x: torch.Tensor, noise: Any = None) -> torch.Tensor:
+        sizes.append(len(x))
+        if len(x) > 10 and self is training.network:
+            raise torch.OutOfMemoryError("as a device says")
+        return real(self, x, noise)
+
+    monkeypatch.setattr(Network, "forward", tight)
+    batch = first_batch(training)
+    for one in (training, reference):
+        for norm in one.network.modules():  # so that parts of the batch are as good as the whole
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.eval()
+        step.take_step(one, batch, now)
+    assert sizes == [32, 16, 8, 8, 8, 8, 32]
+    assert told == [
+        "out of memory: 16 images at a time from here on, the batch stays",
+        "out of memory: 8 images at a time from here on, the batch stays",
+    ]
+    assert float(training.loss_sum) == pytest.approx(float(reference.loss_sum), rel=1e-6)
+    for one, two in zip(training.network.parameters(), reference.network.parameters(), strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_patience_ends_a_training(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(epochs=9, patience=2)
+    real = loop.evaluate
+
+    def flat(*arguments: Any) -> Any:
+        return real(*arguments)._replace(top1=0.1, loss=1.0)
+
+    monkeypatch.setattr(loop, "evaluate", flat)
+    train(folder)
+    result = folder.result()
+    assert result is not None
+    assert (result.best_epoch, result.epochs, result.steps) == (1, 3, 99)
+
+
+def test_progressive_training_runs_and_ends_at_the_networks_own_side(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(epochs=4, stages=2, first_resolution=0.5, first_strength=0.5)
+    seen: list[int] = []
+    real = loop.take_step
+
+    def note(training: Training, batch: Any, now: Any) -> None:
+        seen.append(batch.images.shape[-1])
+        real(training, batch, now)
+
+    monkeypatch.setattr(loop, "take_step", note)
+    train(folder)
+    assert seen == [4] * 66 + [8] * 66
+    assert folder.result().notes  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd"}, {"optimizer": "adamw", "learning_rate": 0.01}])
+def test_other_optimizers_stop_and_go_on_to_the_bit(make, changes: dict[str, object]) -> None:
+    straight = make(**changes, epochs=2, clip_norm=1.0, augment=Recipe().augment.model_copy(update={"mixup": 0.2}))
+    train(straight)
+    wanted = sha256_file(straight.weights_path)
+    for path in ("checkpoints", "metrics.jsonl", "result.json", "model.safetensors"):
+        target = straight.path / path
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    with pytest.raises(StoppedError):
+        train(straight, StopAt(40))
+    train(straight)
+    assert sha256_file(straight.weights_path) == wanted
+
+
+class TestStart:
+    def weights(self, path: Path, baseline: Any, classes: int = 10) -> Start:
+        network = build(baseline, classes, seed=9)
+        safetensors.torch.save_file(network.state_dict(), path)
+        return Start(path=str(path), sha256=sha256_file(path))
+
+    def test_weights_are_taken(self, make, tmp_path: Path, baseline) -> None:
+        start = self.weights(tmp_path / "w.safetensors", baseline)
+        network, given = training_of(make(start)).network, build(baseline, 10, seed=9)
+        for one, two in zip(network.parameters(), given.parameters(), strict=True):
+            assert torch.equal(one, two)
+            assert one.requires_grad
+        assert network.training
+
+    @pytest.mark.parametrize(("classes", "new_head"), [(7, False), (10, True)])
+    def test_another_dataset_gets_a_new_classifier(
+        self, make, tmp_path: Path, baseline, classes: int, new_head: bool
+    ) -> None:
+        start = self.weights(tmp_path / "w.safetensors", baseline, classes).model_copy(update={"new_head": new_head})
+        network, given = training_of(make(start)).network, build(baseline, 10, seed=9)
+        assert torch.equal(network.stem.conv.conv.weight, given.stem.conv.conv.weight)  # type: ignore[union-attr]
+        assert not torch.equal(network.classifier.weight, given.classifier.weight)
+        assert network.classifier.out_features == 10
+
+    def test_the_key_is_of_the_bytes_not_of_the_place(self, make, tmp_path: Path, baseline) -> None:
+        start = self.weights(tmp_path / "w.safetensors", baseline)
+        shutil.copy(tmp_path / "w.safetensors", tmp_path / "moved.safetensors")
+        moved = start.model_copy(update={"path": str(tmp_path / "moved.safetensors")})
+        assert make(start).key == make(moved).key != make().key
+
+    def test_missing_or_changed_weights_are_refused(self, make, tmp_path: Path, baseline) -> None:
+        start = self.weights(tmp_path / "w.safetensors", baseline)
+        folder = make(start)
+        (tmp_path / "w.safetensors").write_bytes(b"other")
+        with pytest.raises(DataError, match="missing, or not the weights"):
+            train(folder)
+        (tmp_path / "w.safetensors").unlink()
+        with pytest.raises(DataError, match="missing, or not the weights"):
+            train(folder)
+
+
+class TestForeignCheckpoints:
+    def stopped(self, folder: RunFolder) -> Path:
+        with pytest.raises(StoppedError):
+            train(folder, StopAt(40))
+        return folder.checkpoints / f"step-{checkpoint.steps(folder.checkpoints)[0]}"
+
+    def change(self, folder: Path, **values: object) -> None:
+        weights, kept = checkpoint.load(folder)
+        shutil.rmtree(folder)
+        checkpoint.save(folder.parent, int(folder.name.removeprefix("step-")), weights, kept | values)
+
+    @pytest.mark.parametrize("values", [{"run": "0123456789abcdef"}, {"version": 1}])
+    def test_of_another_run_or_version_is_refused(self, make, values: dict[str, object]) -> None:
+        folder = make()
+        self.change(self.stopped(folder), **values)
+        with pytest.raises(DataError, match="of another run or of another version of effnet; remove"):
+            train(folder)
+
+    def test_of_another_network_is_refused(self, make) -> None:
+        folder = make()
+        newest = self.stopped(folder)
+        _, kept = checkpoint.load(newest)
+        self.change(newest, optimizer={name: slot[:-1] for name, slot in kept["optimizer"].items()})
+        with pytest.raises(DataError, match="does not fit this run"):
+            train(folder)
+
+    def test_with_other_threads_is_used_and_told(self, make) -> None:
+        folder = make()
+        newest = self.stopped(folder)
+        _, kept = checkpoint.load(newest)
+        self.change(newest, environment=kept["environment"] | {"threads": "7"})
+        told: list[str] = []
+        loop.train(folder, started=time.time(), stop=Stop(), warn=told.append)
+        assert len(told) == 1
+        assert "threads 7 -> 1: the weights will not be the same to the bit" in told[0]
+
+
+def test_the_journal_tells_where_the_time_went(make) -> None:
+    folder = make(epochs=1)
+    train(folder)
+    (line,) = read_journal(folder.metrics_path)[0]
+    assert line["images_per_second"] > 0
+    assert 0 <= line["data_wait"] <= 1
+    assert 0 < line["cpu_cores_used"] <= 2 * (os.cpu_count() or 1)
+    assert line["memory_bytes"] > 1e7
