@@ -14,9 +14,11 @@ from effnet.arch import zoo
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
+from effnet.recipes import RecipeName, with_base
 from effnet.values import Value, read_mapping
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+StrategyName = Literal["depth", "width", "resolution", "compound", "dWr"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 
 
@@ -159,8 +161,9 @@ class Augment(Value):
 
 
 class Recipe(Value):
-    """How a network is trained."""
+    """How a network is trained. `base` names a recipe to start from (effnet.recipes); the other fields change it."""
 
+    base: RecipeName | None = None
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 15
     batch_size: Annotated[int, Field(ge=2, le=65_536, description="images per step, over all ranks")] = 64
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
@@ -168,15 +171,46 @@ class Recipe(Value):
         int, Field(ge=0, description="mix the samples of so many shards at a time; 0: of all. For shards on S3")
     ] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10, description="peak, per 256 images of batch")] = 0.016
-    warmup_epochs: Annotated[float, Field(ge=0, description="linear rise from 0")] = 1.0
+    warmup_epochs: Annotated[
+        float, Field(ge=0, description="linear rise from 0; at most a tenth of the training, whatever is given")
+    ] = 1.0
     schedule: Literal["cosine", "staircase"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-5
+    stair_epochs: Annotated[float, Field(gt=0, description="length of the staircase's steps")] = 2.4
+    stair_decay: Annotated[float, Field(gt=0, le=1, description="factor from one step to the next")] = 0.97
+    weight_decay: Annotated[float, Field(ge=0, le=1, description="of weights; never of batch norms")] = 1e-5
+    decay_biases: Annotated[bool, Field(description="of biases too, as the official code does")] = False
+    clip_norm: Annotated[float, Field(ge=0, description="largest norm of all gradients together; 0: any")] = 0.0
     label_smoothing: Fraction = 0.1
     ema_decay: Annotated[
-        float, Field(ge=0, lt=1, description="of the averaged weights, at the end of its ramp; 0: no average")
+        float,
+        Field(ge=0, lt=1, description="of the averaged weights; 0: no average; at most 1 - 20 / steps"),
     ] = 0.99
     augment: Augment = Augment()
+    stages: Annotated[int, Field(ge=1, le=32, description="of progressive learning; 1: none")] = 1
+    first_resolution: Annotated[
+        float, Field(gt=0, le=1, description="share of the resolution in the first stage; it grows to 1")
+    ] = 0.6
+    first_strength: Annotated[
+        float, Field(ge=0, le=1, description="share of dropout, mixing, erasing and magnitudes in the first stage")
+    ] = 0.3
+    patience: Annotated[
+        int, Field(ge=0, description="stop after so many epochs without a better minival top-1; 0: never")
+    ] = 0
+    layer_decay: Annotated[
+        float, Field(gt=0, le=1, description="factor of the learning rate from each block to the one before it")
+    ] = 1.0
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 where the device gains by it")
+    ] = "auto"
+    norm_ranks: Annotated[
+        int, Field(ge=0, description="ranks whose batch norms share their statistics; 0: all, 1: each its own")
+    ] = 0
     checkpoint_every: Annotated[int, Field(ge=0, description="steps; 0: at the end of every epoch")] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_base(cls, data: object) -> object:
+        return with_base(data)
 
 
 class FitConfig(Value):
@@ -189,7 +223,56 @@ class FitConfig(Value):
     max_candidates: Annotated[
         int, Field(ge=1, le=10_000, description="train at most these, spread evenly over the grid")
     ] = 32
-    epochs: Annotated[int, Field(ge=1, le=10_000, description="of each candidate's training")] = 5
+    epochs: Annotated[int, Field(ge=1, le=10_000, description="of a finalist's training")] = 5
+    halving: Annotated[
+        int,
+        Field(ge=2, le=64, description="one candidate in so many goes on from rung to rung, for so many times longer"),
+    ] = 4
+    seeds: Annotated[int, Field(ge=1, le=32, description="trainings of each finalist, to know the noise")] = 1
+
+
+class SearchConfig(Value):
+    """A search for the baseline (MnasNet's space around a reference; reward ACC · (MACs / target)^w)."""
+
+    reference: Annotated[
+        str,
+        Field(description="`mnasnet` (B0 lies in that space), or an architecture file: stem, head, strides, widths"),
+    ] = "mnasnet"
+    method: Annotated[Literal["evolution", "random"], Field(description="random is the control")] = "evolution"
+    trials: Annotated[int, Field(ge=1, le=100_000, description="networks to try")] = 60
+    batch: Annotated[int, Field(ge=1, le=10_000, description="proposed at a time, without seeing each other")] = 6
+    population: Annotated[int, Field(ge=2, le=10_000, description="networks alive; the oldest dies")] = 20
+    sample: Annotated[int, Field(ge=1, le=10_000, description="of the population; its best is mutated")] = 8
+    epochs: Annotated[int, Field(ge=1, le=10_000, description="of each trial")] = 3
+    target_macs: Annotated[int, Field(ge=1, description="T: multiply-adds that are wanted")] = 400_000_000
+    exponent: Annotated[float, Field(ge=-2, le=0, description="w: what cost weighs")] = -0.07
+    window: Annotated[
+        tuple[float, float], Field(description="shares of the target between which a network is worth training")
+    ] = (0.5, 1.25)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not 0 <= self.window[0] < self.window[1]:
+            raise ValueError(f"window must rise from 0 up (got {list(self.window)})")
+        return self
+
+
+class SearchedBaseline(Value):
+    """A baseline that is searched for."""
+
+    search: SearchConfig
+
+
+class StudyConfig(Value):
+    """Depth, width, resolution alone and compound, at equal counted cost (paper, sections 3.2 and 5.3)."""
+
+    baselines: Annotated[
+        tuple[str, ...], Field(description="zoo networks or architecture files; none: the family's own baseline")
+    ] = ()
+    factors: Annotated[tuple[float, ...], Field(min_length=1, description="of the baseline's multiply-adds")] = (2, 4)
+    strategies: Annotated[tuple[StrategyName, ...], Field(min_length=1)] = ("depth", "width", "resolution", "compound")
+    seeds: Annotated[int, Field(ge=1, le=32, description="trainings of each network")] = 3
+    epochs: Annotated[int, Field(ge=1, le=10_000, description="of each training")] = 5
 
 
 class MembersConfig(Value):
@@ -225,8 +308,10 @@ class FamilyConfig(Value):
     store: Annotated[str, Field(min_length=1, description="folder for everything the family leaves behind")] = ".effnet"
     data: DataConfig = DataConfig()
     baseline: Annotated[
-        str,
-        Field(min_length=1, description="name of a zoo network, or an architecture file beside the config"),
+        Annotated[str, Field(min_length=1)] | SearchedBaseline,
+        Field(
+            description="name of a zoo network, an architecture file beside the config, or {search: ...} to find one"
+        ),
     ]
     resolution_multiple: Annotated[
         int, Field(ge=1, le=256, description="pixels that scaled resolutions are rounded to")
@@ -236,6 +321,7 @@ class FamilyConfig(Value):
         Field(description="α, β, γ; leave out to find them by the grid of `fit`"),
     ] = None
     fit: FitConfig = FitConfig()
+    study: Annotated[StudyConfig | None, Field(description="compare ways of scaling as well")] = None
     members: MembersConfig = MembersConfig()
     recipe: Recipe = Recipe()
     compute: LocalCompute = LocalCompute()
@@ -256,10 +342,18 @@ def load_config(path: Path) -> FamilyConfig:
 
 
 def load_baseline(config: FamilyConfig, path: Path) -> Architecture:
-    """Return the config's baseline: an architecture file (relative to the config's folder) or a zoo network."""
-    if config.baseline.endswith((".json", ".yaml", ".yml")):
-        return Architecture.load(path.parent / config.baseline)
-    return zoo.get(config.baseline)
+    """Return the config's baseline, or the reference of its search: a file beside the config or a zoo network."""
+    if isinstance(config.baseline, SearchedBaseline):
+        reference = config.baseline.search.reference
+        return zoo.get("efficientnet_b0") if reference == "mnasnet" else load_network(reference, path)
+    return load_network(config.baseline, path)
+
+
+def load_network(name: str, path: Path) -> Architecture:
+    """Return an architecture file beside the config at `path`, or a zoo network."""
+    if name.endswith((".json", ".yaml", ".yml")):
+        return Architecture.load(path.parent / name)
+    return zoo.get(name)
 
 
 def given_coefficients(config: FamilyConfig) -> Coefficients | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from effnet.config import FamilyConfig, load_baseline, load_config
+from effnet.config import FamilyConfig, SearchedBaseline, load_baseline, load_config
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.store import Store
+from tasks.fit import fit_coefficients
 from tasks.screen import Screen
+from tasks.search import search_baseline
 from tasks.servers import mlflow_uri
-from tasks.stages import evaluate_members, fit_coefficients, shard_dataset, train_members, write_report
+from tasks.stages import evaluate_members, shard_dataset, train_members, write_report
+from tasks.study import study_scaling
 from tasks.tracking import Tracker
 from tasks.training import Work, make_unit
 
@@ -43,9 +47,13 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
 
     manifest = shard_dataset(work)
     key = build_key(settings, work.baseline, manifest.digest)
+    work = dataclasses.replace(work, key=key)
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
     parent = tracker.open_family(key, f"{settings.family} {key[:6]}", settings.model_dump(mode="json"), tags)
     try:
+        if isinstance(settings.baseline, SearchedBaseline):
+            work = dataclasses.replace(work, baseline=search_baseline(work, manifest, settings.baseline.search, parent))
+        studied = study_scaling(work, manifest, settings.study, parent) if settings.study else []
         coefficients = fit_coefficients(work, manifest, parent)
         members = plan_members(work.baseline, settings, coefficients, len(manifest.classes))
         units = [
@@ -54,7 +62,7 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
         ]
         reused = train_members(work, units, parent)
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
-        files = write_report(work, result)
+        files = [*write_report(work, result), *studied]
     except BaseException:
         tracker.pause(key)
         raise

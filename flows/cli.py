@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from effnet.errors import EffnetError, StoppedError
-from flows import data, models
+from flows import data, models, training
 from tasks import interrupt
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-for command in (*models.COMMANDS, *data.COMMANDS):
+for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS):
     cli.add_command(command)
 
 
@@ -128,6 +128,48 @@ def _option(store: Path) -> str:
 
 
 def _build(config: Path, family: str, root: Store) -> FamilyResult:
+    from flows.build_family import build_family
+
+    return _run(build_family, config, family, root)  # type: ignore[no-any-return]
+
+
+def _explore(stage: str, config: Path, store: Path | None) -> None:
+    from effnet.config import load_baseline, load_config
+
+    settings = load_config(config)
+    load_baseline(settings, config)
+    root = _open_store(store or Path(settings.store))
+    from flows import explore
+
+    click.echo(_run(getattr(explore, stage), config, settings.family, root))
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def study(config: Path, store: Path | None) -> None:
+    """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
+    _explore("study_scaling", config, store)
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def fit(config: Path, store: Path | None) -> None:
+    """Find α, β, γ by the grid of CONFIG, without training the family."""
+    _explore("fit_coefficients", config, store)
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def search(config: Path, store: Path | None) -> None:
+    """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
+    _explore("search_baseline", config, store)
+
+
+def _run(flow: Any, config: Path, family: str, root: Store) -> Any:
+    """Run a flow with a Prefect server: the one that is configured, the store's, or one for this run."""
     from rich.console import Console
 
     from tasks.prefect_setup import configured_api, connected, crash_stale_runs
@@ -135,15 +177,13 @@ def _build(config: Path, family: str, root: Store) -> FamilyResult:
 
     parameters = {"config": str(config), "store": str(root.root)}
     with PrefectApi(root.root, configured_api()) as api:
-        from flows.build_family import build_family  # while the server starts
-
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url):
             if api.in_store:
                 with root.building(family):  # so none of its runs can be running
-                    crash_stale_runs(build_family.name, parameters)
-            return build_family(**parameters)
+                    crash_stale_runs(flow.name, parameters)
+            return flow(**parameters)
 
 
 def _show(result: FamilyResult, root: Store) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from effnet.arch.scaling import Coefficients
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
+    from effnet.family import Member
+    from effnet.price import StagePrice
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _CLASSES = click.option(
@@ -49,7 +51,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
     """Show a network and its cost: NAME is one of the zoo's, or a JSON or YAML file."""
     from effnet.arch.describe import describe as description
 
-    arch = _architecture(name)
+    arch = architecture_of(name)
     data = description(arch, num_classes)
     if as_json:
         click.echo(json.dumps(data, indent=2))
@@ -80,6 +82,8 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @click.option("--max-params", type=Amount(), help="... within these parameters, e.g. 10M.")
 @click.option("--max-activations", type=Amount(), help="... within these activations, e.g. 20M.")
 @click.option("--num-classes", type=click.IntRange(1), help="Of the classifier.  [default: the config's data, or 1000]")
+@click.option("--images", type=Amount(), help="In the training split.  [default: of the dataset, if it is there]")
+@click.option("--macs-per-second", type=Amount(), default="0.96T", show_default=True, help="What your device trains.")
 @_JSON
 def plan(
     config: Path | None,
@@ -90,6 +94,8 @@ def plan(
     max_params: int | None,
     max_activations: int | None,
     num_classes: int | None,
+    images: int | None,
+    macs_per_second: int,
     as_json: bool,
 ) -> None:
     """Price the family of CONFIG without training anything, or find the largest member that a budget allows."""
@@ -102,7 +108,7 @@ def plan(
     if any(budget):
         _plan_largest(family, strategy, budget, as_json)
     elif config:
-        _plan_members(family, as_json)
+        _plan_members(family, images, float(macs_per_second), as_json)
     else:
         raise ConfigError("plan: give a CONFIG, or a budget such as --max-macs 1.5G")
 
@@ -114,12 +120,13 @@ class _Family:
         self.baseline, self.coefficients, self.origin, self.num_classes = baseline, coefficients, origin, num_classes
         self.resolution_multiple = 1
         self.settings: Any = None
+        self.images: int | None = None  # of the training split, where known
 
     @classmethod
     def of_zoo(cls, name: str | None, num_classes: int | None) -> _Family:
         from effnet.arch.scaling import PAPER
 
-        return cls(_architecture(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
+        return cls(architecture_of(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
 
     @classmethod
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None) -> _Family:
@@ -134,10 +141,11 @@ class _Family:
         classes = num_classes or _num_classes(settings, config, store or Path(settings.store))
         family = cls(baseline, given or fitted or PAPER, origin, classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
+        family.images = _num_images(settings, config, store or Path(settings.store))
         return family
 
 
-def _plan_members(family: _Family, as_json: bool) -> None:
+def _plan_members(family: _Family, images: int | None, macs_per_second: float, as_json: bool) -> None:
     from effnet.arch.cost import count
     from effnet.arch.scaling import same_network
     from effnet.family import plan_members
@@ -167,6 +175,9 @@ def _plan_members(family: _Family, as_json: bool) -> None:
             "coefficients": family.coefficients._asdict(),
             "coefficients_from": family.origin,
             "members": rows,
+            "stages": [
+                {**stage._asdict(), "hours": stage.hours(macs_per_second)} for stage in _prices(family, members, images)
+            ],
         }
         click.echo(json.dumps(data, indent=2))
         return
@@ -179,6 +190,39 @@ def _plan_members(family: _Family, as_json: bool) -> None:
             f"{row['name']:4}{row['phi']:5g}{row['resolution']:8d}{row['params']:14,}{row['params_ratio']:8.2f}"
             f"{row['macs']:18,}{row['macs_ratio']:8.2f}{row['activations']:15,}{same}"
         )
+    _show_prices(_prices(family, members, images), macs_per_second)
+
+
+def _prices(family: _Family, members: list[Member], images: int | None) -> list[StagePrice]:
+    """Return the price of every stage; none if nobody knows how many images there are."""
+    from effnet.price import price
+
+    images = images or family.images
+    if images is None:
+        return []
+    return price(
+        family.settings,
+        family.baseline,
+        family.coefficients,
+        members,
+        num_classes=family.num_classes,
+        images=images,
+    )
+
+
+def _show_prices(stages: list[StagePrice], macs_per_second: float) -> None:
+    if not stages:
+        click.echo("\nhours of each stage: shard the dataset first, or state --images")
+        return
+    from tasks.screen import short
+
+    click.echo(
+        f"\nat {short(int(macs_per_second))} forward MACs a second (an A100 with B0; --macs-per-second for yours):"
+    )
+    for stage in stages:
+        hours = stage.hours(macs_per_second)
+        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {hours:12,.2f} hours")
+    click.echo(f"  {'together':24}{sum(stage.hours(macs_per_second) for stage in stages):12,.2f} hours")
 
 
 def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: bool) -> None:
@@ -232,7 +276,7 @@ def import_weights(
     folder = out or Path(name if Path(name).suffix not in (".json", ".yaml", ".yml") else Path(name).stem)
     if (folder / ARCHITECTURE).exists():
         raise ConfigError(f"{folder}: holds a model already; name another folder with --out")
-    arch = _architecture(name)
+    arch = architecture_of(name)
     loaded = load_weights(file, arch, naming, num_classes)
     arch, note = _as_computed_there(arch, name, loaded.naming)
     loaded.network.architecture = arch
@@ -309,7 +353,7 @@ def export(source: Path, kind: str, out: Path) -> None:
 COMMANDS = (describe, plan, import_weights, export)
 
 
-def _architecture(name: str) -> Architecture:
+def architecture_of(name: str) -> Architecture:
     from effnet.arch import zoo
     from effnet.arch.spec import Architecture
 
@@ -333,6 +377,18 @@ def _num_classes(settings: FamilyConfig, config: Path, store: Path) -> int:
     scratch = store / "datasets" / ".tmp-scratch"
     with contextlib.closing(open_source(settings.data.source, config.parent, scratch)) as source:
         return len(source.classes)
+
+
+def _num_images(settings: FamilyConfig, config: Path, store: Path) -> int | None:
+    """Return the images to train on: of the dataset if it was written, or what ImageNet is known to have."""
+    from effnet.config import ImageNetSource
+    from effnet.data.shards import find_dataset
+    from effnet.data.sources.imagenet import COUNTS
+
+    if isinstance(settings.data.source, ImageNetSource):
+        return round(COUNTS["train"] * (1 - settings.data.minival))
+    manifest = find_dataset(settings.data, store / "datasets", config.parent)
+    return manifest.samples["train"] if manifest else None
 
 
 def _fitted(store: Path, family: str) -> Coefficients | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
@@ -38,6 +41,110 @@ def accuracy_figure(points: Sequence[Point], title: str, targets: Sequence[Path]
     figure.text(0.5, 0.915, f"bars: 95 % interval of a score on {samples} images", ha="center", size=9, color="0.35")
     for target in targets:
         figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+class Curve(NamedTuple):
+    """A point of a scaling curve: multiply-adds, mean top-1 (0..1), and its interval if there are several seeds."""
+
+    macs: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+_STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart, and marks for print without colour
+    "depth": ("#0072b2", "s"),
+    "width": ("#e69f00", "^"),
+    "resolution": ("#009e73", "D"),
+    "compound": ("#d55e00", "o"),
+    "dWr": ("#cc79a7", "v"),
+}
+
+
+def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Sequence[Path]) -> None:
+    """Draw top-1 against MACs for each way of scaling (paper, figures 3 and 8), once per target file (.png, .svg)."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "effnet"
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    figure, axis = plt.subplots(figsize=(6.4, 4.4), constrained_layout=True)
+    for strategy, points in curves.items():
+        color, marker = _STYLES[strategy]
+        ordered = sorted(points)
+        macs = [point.macs for point in ordered]
+        axis.plot(macs, [100 * point.mean for point in ordered], marker=marker, color=color, label=strategy)
+        if all(point.low is not None for point in ordered):
+            low, high = ([100 * (getattr(point, side) or 0) for point in ordered] for side in ("low", "high"))
+            axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("multiply-adds (MACs)")
+    axis.set_ylabel("top-1 on the validation split (%)")
+    axis.set_title(title)
+    axis.grid(alpha=0.25, which="both")
+    axis.legend(frameon=False)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for target in targets:
+        figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
+    plt.close(figure)
+
+
+class Map(Protocol):
+    """An image, where a network looks in it, and what it finds; see effnet.evaluation.cam."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return (side, side, 3)."""
+        ...
+
+    @property
+    def map(self) -> NDArray[np.float32]:
+        """Return (side, side), 0..1."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Return the class found."""
+        ...
+
+
+def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Sequence[Map]], target: Path) -> None:
+    """Draw the images, and beside each where every network looks in it (paper, figure 7).
+
+    Args:
+        networks: names, one per column of maps.
+        images: names, one per row.
+        seen: by network, by image.
+        target: .png or .svg file.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    columns, rows = 1 + len(networks), len(images)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.1 * columns, 2.3 * rows + 0.4), squeeze=False, constrained_layout=True
+    )
+    for row in range(rows):
+        axes[row][0].imshow(seen[0][row].pixels)
+        axes[row][0].set_title(images[row], size=8)
+        for column, name in enumerate(networks, start=1):
+            found = seen[column - 1][row]
+            grey = found.pixels.mean(2, keepdims=True).repeat(3, 2) / 255
+            axes[row][column].imshow(0.35 + 0.65 * grey)
+            axes[row][column].imshow(found.map, cmap="inferno", alpha=0.2 + 0.6 * found.map)
+            axes[row][column].set_title(f"{name}\n{found.label}" if row == 0 else found.label, size=8)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.savefig(target, dpi=150)
     plt.close(figure)
 
 

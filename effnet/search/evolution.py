@@ -1,0 +1,109 @@
+"""Which networks to try next: regularised evolution (arXiv 1802.01548), or at random as its control.
+
+A search has no state besides its history: proposals are a pure function of the seed and of what was told. So the order
+in which a batch's results arrive changes nothing, and a search that was killed goes on by proposing again what it had.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+from effnet.arch.spec import Architecture
+from effnet.errors import ConfigError
+from effnet.search.space import Genes, Space
+
+MAX_DRAWS = 10_000  # of one proposal, before the filter is found to let nothing pass
+
+
+class Trial(NamedTuple):
+    """A network that was tried."""
+
+    number: int  # from 0 up
+    genes: Genes
+    reward: float
+
+
+def reward(accuracy: float, cost: float, target: float, exponent: float = -0.07) -> float:
+    """Return ACC · (cost / T)^w (MnasNet, equation 2; paper, section 4 with w = -0.07 and cost in MACs)."""
+    return float(accuracy * (cost / target) ** exponent)
+
+
+class Search:
+    """Proposes networks.
+
+    Args:
+        space: of networks.
+        admits: the cheap filter: whether a network is worth training; its cost window, usually.
+        seed: decides everything together with the history.
+        method: `evolution`, or `random` without looking at rewards.
+        population: networks alive; the oldest dies.
+        sample: of the population, whose best is mutated.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        admits: Callable[[Architecture], bool],
+        *,
+        seed: int,
+        method: Literal["evolution", "random"] = "evolution",
+        population: int = 100,
+        sample: int = 25,
+    ) -> None:
+        self.space, self.admits, self.seed, self.method = space, admits, seed, method
+        self.population, self.sample = population, min(sample, population)
+
+    def propose(self, history: Sequence[Trial], number: int) -> list[Genes]:
+        """Return the next `number` networks, none of them proposed before.
+
+        Args:
+            history: all trials so far, in any order, numbers 0 .. n-1.
+            number: how many, from n on; they see only the history, not each other.
+
+        Raises:
+            ConfigError: if the filter lets nothing pass.
+        """
+        told = sorted(history)
+        if [trial.number for trial in told] != list(range(len(told))):
+            raise ValueError("a trial is missing from the history, or is in it twice")
+        known = {self.space.build(trial.genes).key() for trial in told}
+        proposals = []
+        for place in range(len(told), len(told) + number):
+            genes, key = self._draw(told, place, known)
+            known.add(key)
+            proposals.append(genes)
+        return proposals
+
+    def _draw(self, told: Sequence[Trial], place: int, known: set[str]) -> tuple[Genes, str]:
+        source = random.Random(f"{self.seed}/{place}")
+        alive = told[-self.population :]
+        evolves = self.method == "evolution" and len(alive) == self.population
+        start = None
+        if evolves:
+            best = max(source.sample(alive, self.sample), key=lambda trial: (trial.reward, -trial.number))
+            start = best.genes
+        for _ in range(MAX_DRAWS):
+            genes = self.space.mutate(start, source) if start else self.space.draw(source)
+            arch = self.space.build(genes)
+            if not self.admits(arch):
+                continue
+            if (key := arch.key()) not in known:
+                return genes, key
+            if start:
+                start = genes  # proposed before: one mutation further
+        raise ConfigError(
+            f"search: none of {MAX_DRAWS:,} networks costs what is wanted; widen search.window or change the target"
+        )
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return which (cost, accuracy) points no other is at least as good as in both and better in one, by cost."""
+    front: list[int] = []
+    best = float("-inf")
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
+    return front

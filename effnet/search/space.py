@@ -1,0 +1,113 @@
+"""The factorised hierarchical space of MnasNet (arXiv 1807.11626, section 4.1) around a reference network.
+
+A network is cut into stages; each stage has one kind of block, repeated, and its own choices. The reference gives what
+is not searched: stem, head, strides, and the filters and depths that choices are relative to.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import NamedTuple
+
+from effnet.arch import zoo
+from effnet.arch.scaling import round_filters
+from effnet.arch.spec import Architecture, Stage
+
+# MobileNetV2's filters and depths (arXiv 1801.04381, table 2), at the strides and between the stem and head of B0.
+_FILTERS, _DEPTHS = (16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1)
+
+
+class Choices(NamedTuple):
+    """What a stage may be. MnasNet's own filters are 0.75, 1 and 1.25 times the reference's.
+
+    With these alone B0 is not in the space: its 112 and 192 filters are 7/6 and 6/5 of MobileNetV2's. So are they here.
+    """
+
+    kernels: tuple[int, ...] = (3, 5)
+    expand_ratios: tuple[int, ...] = (1, 3, 6)
+    se_ratios: tuple[float, ...] = (0.0, 0.25)
+    skips: tuple[bool, ...] = (True, False)
+    filters: tuple[float, ...] = (0.75, 1.0, 7 / 6, 1.2, 1.25)
+    depths: tuple[int, ...] = (-1, 0, 1)
+
+
+Genes = tuple[tuple[int, ...], ...]  # per stage, per field of Choices: which of the choices
+
+
+class Space:
+    """All networks that the choices make of a reference.
+
+    Args:
+        reference: the skeleton; its stages must be of mbconv blocks.
+        choices: of every stage.
+    """
+
+    def __init__(self, reference: Architecture, choices: Choices | None = None) -> None:
+        self.reference, self.choices = reference, choices or Choices()
+
+    @property
+    def size(self) -> int:
+        """Return the number of genes; some make the same network."""
+        per_stage = math.prod(len(options) for options in self.choices)
+        return int(per_stage ** len(self.reference.stages))
+
+    def draw(self, source: random.Random) -> Genes:
+        """Draw genes, each choice evenly."""
+        return tuple(tuple(source.randrange(len(options)) for options in self.choices) for _ in self.reference.stages)
+
+    def mutate(self, genes: Genes, source: random.Random) -> Genes:
+        """Change one choice of one stage to another."""
+        stage, field = source.randrange(len(genes)), source.randrange(len(self.choices))
+        options = len(self.choices[field])
+        if options == 1:
+            return self.mutate(genes, source)
+        changed = list(genes[stage])
+        changed[field] = (changed[field] + source.randrange(1, options)) % options
+        return (*genes[:stage], tuple(changed), *genes[stage + 1 :])
+
+    def build(self, genes: Genes, name: str = "candidate") -> Architecture:
+        """Return the network of genes."""
+        stages = tuple(self._stage(*pair) for pair in zip(self.reference.stages, genes, strict=True))
+        return self.reference.model_copy(update={"name": name, "stages": stages})
+
+    def find(self, arch: Architecture) -> Genes | None:
+        """Return genes that make the network; None if it is not in the space."""
+        if len(arch.stages) != len(self.reference.stages):
+            return None
+        found = []
+        for own, wanted in zip(self.reference.stages, arch.stages, strict=True):
+            options = itertools.product(*(range(len(values)) for values in self.choices))
+            match = next((genes for genes in options if self._stage(own, genes) == wanted), None)
+            if match is None:
+                return None
+            found.append(match)
+        genes = tuple(found)
+        return genes if self.build(genes).key() == arch.key() else None
+
+    def _stage(self, own: Stage, genes: tuple[int, ...]) -> Stage:
+        kernel, expand_ratio, se_ratio, skip, filters, depth = (
+            options[index] for options, index in zip(self.choices, genes, strict=True)
+        )
+        multiple = self.reference.channel_multiple
+        return own.model_copy(
+            update={
+                "kernel": kernel,
+                "expand_ratio": expand_ratio,
+                "se_ratio": se_ratio,
+                "skip": skip,
+                "channels": round_filters(own.channels, filters, multiple),
+                "repeats": max(1, own.repeats + depth),
+            }
+        )
+
+
+def imagenet_space() -> Space:
+    """Return the space around MobileNetV2's filters and depths, which EfficientNet-B0 lies in."""
+    b0 = zoo.get("efficientnet_b0")
+    stages = tuple(
+        stage.model_copy(update={"channels": filters, "repeats": depth})
+        for stage, filters, depth in zip(b0.stages, _FILTERS, _DEPTHS, strict=True)
+    )
+    return Space(b0.model_copy(update={"name": "mnasnet_space", "stages": stages}))

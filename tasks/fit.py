@@ -1,0 +1,174 @@
+"""The grid over α, β, γ as a Prefect task: halving among the candidates, seeds for the finalists, a decision."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from effnet.arch.scaling import PAPER, Coefficients
+from effnet.config import given_coefficients
+from effnet.data.manifest import Manifest
+from effnet.errors import DataError
+from effnet.runs import read_journal
+from effnet.search.decision import RULE, Decision, Finalist, decide
+from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
+from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
+from effnet.store import publish
+from tasks.training import Unit, Work, make_unit, train_units
+
+SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
+Found = dict[str, Any]
+
+
+@task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
+def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coefficients:
+    """Return the config's own α, β, γ, or find them by training the grid at φ = 1."""
+    if given := given_coefficients(work.config):
+        work.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
+        return given
+    config = work.config
+    if config.fit.epochs * SHORT < config.recipe.epochs:
+        work.screen.warn(
+            f"fit.epochs {config.fit.epochs} is short beside the members' {config.recipe.epochs}: short trainings "
+            "favour width, long ones depth (arXiv 2103.07579)"
+        )
+    grid = enumerate_grid(work.baseline, len(manifest.classes), config.fit, config.resolution_multiple)
+    _say_grid(work, grid)
+    left, history = _halve(work, manifest, grid.candidates, parent)
+    paper = paper_candidate(work.baseline, len(manifest.classes), config.resolution_multiple)
+    if paper.architecture.key() not in {candidate.architecture.key() for candidate in left}:
+        left = [*left, paper]
+    finalists = _finish(work, manifest, left, parent)
+    decision = decide(finalists, manifest.samples["minival"])
+    _report(work, grid, history, finalists, decision, paper)
+    return decision.winner.coefficients
+
+
+def _halve(
+    work: Work, manifest: Manifest, candidates: Sequence[Candidate], parent: str | None
+) -> tuple[list[Candidate], list[Found]]:
+    """Return the candidates that reach the last rung, and what every rung found."""
+    plan = rungs(len(candidates), work.config.fit.epochs, work.config.fit.halving)
+    alive, history = list(candidates), list[Found]()
+    for rung in plan[:-1]:
+        units = {candidate: _unit(work, manifest, candidate) for candidate in alive}
+        train_units(work, list(units.values()), "fit", parent, until=rung.epochs)
+        scores = {candidate: _score(unit, rung.epochs) for candidate, unit in units.items()}
+        history.append(
+            {
+                "epochs": rung.epochs,
+                "top1": {candidate.architecture.key()[:16]: s[0] for candidate, s in scores.items()},
+            }
+        )
+        alive = promoted(scores, plan[plan.index(rung) + 1].candidates)
+        work.screen.say(f"halving: {len(units)} candidates after {rung.epochs} epochs, {len(alive)} go on")
+    spent, whole = total_epochs(plan), len(candidates) * work.config.fit.epochs
+    if len(plan) > 1:
+        work.screen.say(f"halving trains {spent} epochs in all, where training every candidate would take {whole}")
+    return alive, history
+
+
+def _finish(
+    work: Work, manifest: Manifest, candidates: Sequence[Candidate], parent: str | None
+) -> dict[Candidate, Finalist]:
+    """Train the finalists to the end, with every seed."""
+    seeds = range(work.config.fit.seeds)
+    units = {candidate: [_unit(work, manifest, candidate, seed) for seed in seeds] for candidate in candidates}
+    train_units(work, [unit for each in units.values() for unit in each], "fit", parent)
+    return {candidate: Finalist([_top1(unit) for unit in each], candidate.macs) for candidate, each in units.items()}
+
+
+def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -> Unit:
+    alpha, beta, gamma = candidate.coefficients
+    labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
+    name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}" + (f" seed {seed}" if seed else "")
+    recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
+    return make_unit(work, manifest, name, candidate.architecture, recipe, labels, seed=seed)
+
+
+def _score(unit: Unit, epochs: int) -> tuple[float, float]:
+    lines = read_journal(unit.folder.metrics_path)[0][:epochs]
+    if len(lines) < epochs:
+        raise DataError(f"{unit.folder.path}: its journal has gone; run the command again")
+    return lines[-1]["minival_top1"], -lines[-1]["minival_loss"]
+
+
+def _top1(unit: Unit) -> float:
+    result = unit.folder.result()
+    if result is None:
+        raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
+    return result.top1
+
+
+def _say_grid(work: Work, grid: Grid) -> None:
+    networks, fitting = grid.points - grid.duplicates, len(grid.candidates) + grid.left_out
+    work.screen.say(
+        f"grid over α, β, γ: {grid.points:,} points build {networks:,} networks, {fitting:,} of them cost about "
+        f"{work.config.fit.cost_ratio:g} times the baseline{f', {len(grid.candidates)} tried' if grid.left_out else ''}"
+    )
+
+
+def _report(
+    work: Work,
+    grid: Grid,
+    history: Sequence[Found],
+    finalists: dict[Candidate, Finalist],
+    decision: Decision[Candidate],
+    paper: Candidate,
+) -> None:
+    """Say who won, and write fit.json: every rung, the correlation between rungs, the finalists, the decision."""
+    alpha, beta, gamma = decision.winner.coefficients
+    verdict = (
+        f"coefficients α {alpha:g}, β {beta:g}, γ {gamma:g} chosen: minival top-1 {finalists[decision.winner].mean:.1%}"
+    )
+    if decision.runner_up:
+        verdict += f"; the best leads by {decision.lead:.1%} ± {decision.noise:.1%}{', a tie' if decision.tie else ''}"
+    work.screen.say(verdict)
+    mine = next(f for c, f in finalists.items() if c.architecture.key() == paper.architecture.key())
+    history = [*history, {"epochs": work.config.fit.epochs, "top1": _means(finalists)}]
+    work.screen.say(
+        f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g}: minival top-1 {mine.mean:.1%}"
+    )
+    content = {
+        "points": grid.points,
+        "candidates": [
+            {"coefficients": c.coefficients, "macs": c.macs, "network": c.architecture.key()[:16]}
+            for c in grid.candidates
+        ],
+        "rungs": list(history),
+        "rank_correlation": [_correlation(one, two) for one, two in itertools.pairwise(history)],
+        "finalists": [
+            {
+                "coefficients": c.coefficients,
+                "network": c.architecture.key()[:16],
+                "macs": f.macs,
+                "top1": list(f.top1),
+                "mean": f.mean,
+            }
+            for c, f in finalists.items()
+        ],
+        "paper": paper.architecture.key()[:16],
+        "winner": decision.winner.coefficients,
+        "best": decision.best.coefficients,
+        "lead": decision.lead,
+        "noise": decision.noise,
+        "tie": decision.tie,
+        "rule": RULE,
+    }
+    folder = work.store.families / work.key
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / "fit.json", json.dumps(content, indent=2).encode())
+
+
+def _means(finalists: dict[Candidate, Finalist]) -> dict[str, float]:
+    return {candidate.architecture.key()[:16]: finalist.mean for candidate, finalist in finalists.items()}
+
+
+def _correlation(one: Found, two: Found) -> float | None:
+    both = [key for key in one["top1"] if key in two["top1"]]
+    return rank_correlation([one["top1"][key] for key in both], [two["top1"][key] for key in both])

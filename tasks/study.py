@@ -1,0 +1,105 @@
+"""The scaling study as a Prefect task: each way of scaling alone, and compound, at equal counted cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from effnet.arch.scaling import PAPER, STRATEGIES, compound
+from effnet.arch.spec import Architecture
+from effnet.config import StudyConfig, given_coefficients, load_network
+from effnet.data.manifest import Manifest
+from effnet.errors import DataError
+from effnet.search.study import StudyPoint, band, study_points
+from effnet.store import publish
+from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
+
+
+@task(task_run_name="study scaling", cache_policy=NO_CACHE)
+def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: str | None) -> list[Path]:
+    """Train every network of the study with every seed; return the files: study.json and one figure per baseline."""
+    names = config.baselines or ("",)
+    baselines = [load_network(name, work.base / "config") if name else work.baseline for name in names]
+    trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
+    evaluate_units(work, [unit for points in trained.values() for _, units in points for unit in units])
+    content: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": manifest.digest, "baselines": {}}
+    for name, points in trained.items():
+        content["baselines"][name] = [_row(point, units) for point, units in points]
+        for row in content["baselines"][name]:
+            spread = "" if row["low"] is None else f" ({row['low']:.2%} to {row['high']:.2%})"
+            work.screen.say(f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%}{spread}")
+    folder = work.store.families / work.key
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / "study.json", json.dumps(content, indent=2).encode())
+    from effnet.report.figures import Curve, study_figure
+
+    files = [folder / "study.json"]
+    for name, rows in content["baselines"].items():
+        curves: dict[str, list[Curve]] = {}
+        for row in rows:
+            curves.setdefault(row["strategy"], []).append(Curve(row["macs"], row["mean"], row["low"], row["high"]))
+        targets = [folder / f"study_{name}.png", folder / f"study_{name}.svg"]
+        study_figure(curves, f"{name}: ways of scaling at equal cost", targets)
+        files += targets
+    return files
+
+
+def _train(
+    work: Work, manifest: Manifest, config: StudyConfig, baseline: Architecture, parent: str | None
+) -> list[tuple[StudyPoint, list[Unit]]]:
+    coefficients = given_coefficients(work.config) or PAPER
+    strategies = [compound(coefficients) if name == "compound" else STRATEGIES[name] for name in config.strategies]
+    points = study_points(
+        baseline,
+        strategies,
+        config.factors,
+        num_classes=len(manifest.classes),
+        resolution_multiple=work.config.resolution_multiple,
+    )
+    recipe = work.config.recipe.model_copy(update={"epochs": config.epochs})
+    found = []
+    for point in points:
+        shared = "baseline" if point.factor == 1 else point.strategy
+        found.append(
+            (
+                point,
+                [
+                    make_unit(
+                        work,
+                        manifest,
+                        f"study {baseline.name} {shared} ×{point.factor:g} seed {seed}",
+                        point.architecture,
+                        recipe,
+                        {"factor": point.factor, "seed": float(seed)},
+                        seed=seed,
+                    )
+                    for seed in range(config.seeds)
+                ],
+            )
+        )
+    unique = {unit.folder.key: unit for _, units in found for unit in units}  # the baseline belongs to all strategies
+    train_units(work, list(unique.values()), "study", parent)
+    return found
+
+
+def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
+    scores = []
+    for unit in units:
+        evaluation = unit.folder.evaluation()
+        if evaluation is None:
+            raise DataError(f"{unit.folder.path}: its evaluation has gone; run the command again")
+        scores.append(evaluation.top1)
+    return {
+        "strategy": point.strategy,
+        "factor": point.factor,
+        "macs": point.macs,
+        "params": point.params,
+        "resolution": point.architecture.resolution,
+        "runs": [unit.folder.key for unit in units],
+        "top1": scores,
+        **band(scores)._asdict(),
+    }

@@ -1,0 +1,129 @@
+"""Search, study and halving, alone and in one family; killed and run again they repeat nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from effnet.arch.spec import Architecture
+from effnet.runs import RunFolder
+from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
+
+SEARCH = (
+    "baseline: {search: {reference: tiny-baseline.yaml, trials: 4, batch: 2, population: 2, sample: 2, epochs: 1, "
+    "target_macs: 60000, window: [0.2, 3]}}\n"
+)
+STUDY = "study: {factors: [2], seeds: 2, epochs: 1, strategies: [depth, compound]}\n"
+FIT = "fit: {step: 0.1, maximum: 1.5, tolerance: 0.2, max_candidates: 5, epochs: 2, halving: 2, seeds: 2}\n"
+
+
+def config(*, search: bool = False) -> str:
+    lines = []
+    for line in CONFIG.splitlines(keepends=True):
+        if line.startswith("baseline:"):
+            lines.append(SEARCH if search else line)
+        elif line.startswith("fit:"):
+            lines += [FIT, STUDY]
+        else:
+            lines.append(line.replace("[0, 1, 2]", "[0, 1]"))
+    return "".join(lines)
+
+
+def finished(home: Path) -> dict[str, int]:
+    """Return when each finished run of a store was finished."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in (home / "store/runs").glob("*/result.json")}
+
+
+def found(home: Path, name: str) -> dict[str, object]:
+    (path,) = (home / "store/families").glob(f"*/{name}")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a family was built with all of it, after its search was killed once."""
+    home = tmp_path_factory.mktemp("explore")
+    write_tiny(home, config(search=True))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "search", "tiny.yaml"],
+        cwd=home,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while len(finished(home)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished(home)
+    assert 2 <= len(before) < 4
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert before.items() <= finished(home).items()  # no finished trial was repeated
+    (home / "family.json").write_text(done.stdout)
+    return home
+
+
+def test_search_finds_a_baseline_for_the_family(home: Path) -> None:
+    history = found(home, "search.json")
+    trials = history["trials"]
+    assert [trial["number"] for trial in trials] == [0, 1, 2, 3]  # type: ignore[index,attr-defined]
+    assert all(12_000 <= trial["macs"] <= 180_000 for trial in trials)  # type: ignore[index,attr-defined]
+    (path,) = (home / "store/families").glob("*/baseline.json")
+    baseline = Architecture.load(path)
+    best = max(trials, key=lambda trial: trial["reward"])  # type: ignore[call-overload,arg-type]
+    spec = RunFolder(home / "store/runs" / best["run"]).spec()
+    assert spec.architecture.key() == baseline.key()
+    family = json.loads((home / "family.json").read_text())
+    member = RunFolder(home / "store/runs" / family["members"][0]["run_key"]).spec().architecture
+    assert member.stages == baseline.stages
+    assert history["pareto"]
+
+
+def test_study_compares_at_equal_cost(home: Path) -> None:
+    study = found(home, "study.json")
+    ((_, rows),) = study["baselines"].items()  # type: ignore[attr-defined]
+    assert [(row["strategy"], row["factor"]) for row in rows] == [
+        ("depth", 1.0), ("depth", 2.0), ("compound", 1.0), ("compound", 2.0),
+    ]  # fmt: skip
+    base = rows[0]["macs"]
+    assert all(row["macs"] <= row["factor"] * base for row in rows)
+    assert all(len(row["top1"]) == 2 and row["low"] <= row["mean"] <= row["high"] for row in rows)
+    assert rows[0]["runs"] == rows[2]["runs"]  # the baseline is trained once for all
+    assert list((home / "store/families").glob("*/study_*.svg"))
+
+
+def test_grid_is_halved_and_decided(home: Path) -> None:
+    fit = found(home, "fit.json")
+    first, *_, last = fit["rungs"]  # type: ignore[misc]
+    assert first["epochs"] < last["epochs"] == 2
+    assert len(first["top1"]) > len(last["top1"]) >= 2
+    assert fit["paper"] in [finalist["network"] for finalist in fit["finalists"]]  # type: ignore[attr-defined]
+    assert all(len(finalist["top1"]) == 2 for finalist in fit["finalists"])  # type: ignore[attr-defined]
+    family = json.loads((home / "family.json").read_text())
+    assert list(family["coefficients"].values()) == fit["winner"]
+
+
+def test_again_it_takes_seconds_and_trains_nothing(home: Path) -> None:
+    before = finished(home)
+    for command in (("study", "tiny.yaml"), ("fit", "tiny.yaml"), ("search", "tiny.yaml")):
+        done = run_effnet(*command, cwd=home)
+        assert done.returncode == 0, done.stderr
+        assert Path(done.stdout.strip()).is_dir()
+    assert finished(home) == before
+
+
+def test_search_without_a_search_is_told(tmp_path: Path) -> None:
+    write_tiny(tmp_path, config())
+    done = run_effnet("search", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "give {search: ...} to search for one" in done.stderr

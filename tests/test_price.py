@@ -1,0 +1,47 @@
+"""Prices of stages against sums written out plainly."""
+
+from __future__ import annotations
+
+import pytest
+
+from effnet.arch import zoo
+from effnet.arch.cost import count
+from effnet.arch.scaling import PAPER
+from effnet.config import FamilyConfig, FitConfig, MembersConfig, Recipe, SearchConfig, SearchedBaseline, StudyConfig
+from effnet.family import plan_members
+from effnet.price import A100_MACS, price
+
+B0 = zoo.get("efficientnet_b0")
+MACS = count(B0).macs
+
+
+def prices(config: FamilyConfig) -> dict[str, object]:
+    members = plan_members(B0, config, PAPER, 1000)
+    return {stage.stage: stage for stage in price(config, B0, PAPER, members, num_classes=1000, images=1000)}
+
+
+def test_members_cost_their_macs_times_epochs_times_images() -> None:
+    members = MembersConfig(phi=(0,))
+    config = FamilyConfig(
+        family="f", baseline="efficientnet_b0", coefficients=PAPER, members=members, recipe=Recipe(epochs=10)
+    )
+    (stage,) = prices(config).values()
+    assert stage == ("members", 1, MACS * 10 * 1000)
+    assert stage.hours(A100_MACS) == pytest.approx(MACS * 10_000 / 0.96e12 / 3600)  # type: ignore[attr-defined]
+
+
+def test_every_stage_of_the_config_has_a_price() -> None:
+    config = FamilyConfig(
+        family="f",
+        baseline=SearchedBaseline(search=SearchConfig(trials=20, epochs=3, target_macs=MACS)),
+        study=StudyConfig(factors=(2,), strategies=("depth", "width"), seeds=3, epochs=4),
+        fit=FitConfig(step=0.1, maximum=1.4, tolerance=0.1, max_candidates=16, epochs=16, halving=4, seeds=2),
+    )
+    found = prices(config)
+    assert list(found) == ["search", "study", "fit", "members"]
+    assert found["search"] == ("search", 20, 20 * 3 * 1000 * MACS)
+    assert found["study"].trainings == 9  # type: ignore[attr-defined]  # the baseline once, two ways, three seeds
+    assert 3 * 4 * 1000 * MACS * 4 < found["study"].macs < 3 * 4 * 1000 * MACS * 5.01  # type: ignore[attr-defined]
+    # 10 networks of the grid: 10 for 1 epoch, 3 for 3 more, 2 for 12 more; the paper's, and a second seed of all three
+    assert found["fit"].macs == pytest.approx((10 + 9 + 24 + 4 * 16) * 1000 * MACS * 2)  # type: ignore[attr-defined]
+    assert found["fit"].trainings == 10 + 4  # type: ignore[attr-defined]
