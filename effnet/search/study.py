@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from effnet.arch.budget import Budget, largest
+from effnet.arch.budget import Affordable, Budget, largest
 from effnet.arch.cost import count
 from effnet.arch.scaling import Strategy
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
+
+
+MISS = 1.5  # a network may cost so many times less than wanted
+EQUAL = 1.05  # costs that differ by no larger factor
+BUDGETS = 16  # that are tried
 
 
 class StudyPoint(NamedTuple):
@@ -31,29 +36,57 @@ def study_points(
     num_classes: int,
     resolution_multiple: int,
 ) -> list[StudyPoint]:
-    """Return the largest network of each strategy within each factor of the baseline's multiply-adds.
+    """Return a network of each strategy for each factor of the baseline's multiply-adds, at costs as equal as can be.
+
+    Rounding makes steps, of whole layers above all: where a strategy's largest network within factor times the
+    baseline's cost falls short of it, the others are cut to that cost too.
 
     Raises:
         ConfigError: if a strategy cannot make a network of about that cost: it must not miss it by more than a third.
     """
     base = count(baseline, num_classes)
-    points = []
-    for strategy in strategies:
-        points.append(StudyPoint(strategy.name, 1.0, baseline, base.macs, base.params))
-        for factor in factors:
-            budget = Budget(macs=round(base.macs * factor))
-            found = largest(
-                baseline, strategy, budget, num_classes=num_classes, resolution_multiple=resolution_multiple
-            )
-            if found.cost.macs < base.macs * factor / 1.5:
+    points = [StudyPoint(strategy.name, 1.0, baseline, base.macs, base.params) for strategy in strategies]
+    for factor in factors:
+
+        def within(macs: int) -> list[Affordable]:
+            budget = Budget(macs=macs)
+            return [
+                largest(baseline, way, budget, num_classes=num_classes, resolution_multiple=resolution_multiple)
+                for way in strategies
+            ]
+
+        wanted = round(base.macs * factor)
+        found = within(wanted)
+        for strategy, affordable in zip(strategies, found, strict=True):
+            if affordable.cost.macs < wanted / MISS:
                 raise ConfigError(
                     f"study: by {strategy.name} no network of {baseline.name} costs about {factor:g} times; the "
-                    f"nearest costs {found.cost.macs / base.macs:.2f} times: leave it out, or round resolutions less"
+                    f"nearest costs {affordable.cost.macs / base.macs:.2f} times: leave it out, or round resolutions "
+                    "less"
                 )
+        for strategy, affordable in zip(strategies, _evened(within, wanted), strict=True):
             name = f"{baseline.name}_{strategy.name}_{factor:g}x"
-            arch = found.architecture.model_copy(update={"name": name})
-            points.append(StudyPoint(strategy.name, factor, arch, found.cost.macs, found.cost.params))
-    return points
+            arch = affordable.architecture.model_copy(update={"name": name})
+            points.append(StudyPoint(strategy.name, factor, arch, affordable.cost.macs, affordable.cost.params))
+    return sorted(points, key=lambda point: [way.name for way in strategies].index(point.strategy))
+
+
+def _evened(within: Callable[[int], list[Affordable]], wanted: int) -> list[Affordable]:
+    """Return what the largest budget gives at which costs are equal, or the most equal of all."""
+    least = round(wanted / MISS)
+    best = within(wanted)
+    for step in range(1, BUDGETS):
+        if _spread(best) <= EQUAL:
+            break
+        found = within(wanted - (wanted - least) * step // BUDGETS)
+        if min(each.cost.macs for each in found) >= least:
+            best = min(best, found, key=_spread)
+    return best
+
+
+def _spread(found: Sequence[Affordable]) -> float:
+    costs = [each.cost.macs for each in found]
+    return max(costs) / min(costs)
 
 
 class Band(NamedTuple):
