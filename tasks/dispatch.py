@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from pathlib import Path
 
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
-from effnet.process import PARENT_PIPE, WARNING
+from effnet.process import WARNING
 from tasks import interrupt
+from tasks.forkserver import Fork, ForkServer
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0  # a child that was asked to stop has this long to write its checkpoint
 BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
@@ -40,7 +40,7 @@ class Job:
 @dataclass
 class _Child:
     job: Job
-    process: subprocess.Popen[bytes]
+    process: Fork
     log_start: int  # where its own output begins in the log
     attempt: int = 1
     busy_since: float | None = None
@@ -103,19 +103,22 @@ def run_jobs(
         raise
 
 
+_servers: dict[int, ForkServer] = {}  # by threads; they serve all stages of a flow
+
+
+@atexit.register
+def _close_servers() -> None:
+    for server in _servers.values():
+        server.close()
+
+
 def _start(job: Job, compute: LocalCompute) -> _Child:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    threads = str(compute.threads)
-    with job.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", job.module, *job.arguments],
-            stdin=subprocess.PIPE,  # held open: its end tells the child that this process is gone
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops its children in order
-            env=os.environ | {PARENT_PIPE: "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )
-        return _Child(job, process, log_start=log.tell())
+    server = _servers.get(compute.threads)
+    if server is None or not server.running:
+        server = _servers[compute.threads] = ForkServer(compute.threads)
+    log_start = job.log.stat().st_size if job.log.exists() else 0
+    return _Child(job, server.start(job.module, job.arguments, job.log), log_start)
 
 
 def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
@@ -143,12 +146,11 @@ def _signal_name(code: int) -> str:
 
 def _stop(children: Sequence[_Child]) -> None:
     for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            child.process.terminate()
+        child.process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     for child in children:
         try:
             child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.process.kill()
-            child.process.wait()
+            child.process.wait(STOP_SECONDS)

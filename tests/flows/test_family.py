@@ -163,9 +163,9 @@ def test_killed_training_is_started_again_by_the_flow(folder: Path, built: tuple
     process = start(folder)
 
     def training() -> psutil.Process | None:
-        for child in psutil.Process(process.pid).children():
+        for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-                if "effnet.train" in child.cmdline() and journals(folder, epochs=3):
+                if "-m effnet.train " in child.cmdline()[0] and journals(folder, epochs=3):
                     return child
         return None
 

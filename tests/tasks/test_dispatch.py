@@ -34,6 +34,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     return make
 
 
+def children() -> list[psutil.Process]:
+    """Return the processes that jobs run in: children of the fork server."""
+    below = psutil.Process().children(recursive=True)
+    return [each for each in below if each.ppid() != os.getpid() and each.status() != psutil.STATUS_ZOMBIE]
+
+
 class Notes:
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -55,8 +61,7 @@ def test_largest_first_and_so_many_at_a_time(job: Callable[..., Job], tmp_path: 
 
     def tick() -> None:
         nonlocal most
-        children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-        most = max(most, len(children))
+        most = max(most, len(children()))
 
     line = f"p = Path({str(tmp_path)!r}) / 'order'; p.open('a').write('%s\\n'); time.sleep(0.4)"
     notes.run(*(job(f"j{work}", line % work, work) for work in (1, 3, 2, 5, 4)), tick=tick)
@@ -80,7 +85,7 @@ def test_error_stops_the_others(job: Callable[..., Job]) -> None:
     with pytest.raises(DataError):
         Notes().run(job("slow", "time.sleep(60)", 2), job("bad", "time.sleep(0.5); sys.exit(65)"))
     assert time.monotonic() - start < 30
-    assert not psutil.Process().children()
+    assert not children()
 
 
 def test_killed_child_is_started_again_and_said(job: Callable[..., Job], tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_interrupt_stops_children_in_order(job: Callable[..., Job], tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         Notes().run(job("child", line), tick=tick)
     assert saved.exists()
-    assert not psutil.Process().children()
+    assert not children()
 
 
 def test_slots_follow_the_cores() -> None:
@@ -158,3 +163,28 @@ def test_a_request_to_stop_that_somebody_swallowed_still_stops(
         for number, handler in before.items():
             signal.signal(number, handler)
     assert time.monotonic() - start < 30
+
+
+def test_children_die_with_the_fork_server_and_are_started_again(job: Callable[..., Job], tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    line = f"p = Path({str(mark)!r}); again = p.exists(); p.write_text(str(os.getppid())); again or time.sleep(60)"
+    killed = []
+
+    def tick() -> None:
+        if not killed and mark.exists() and mark.read_text():
+            killed.append(int(mark.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    notes = Notes()
+    notes.run(job("victim", line), tick=tick)
+    assert notes.done == ["victim"]
+    assert "killed by SIGKILL; started again" in notes.warned[0]
+    assert int(mark.read_text()) != killed[0]
+
+
+def test_a_child_starts_in_a_moment_and_shows_what_it_does(job: Callable[..., Job], tmp_path: Path) -> None:
+    Notes().run(job("first", "pass"))  # the server imports torch once
+    shown = tmp_path / "shown"
+    line = f"Path({str(shown)!r}).write_bytes(Path('/proc/self/cmdline').read_bytes()); assert 'torch' in sys.modules"
+    Notes().run(job("second", line))
+    assert shown.read_bytes().startswith(f"python -m {MODULE} ".encode())
