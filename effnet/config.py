@@ -243,8 +243,15 @@ class SearchConfig(Value):
     batch: Annotated[int, Field(ge=1, le=10_000, description="proposed at a time, without seeing each other")] = 6
     population: Annotated[int, Field(ge=2, le=10_000, description="networks alive; the oldest dies")] = 20
     sample: Annotated[int, Field(ge=1, le=10_000, description="of the population; its best is mutated")] = 8
-    epochs: Annotated[int, Field(ge=1, le=10_000, description="of each trial")] = 3
+    control: Annotated[bool, Field(description="search at random as well, with the same budget, to compare")] = False
+    epochs: Annotated[int, Field(ge=1, le=10_000, description="of a trial that is trained to the end")] = 3
+    halving: Annotated[
+        int, Field(ge=1, le=64, description="one trial of a batch in so many is trained to the end; 1: all are")
+    ] = 1
     target_macs: Annotated[int, Field(ge=1, description="T: multiply-adds that are wanted")] = 400_000_000
+    target_latency_ms: Annotated[
+        float | None, Field(gt=0, description="T in measured time of a batch of 1 on a core, instead of multiply-adds")
+    ] = None
     exponent: Annotated[float, Field(ge=-2, le=0, description="w: what cost weighs")] = -0.07
     window: Annotated[
         tuple[float, float], Field(description="shares of the target between which a network is worth training")
@@ -254,6 +261,8 @@ class SearchConfig(Value):
     def _check(self) -> Self:
         if not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window must rise from 0 up (got {list(self.window)})")
+        if self.halving > self.epochs:
+            raise ValueError(f"halving {self.halving} leaves less than an epoch of {self.epochs} to the others")
         return self
 
 

@@ -10,6 +10,7 @@ The folder is the interface between a training and everything else:
     model.safetensors    the weights that people take away
     result.json          written last: a folder that has it is done
     evaluation.json      the validation split's verdict, written once by the evaluation
+    latency.json         how long the untrained network takes, where a search wants to know
 """
 
 from __future__ import annotations
@@ -170,6 +171,11 @@ class RunFolder:
         """evaluation.json."""
         return self.path / "evaluation.json"
 
+    @property
+    def latency_path(self) -> Path:
+        """latency.json."""
+        return self.path / "latency.json"
+
     def spec(self) -> RunSpec:
         """Read config.json; raise ConfigError if it is missing, broken or not this folder's."""
         try:
@@ -194,6 +200,13 @@ class RunFolder:
     def about(self) -> About | None:
         """Read about.json; None if there is none."""
         return read_value(About, self.path / "about.json")
+
+    def latency_ms(self) -> float:
+        """Read latency.json; raise DataError if it is not there or broken."""
+        try:
+            return float(json.loads(self.latency_path.read_bytes())["latency_ms"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.latency_path}: no latency here ({error}); remove it and run again") from error
 
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""

@@ -53,7 +53,8 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
     try:
         if isinstance(settings.baseline, SearchedBaseline):
             work = dataclasses.replace(work, baseline=search_baseline(work, manifest, settings.baseline.search, parent))
-        studied = study_scaling(work, manifest, settings.study, parent) if settings.study else []
+        if settings.study:
+            study_scaling(work, manifest, settings.study, parent)
         coefficients = fit_coefficients(work, manifest, parent)
         members = plan_members(work.baseline, settings, coefficients, len(manifest.classes))
         units = [
@@ -62,10 +63,10 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
         ]
         reused = train_members(work, units, parent)
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
-        files = [*write_report(work, result), *studied]
+        write_report(work, result)
     except BaseException:
         tracker.pause(key)
         raise
     best = max(member.top1 for member in result.members)
-    tracker.close_family(key, {"best_val_top1": best, **coefficients._asdict()}, files)
+    tracker.close_family(key, {"best_val_top1": best, **coefficients._asdict()}, sorted(work.folder.iterdir()))
     return result

@@ -165,6 +165,11 @@ def fit(config: Path, store: Path | None) -> None:
 @_STORE
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
+    from effnet.config import SearchedBaseline, load_config
+    from effnet.errors import ConfigError
+
+    if not isinstance(load_config(config).baseline, SearchedBaseline):
+        raise ConfigError(f"{config}: baseline: names a network; give {{search: ...}} to search for one")
     _explore("search_baseline", config, store)
 
 

@@ -12,7 +12,6 @@ from prefect.runtime import flow_run
 
 from effnet.config import SearchedBaseline, StudyConfig, load_baseline, load_config
 from effnet.data.manifest import Manifest
-from effnet.errors import ConfigError
 from effnet.family import build_key
 from effnet.store import Store
 from tasks.fit import fit_coefficients as fit_task
@@ -34,8 +33,8 @@ def study_scaling(config: str, store: str | None = None) -> str:
     """Compare depth, width, resolution and compound scaling at equal cost; return the folder of the results."""
     with _opened(config, store, "study") as (work, manifest, parent):
         work = _with_baseline(work, manifest, parent)
-        work.tracker.attach(work.key, study_task(work, manifest, work.config.study or StudyConfig(), parent))
-        return str(work.store.families / work.key)
+        study_task(work, manifest, work.config.study or StudyConfig(), parent)
+        return str(work.folder)
 
 
 @flow(name="fit_coefficients", flow_run_name=_run_name)
@@ -43,17 +42,15 @@ def fit_coefficients(config: str, store: str | None = None) -> str:
     """Find α, β, γ by the grid; return the folder of the results."""
     with _opened(config, store, "fit") as (work, manifest, parent):
         fit_task(_with_baseline(work, manifest, parent), manifest, parent)
-        return str(work.store.families / work.key)
+        return str(work.folder)
 
 
 @flow(name="search_baseline", flow_run_name=_run_name)
 def search_baseline(config: str, store: str | None = None) -> str:
     """Search for the baseline; return the folder of the results."""
     with _opened(config, store, "search") as (work, manifest, parent):
-        if not isinstance(work.config.baseline, SearchedBaseline):
-            raise ConfigError(f"{config}: baseline: names a network; give {{search: ...}} to search for one")
-        search_task(work, manifest, work.config.baseline.search, parent)
-        return str(work.store.families / work.key)
+        _with_baseline(work, manifest, parent)
+        return str(work.folder)
 
 
 def _with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
@@ -83,5 +80,6 @@ def _opened(config: str, store: str | None, kind: str) -> Iterator[tuple[Work, M
         parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), tags)
         try:
             yield work, manifest, parent
+            tracker.attach(work.key, sorted(work.folder.iterdir()))
         finally:
             tracker.pause(work.key)

@@ -14,12 +14,11 @@ from effnet.arch.scaling import PAPER, Coefficients
 from effnet.config import given_coefficients
 from effnet.data.manifest import Manifest
 from effnet.errors import DataError
-from effnet.runs import read_journal
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
 from effnet.store import publish
-from tasks.training import Unit, Work, make_unit, train_units
+from tasks.training import Unit, Work, make_unit, score_after, train_units
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]
@@ -58,7 +57,7 @@ def _halve(
     for rung in plan[:-1]:
         units = {candidate: _unit(work, manifest, candidate) for candidate in alive}
         train_units(work, list(units.values()), "fit", parent, until=rung.epochs)
-        scores = {candidate: _score(unit, rung.epochs) for candidate, unit in units.items()}
+        scores = {candidate: score_after(unit, rung.epochs) for candidate, unit in units.items()}
         history.append(
             {
                 "epochs": rung.epochs,
@@ -89,13 +88,6 @@ def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -
     name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}" + (f" seed {seed}" if seed else "")
     recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
     return make_unit(work, manifest, name, candidate.architecture, recipe, labels, seed=seed)
-
-
-def _score(unit: Unit, epochs: int) -> tuple[float, float]:
-    lines = read_journal(unit.folder.metrics_path)[0][:epochs]
-    if len(lines) < epochs:
-        raise DataError(f"{unit.folder.path}: its journal has gone; run the command again")
-    return lines[-1]["minival_top1"], -lines[-1]["minival_loss"]
 
 
 def _top1(unit: Unit) -> float:
@@ -160,9 +152,7 @@ def _report(
         "tie": decision.tie,
         "rule": RULE,
     }
-    folder = work.store.families / work.key
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / "fit.json", json.dumps(content, indent=2).encode())
+    publish(work.folder / "fit.json", json.dumps(content, indent=2).encode())
 
 
 def _means(finalists: dict[Candidate, Finalist]) -> dict[str, float]:

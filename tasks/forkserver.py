@@ -191,13 +191,13 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
         log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         for source, target in ((alive, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        sys.argv = [request["module"], *request["arguments"]]
+        _entitle(sys.argv)  # before the environment changes: the title takes its place in memory
         environment = request["environment"]
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(request["folder"])
         sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-        sys.argv = [request["module"], *request["arguments"]]
-        _entitle(sys.argv)
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,79 +14,138 @@ from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import SearchConfig
 from effnet.data.manifest import Manifest
-from effnet.errors import DataError
 from effnet.search.evolution import Search, Trial, pareto, reward
+from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
 from effnet.store import publish
-from tasks.training import Unit, Work, make_unit, train_units
+from tasks.dispatch import Job, run_jobs
+from tasks.training import Unit, Work, make_unit, score_after, train_units
+
+Method = Literal["evolution", "random"]
+
+
+class Tried(NamedTuple):
+    """A trial that was trained."""
+
+    trial: Trial  # its reward is the one after the epochs that all trials have, which evolution goes by
+    unit: Unit
+    cost: float  # multiply-adds, or milliseconds
+    top1: float  # on minival, as far as it was trained
+    final: float | None  # reward, if it was trained to the end
 
 
 @task(task_run_name="search baseline", cache_policy=NO_CACHE)
 def search_baseline(work: Work, manifest: Manifest, config: SearchConfig, parent: str | None) -> Architecture:
     """Return the best network found; write it, the history and the Pareto front beside the family's other files."""
     space = imagenet_space() if config.reference == "mnasnet" else Space(work.baseline)
+    tried = _search(work, manifest, config, config.method, space, parent)
+    control = _search(work, manifest, config, "random", space, parent) if config.control else []
+    if control:
+        mine, random = (sum(each.trial.reward for each in found) / len(found) for found in (tried, control))
+        work.screen.say(f"mean reward of the trials: {mine:.4f} by {config.method}, {random:.4f} at random")
+    best = max([*tried, *control], key=lambda each: (each.final or -math.inf, -each.trial.number))
+    arch = space.build(best.trial.genes, f"{work.config.family}_baseline")
+    work.screen.say(
+        f"baseline found: {best.unit.name}, {best.unit.params:,} params, {best.unit.macs:,} MACs, "
+        f"minival top-1 {best.top1:.1%}, reward {best.final:.4f}"
+    )
+    _write(work, config, tried, control, arch)
+    return arch
+
+
+def _search(
+    work: Work, manifest: Manifest, config: SearchConfig, method: Method, space: Space, parent: str | None
+) -> list[Tried]:
+    """Try as many networks as the config says, batch by batch."""
     num_classes = len(manifest.classes)
     low, high = (share * config.target_macs for share in config.window)
     search = Search(
         space,
         lambda arch: low <= count(arch, num_classes).macs <= high,
         seed=work.config.seed,
-        method=config.method,
+        method=method,
         population=config.population,
         sample=config.sample,
     )
     work.screen.say(
-        f"search by {config.method}: {config.trials} of {space.size:.1e} networks, "
-        f"{low / 1e6:,.1f} to {high / 1e6:,.1f} M MACs, {config.epochs} epochs each"
+        f"search by {method}: {config.trials} of {space.size:.1e} networks of {low / 1e6:,.1f} to "
+        f"{high / 1e6:,.1f} M MACs"
     )
-    history: list[Trial] = []
-    units: list[Unit] = []
     recipe = work.config.recipe.model_copy(update={"epochs": config.epochs})
-    while len(history) < config.trials:
-        batch = []
-        for place, genes in enumerate(search.propose(history, min(config.batch, config.trials - len(history)))):
-            number = len(history) + place
+    tried: list[Tried] = []
+    while len(tried) < config.trials:
+        proposals = search.propose([each.trial for each in tried], min(config.batch, config.trials - len(tried)))
+        units = []
+        for number, genes in enumerate(proposals, start=len(tried)):
+            name = f"{'search' if method == config.method else 'control'} {number:03}"
             arch = space.build(genes, f"trial_{number}")
-            unit = make_unit(work, manifest, f"search {number:03}", arch, recipe, {"trial": float(number)})
-            batch.append((genes, unit))
-        train_units(work, [unit for _, unit in batch], "search", parent)
-        for genes, unit in batch:
-            value = reward(_top1(unit), unit.macs, config.target_macs, config.exponent)
-            history.append(Trial(len(history), genes, value))
-            units.append(unit)
-    best = max(history, key=lambda trial: (trial.reward, -trial.number))
-    unit = units[best.number]
-    arch = space.build(best.genes, f"{work.config.family}_baseline")
-    work.screen.say(
-        f"baseline found: trial {best.number} of {len(history)}, {unit.params:,} params, {unit.macs:,} MACs, "
-        f"minival top-1 {_top1(unit):.1%}, reward {best.reward:.4f}"
-    )
-    _write(work, config, history, units, arch)
-    return arch
+            units.append(make_unit(work, manifest, name, arch, recipe, {"trial": float(number)}))
+        found = _try(work, config, units, parent)
+        for genes, (unit, cost, first, top1, done) in zip(proposals, found, strict=True):
+            trial = Trial(len(tried), genes, _reward(config, first, cost))
+            tried.append(Tried(trial, unit, cost, top1, _reward(config, top1, cost) if done else None))
+    return tried
 
 
-def _write(work: Work, config: SearchConfig, history: list[Trial], units: list[Unit], best: Architecture) -> None:
-    front = pareto([(float(unit.macs), _top1(unit)) for unit in units])
-    trials = [
-        {
-            "number": trial.number,
-            "reward": trial.reward,
-            "top1": _top1(unit),
-            "macs": unit.macs,
-            "params": unit.params,
-            "run": unit.folder.key,
-        }
-        for trial, unit in zip(history, units, strict=True)
-    ]
-    content = {"config": config.model_dump(mode="json"), "trials": trials, "pareto": front}
-    folder = work.store.families / work.key
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / "search.json", json.dumps(content, indent=2).encode())
-    publish(folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
+def _try(
+    work: Work, config: SearchConfig, units: Sequence[Unit], parent: str | None
+) -> list[tuple[Unit, float, float, float, bool]]:
+    """Train a batch, the better ones to the end; return cost, top-1 at first and at last, and whether that is all."""
+    costs = _costs(work, config, units)
+    first = config.epochs // config.halving
+    train_units(work, units, "search", parent, until=first if config.halving > 1 else None)
+    early = [score_after(unit, first)[0] for unit in units]
+    going_on = set(range(len(units)))
+    if config.halving > 1:
+        scores = {place: (_reward(config, early[place], costs[place]), 0.0) for place in going_on}
+        going_on = set(promoted(scores, math.ceil(len(units) / config.halving)))
+        train_units(work, [units[place] for place in sorted(going_on)], "search", parent)
+    found = []
+    for place, unit in enumerate(units):
+        done = place in going_on
+        late = score_after(unit, config.epochs)[0] if done else early[place]
+        found.append((unit, costs[place], early[place], late, done))
+    return found
 
 
-def _top1(unit: Unit) -> float:
-    result = unit.folder.result()
-    if result is None:
-        raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
-    return result.top1
+def _costs(work: Work, config: SearchConfig, units: Sequence[Unit]) -> list[float]:
+    """Return multiply-adds, or milliseconds, measured once while nothing else runs."""
+    if config.target_latency_ms is None:
+        return [float(unit.macs) for unit in units]
+    if missing := [str(unit.folder.path) for unit in units if not unit.folder.latency_path.exists()]:
+        job = Job("latency", "effnet.evaluation", ("--latency", *missing), work.store.logs / "latency.log")
+        run_jobs([job], work.config.compute, tick=lambda: None, done=lambda _job: None, warn=work.screen.warn)
+    return [unit.folder.latency_ms() for unit in units]
+
+
+def _reward(config: SearchConfig, top1: float, cost: float) -> float:
+    return reward(top1, cost, config.target_latency_ms or config.target_macs, config.exponent)
+
+
+def _write(
+    work: Work, config: SearchConfig, tried: Sequence[Tried], control: Sequence[Tried], best: Architecture
+) -> None:
+    from effnet.report.figures import search_figure
+
+    content = {
+        "config": config.model_dump(mode="json"),
+        "trials": [_row(each) for each in tried],
+        "control": [_row(each) for each in control],
+        "pareto": pareto([(each.cost, each.top1) for each in tried]),
+    }
+    publish(work.folder / "search.json", json.dumps(content, indent=2).encode())
+    publish(work.folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
+    search_figure(content, [work.folder / "search.png", work.folder / "search.svg"])
+
+
+def _row(each: Tried) -> dict[str, Any]:
+    return {
+        "number": each.trial.number,
+        "reward": each.trial.reward,
+        "final_reward": each.final,
+        "top1": each.top1,
+        "cost": each.cost,
+        "macs": each.unit.macs,
+        "params": each.unit.params,
+        "run": each.unit.folder.key,
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -64,23 +63,21 @@ def evaluate_members(
 
 
 @task(task_run_name="write report", cache_policy=NO_CACHE)
-def write_report(work: Work, result: FamilyResult) -> list[Path]:
-    """Write the family's result and figure; return the files."""
+def write_report(work: Work, result: FamilyResult) -> None:
+    """Write the family's result and figure."""
     from effnet.report.figures import Point, accuracy_figure
 
-    folder = work.store.families / result.key
+    folder = work.folder
     paths = [folder / "family.json", folder / "accuracy.png", folder / "accuracy.svg"]
     lasting = [member.model_copy(update={"reused": False}) for member in result.members]
     text = result.model_copy(update={"members": tuple(lasting)}).model_dump_json(indent=2).encode()
     if all(path.exists() for path in paths) and paths[0].read_bytes() == text:
-        return paths
-    folder.mkdir(parents=True, exist_ok=True)
+        return
     points = [
         Point(member.name, member.params, member.macs, member.top1, result.val_samples) for member in result.members
     ]
     accuracy_figure(points, f"{result.family}: a compound-scaled family", paths[1:])
     publish(paths[0], text)
-    return paths
 
 
 def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> MemberResult:

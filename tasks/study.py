@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -20,8 +19,8 @@ from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
 
 
 @task(task_run_name="study scaling", cache_policy=NO_CACHE)
-def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: str | None) -> list[Path]:
-    """Train every network of the study with every seed; return the files: study.json and one figure per baseline."""
+def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: str | None) -> None:
+    """Train every network of the study with every seed; write study.json and one figure per baseline."""
     names = config.baselines or ("",)
     baselines = [load_network(name, work.base / "config") if name else work.baseline for name in names]
     trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
@@ -32,20 +31,15 @@ def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: s
         for row in content["baselines"][name]:
             spread = "" if row["low"] is None else f" ({row['low']:.2%} to {row['high']:.2%})"
             work.screen.say(f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%}{spread}")
-    folder = work.store.families / work.key
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / "study.json", json.dumps(content, indent=2).encode())
+    publish(work.folder / "study.json", json.dumps(content, indent=2).encode())
     from effnet.report.figures import Curve, study_figure
 
-    files = [folder / "study.json"]
     for name, rows in content["baselines"].items():
         curves: dict[str, list[Curve]] = {}
         for row in rows:
             curves.setdefault(row["strategy"], []).append(Curve(row["macs"], row["mean"], row["low"], row["high"]))
-        targets = [folder / f"study_{name}.png", folder / f"study_{name}.svg"]
+        targets = [work.folder / f"study_{name}.png", work.folder / f"study_{name}.svg"]
         study_figure(curves, f"{name}: ways of scaling at equal cost", targets)
-        files += targets
-    return files
 
 
 def _train(

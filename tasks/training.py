@@ -11,6 +11,7 @@ from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
 from effnet.data.manifest import Manifest
+from effnet.errors import DataError
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store
 from tasks.dispatch import Job, run_jobs
@@ -35,6 +36,13 @@ class Work:
     tracker: Tracker
     screen: Screen
     key: str = ""  # of the build; where no family is built, of nothing
+
+    @property
+    def folder(self) -> Path:
+        """Where the family's results lie; made if it is new."""
+        folder = self.store.families / self.key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,17 @@ def _reached(unit: Unit, until: int | None) -> bool:
 def epochs_done(unit: Unit) -> int:
     """Return the epochs in a training's journal."""
     return len(read_journal(unit.folder.metrics_path)[0])
+
+
+def score_after(unit: Unit, epochs: int) -> tuple[float, float]:
+    """Return minival's (top-1, -loss): of the kept weights if the training is over after so many epochs, or then."""
+    result = unit.folder.result()
+    if result is not None and result.epochs <= epochs:
+        return result.top1, -result.loss
+    lines = read_journal(unit.folder.metrics_path)[0][:epochs]
+    if len(lines) < epochs:
+        raise DataError(f"{unit.folder.path}: its journal has gone; run the command again")
+    return lines[-1]["minival_top1"], -lines[-1]["minival_loss"]
 
 
 class _Board:

@@ -1,30 +1,34 @@
-"""`python -m effnet.evaluation RUN_FOLDER...`: score finished runs on the validation split, each once.
+"""`python -m effnet.evaluation [--latency] RUN_FOLDER...`: score finished runs on the validation split, each once.
 
-A run that has its evaluation.json keeps it. Exit codes as for a training.
+With --latency it only times the runs' networks, trained or not. A run that has its evaluation.json or latency.json
+keeps it. Exit codes as for a training.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from pathlib import Path
 
 from effnet.process import child_main, keep_memory, stop_on_signals
 
 
 def main() -> None:
     """Evaluate the run folders named on the command line, one after the other."""
-    from pathlib import Path
-
     from effnet.errors import StoppedError
-    from effnet.evaluation.run import evaluate_run
+    from effnet.evaluation.run import evaluate_run, time_run
     from effnet.runs import RunFolder
 
+    parser = argparse.ArgumentParser(prog="python -m effnet.evaluation", description="Score finished runs.")
+    parser.add_argument("run_folders", type=Path, nargs="+")
+    parser.add_argument("--latency", action="store_true", help="only time the networks, trained or not")
+    options = parser.parse_args()
     keep_memory()
     reasons: list[str] = []
     stop_on_signals(reasons.append)
-    for name in sys.argv[1:]:
+    for path in options.run_folders:
         if reasons:
             raise StoppedError(f"evaluation: {reasons[0]}")
-        evaluate_run(RunFolder(Path(name)))
+        (time_run if options.latency else evaluate_run)(RunFolder(path))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from effnet.data.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.latency import latency_ms, throughput
 from effnet.evaluation.metrics import calibration_error, confusion, predict, scores_of
-from effnet.models.build import Network
+from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
 from effnet.runs import Evaluation, RunFolder
@@ -40,6 +41,18 @@ def evaluate_run(folder: RunFolder) -> Evaluation:
     )
     publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     return evaluation
+
+
+def time_run(folder: RunFolder) -> float:
+    """Time a run's network, trained or not, and write latency.json, or return what is there: milliseconds."""
+    if folder.latency_path.exists():
+        return folder.latency_ms()
+    spec = folder.spec()
+    network = build(spec.architecture, spec.num_classes).eval()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    latency = latency_ms(network, spec.architecture.in_channels, spec.architecture.resolution)
+    publish(folder.latency_path, json.dumps({"latency_ms": latency}).encode())
+    return latency
 
 
 def evaluate_weights(

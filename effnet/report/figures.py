@@ -96,6 +96,57 @@ def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Seq
     plt.close(figure)
 
 
+def search_figure(found: Mapping[str, Any], targets: Sequence[Path]) -> None:
+    """Draw a search's history and its Pareto front, once per target file (.png, .svg).
+
+    Args:
+        found: the content of search.json.
+        targets: files.
+    """
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "effnet"
+    from matplotlib import pyplot as plt
+
+    config, trials = found["config"], found["trials"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), constrained_layout=True)
+    kinds = [(config["method"], trials, "#d55e00", "o")]
+    if found["control"]:
+        kinds.append(("at random, as control", found["control"], "#0072b2", "s"))
+    for label, rows, color, marker in kinds:
+        rewards = [row["reward"] for row in rows]
+        left.plot(range(len(rows)), rewards, marker, color=color, alpha=0.4, markersize=4)
+        left.plot(range(len(rows)), np.maximum.accumulate(rewards), color=color, label=f"best so far, {label}")
+        right.plot(
+            [row["cost"] for row in rows], [100 * row["top1"] for row in rows], marker, color=color, alpha=0.5,
+            markersize=4, label=label,
+        )  # fmt: skip
+    front = [trials[index] for index in found["pareto"]]
+    right.step(
+        [row["cost"] for row in front], [100 * row["top1"] for row in front], where="post", color="0.3", label="front"
+    )
+    left.set_xlabel("trial")
+    left.set_ylabel(f"reward, top-1 · (cost / target)$^{{{config['exponent']:g}}}$")
+    left.set_title("history", size=11)
+    timed = config["target_latency_ms"] is not None
+    right.set_xlabel("milliseconds for one image on one core" if timed else "multiply-adds (MACs)")
+    right.set_ylabel("top-1 on minival (%)")
+    right.set_title("Pareto front", size=11)
+    if not timed:
+        from matplotlib.ticker import EngFormatter
+
+        right.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=8)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    for target in targets:
+        figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
+    plt.close(figure)
+
+
 class Map(Protocol):
     """An image, where a network looks in it, and what it finds; see effnet.evaluation.cam."""
 

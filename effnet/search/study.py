@@ -12,7 +12,6 @@ from effnet.arch.scaling import Strategy
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
 
-
 MISS = 1.5  # a network may cost so many times less than wanted
 EQUAL = 1.05  # costs that differ by no larger factor
 BUDGETS = 16  # that are tried

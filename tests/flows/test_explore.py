@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from effnet.runs import RunFolder
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
 SEARCH = (
-    "baseline: {search: {reference: tiny-baseline.yaml, trials: 4, batch: 2, population: 2, sample: 2, epochs: 1, "
-    "target_macs: 60000, window: [0.2, 3]}}\n"
+    "baseline: {search: {reference: tiny-baseline.yaml, trials: 4, batch: 2, population: 2, sample: 2, epochs: 2, "
+    "halving: 2, control: true, target_macs: 60000, window: [0.2, 3]}}\n"
 )
 STUDY = "study: {factors: [2], seeds: 2, epochs: 1, strategies: [depth, compound]}\n"
 FIT = "fit: {step: 0.1, maximum: 1.5, tolerance: 0.2, max_candidates: 5, epochs: 2, halving: 2, seeds: 2}\n"
@@ -41,15 +42,21 @@ def finished(home: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in (home / "store/runs").glob("*/result.json")}
 
 
+def epochs(home: Path) -> int:
+    """Return the epochs in all journals of a store."""
+    return sum(path.read_text().count("\n") for path in (home / "store/runs").glob("*/metrics.jsonl"))
+
+
 def found(home: Path, name: str) -> dict[str, object]:
     (path,) = (home / "store/families").glob(f"*/{name}")
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path:
     """A folder in which a family was built with all of it, after its search was killed once."""
     home = tmp_path_factory.mktemp("explore")
+    shutil.copytree(prefect_home, home / "store" / "prefect")
     write_tiny(home, config(search=True))
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "search", "tiny.yaml"],
@@ -60,12 +67,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while len(finished(home)) < 2 and time.monotonic() < deadline:
+    while not finished(home) and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = finished(home)
-    assert 2 <= len(before) < 4
+    assert len(before) == 1
     done = run_effnet("family", "tiny.yaml", "--json", cwd=home)
     assert done.returncode == 0, done.stderr
     assert before.items() <= finished(home).items()  # no finished trial was repeated
@@ -80,13 +87,17 @@ def test_search_finds_a_baseline_for_the_family(home: Path) -> None:
     assert all(12_000 <= trial["macs"] <= 180_000 for trial in trials)  # type: ignore[index,attr-defined]
     (path,) = (home / "store/families").glob("*/baseline.json")
     baseline = Architecture.load(path)
-    best = max(trials, key=lambda trial: trial["reward"])  # type: ignore[call-overload,arg-type]
+    control = history["control"]
+    assert trials[:2] == control[:2]  # type: ignore[index]
+    best = max([*trials, *control], key=lambda trial: trial["final_reward"] or 0)  # type: ignore[misc,has-type]
+    assert [trial["final_reward"] is not None for trial in trials].count(True) == 2  # type: ignore[attr-defined]
     spec = RunFolder(home / "store/runs" / best["run"]).spec()
     assert spec.architecture.key() == baseline.key()
     family = json.loads((home / "family.json").read_text())
     member = RunFolder(home / "store/runs" / family["members"][0]["run_key"]).spec().architecture
     assert member.stages == baseline.stages
     assert history["pareto"]
+    assert (home / "store/families" / family["key"] / "search.svg").exists()
 
 
 def test_study_compares_at_equal_cost(home: Path) -> None:
@@ -120,6 +131,21 @@ def test_again_it_takes_seconds_and_trains_nothing(home: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert Path(done.stdout.strip()).is_dir()
     assert finished(home) == before
+
+
+def test_search_by_measured_latency(prefect_home: Path, tmp_path: Path) -> None:
+    shutil.copytree(prefect_home, tmp_path / "store" / "prefect")
+    write_tiny(tmp_path, config(search=True).replace("control: true", "target_latency_ms: 0.5, trials: 2"))
+    text = (tmp_path / "tiny.yaml").read_text().replace("trials: 4, ", "")
+    (tmp_path / "tiny.yaml").write_text(text)
+    done = run_effnet("search", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trials = found(tmp_path, "search.json")["trials"]
+    for trial in trials:  # type: ignore[attr-defined]
+        folder = RunFolder(tmp_path / "store/runs" / trial["run"])
+        assert trial["cost"] == folder.latency_ms() > 0
+    (best,) = (trial for trial in trials if trial["final_reward"] is not None)  # type: ignore[attr-defined]
+    assert best["final_reward"] == pytest.approx(best["top1"] * (best["cost"] / 0.5) ** -0.07)
 
 
 def test_search_without_a_search_is_told(tmp_path: Path) -> None:

@@ -22,19 +22,9 @@ from mlflow import MlflowClient
 from effnet.data.index import Index
 from effnet.data.verify import verify
 from effnet.runs import RunFolder, read_journal
-from tasks.servers import PrefectApi
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
 NAMES = ["B0", "B1", "B2"]
-
-
-@pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's empty database, made once: that takes longer than anything else here."""
-    root = tmp_path_factory.mktemp("prefect")
-    with PrefectApi(root, None) as api:
-        api.url()
-    return root / "prefect"
 
 
 @pytest.fixture
@@ -46,9 +36,10 @@ def folder(tmp_path: Path, prefect_home: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+def built(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> tuple[Path, dict[str, Any], str]:
     """A family that was built undisturbed: its folder, its result, and what the terminal showed."""
     folder = tmp_path_factory.mktemp("family")
+    shutil.copytree(prefect_home, folder / "store" / "prefect")
     done = run_effnet("family", write_tiny(folder), "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout), done.stderr
