@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple
 
 from effnet.arch.spec import Architecture
@@ -68,15 +69,14 @@ class Search:
         told = sorted(history)
         if [trial.number for trial in told] != list(range(len(told))):
             raise ValueError("a trial is missing from the history, or is in it twice")
-        known = {self.space.build(trial.genes).key() for trial in told}
+        known = {self.space.simplest(trial.genes) for trial in told}
         proposals = []
         for place in range(len(told), len(told) + number):
-            genes, key = self._draw(told, place, known)
-            known.add(key)
-            proposals.append(genes)
+            proposals.append(self._draw(told, place, known))
+            known.add(self.space.simplest(proposals[-1]))
         return proposals
 
-    def _draw(self, told: Sequence[Trial], place: int, known: set[str]) -> tuple[Genes, str]:
+    def _draw(self, told: Sequence[Trial], place: int, known: AbstractSet[Genes]) -> Genes:
         source = random.Random(f"{self.seed}/{place}")
         alive = told[-self.population :]
         evolves = self.method == "evolution" and len(alive) == self.population
@@ -86,11 +86,10 @@ class Search:
             start = best.genes
         for _ in range(MAX_DRAWS):
             genes = self.space.mutate(start, source) if start else self.space.draw(source)
-            arch = self.space.build(genes)
-            if not self.admits(arch):
+            if not self.admits(self.space.build(genes)):
                 continue
-            if (key := arch.key()) not in known:
-                return genes, key
+            if self.space.simplest(genes) not in known:
+                return genes
             if start:
                 start = genes  # proposed before: one mutation further
         raise ConfigError(

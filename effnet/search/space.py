@@ -46,6 +46,10 @@ class Space:
 
     def __init__(self, reference: Architecture, choices: Choices | None = None) -> None:
         self.reference, self.choices = reference, choices or Choices()
+        # There are few stages, and a search builds thousands of networks of them: the stage of each gene, and the first
+        # gene that made it.
+        self._known: list[dict[tuple[int, ...], tuple[Stage, tuple[int, ...]]]] = [{} for _ in reference.stages]
+        self._first: list[dict[Stage, tuple[int, ...]]] = [{} for _ in reference.stages]
 
     @property
     def size(self) -> int:
@@ -69,8 +73,12 @@ class Space:
 
     def build(self, genes: Genes, name: str = "candidate") -> Architecture:
         """Return the network of genes."""
-        stages = tuple(self._stage(*pair) for pair in zip(self.reference.stages, genes, strict=True))
+        stages = tuple(self._remembered(*pair)[0] for pair in enumerate(genes))
         return self.reference.model_copy(update={"name": name, "stages": stages})
+
+    def simplest(self, genes: Genes) -> Genes:
+        """Return the same genes for all that make the same network."""
+        return tuple(self._remembered(*pair)[1] for pair in enumerate(genes))
 
     def find(self, arch: Architecture) -> Genes | None:
         """Return genes that make the network; None if it is not in the space."""
@@ -85,6 +93,13 @@ class Space:
             found.append(match)
         genes = tuple(found)
         return genes if self.build(genes).key() == arch.key() else None
+
+    def _remembered(self, index: int, genes: tuple[int, ...]) -> tuple[Stage, tuple[int, ...]]:
+        known = self._known[index]
+        if genes not in known:
+            stage = self._stage(self.reference.stages[index], genes)
+            known[genes] = stage, self._first[index].setdefault(stage, genes)
+        return known[genes]
 
     def _stage(self, own: Stage, genes: tuple[int, ...]) -> Stage:
         kernel, expand_ratio, se_ratio, skip, filters, depth = (
