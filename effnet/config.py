@@ -333,6 +333,7 @@ class FamilyConfig(Value):
     study: Annotated[StudyConfig | None, Field(description="compare ways of scaling as well")] = None
     members: MembersConfig = MembersConfig()
     recipe: Recipe = Recipe()
+    licence: Annotated[str | None, Field(max_length=400, description="of the images, for the models' cards")] = None
     compute: LocalCompute = LocalCompute()
 
     @model_validator(mode="after")

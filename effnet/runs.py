@@ -102,6 +102,7 @@ class Evaluation(Value):
     top5: Annotated[float, Field(ge=0, le=1)]
     loss: float  # cross-entropy in nats
     calibration_error: float  # mean distance of confidence and accuracy, in fifteen bins of confidence
+    calibration: tuple[tuple[int, float, float], ...] = ()  # images, confidence, share right, of each bin
     class_samples: tuple[int, ...]  # images of each class
     class_right: tuple[int, ...]  # of these, how many got their class
     confusion: tuple[tuple[int, int, int], ...]  # class, class found, images: all pairs that occurred

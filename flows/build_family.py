@@ -10,12 +10,15 @@ from prefect.runtime import flow_run
 
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline, load_config
 from effnet.family import FamilyResult, build_key, plan_members
+from effnet.report.page import markdown
 from effnet.store import Store
 from tasks.fit import fit_coefficients
+from tasks.registry import register_members
+from tasks.report import family_metrics, report_files, write_report
 from tasks.screen import Screen
 from tasks.search import search_baseline
 from tasks.servers import mlflow_uri
-from tasks.stages import evaluate_members, shard_dataset, train_members, write_report
+from tasks.stages import evaluate_members, shard_dataset, train_members
 from tasks.study import study_scaling
 from tasks.tracking import Tracker
 from tasks.training import Work, make_unit
@@ -49,7 +52,9 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
     key = build_key(settings, work.baseline, manifest.digest)
     work = dataclasses.replace(work, key=key)
     tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
-    parent = tracker.open_family(key, f"{settings.family} {key[:6]}", settings.model_dump(mode="json"), tags)
+    parent = tracker.open_family(
+        key, f"{settings.family} {key[:6]}", settings.model_dump(mode="json"), tags, root.datasets / manifest.digest
+    )
     try:
         if isinstance(settings.baseline, SearchedBaseline):
             work = dataclasses.replace(work, baseline=search_baseline(work, manifest, settings.baseline.search, parent))
@@ -63,10 +68,10 @@ def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
         ]
         reused = train_members(work, units, parent)
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
-        write_report(work, result)
+        register_members(work, manifest, units)
+        facts = write_report(work, result)
     except BaseException:
         tracker.pause(key)
         raise
-    best = max(member.top1 for member in result.members)
-    tracker.close_family(key, {"best_val_top1": best, **coefficients._asdict()}, sorted(work.folder.iterdir()))
+    tracker.close_family(key, family_metrics(facts), markdown(facts), report_files(facts))
     return result

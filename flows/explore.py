@@ -77,7 +77,9 @@ def _opened(config: str, store: str | None, kind: str) -> Iterator[tuple[Work, M
         work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
         tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
         name = f"{settings.family} {kind} {work.key[:6]}"
-        parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), tags)
+        parent = tracker.open_family(
+            work.key, name, settings.model_dump(mode="json"), tags, root.datasets / manifest.digest
+        )
         try:
             yield work, manifest, parent
             tracker.attach(work.key, sorted(work.folder.iterdir()))

@@ -144,7 +144,7 @@ def cam(runs: tuple[Path, ...], images: tuple[Path, ...], out: Path, network: st
         rows.append(
             activation_panel(loaded, [(image.name, _read(image)) for image in images], _class_names(path, store))
         )
-    cam_figure([_name(_find(run, store)) for run in runs], [image.name for image in images], rows, out)
+    cam_figure([_name(_find(run, store)) for run in runs], [image.name for image in images], rows, [out])
     click.echo(str(out))
 
 

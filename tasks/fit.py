@@ -18,7 +18,7 @@ from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
 from effnet.store import publish
-from tasks.training import Unit, Work, make_unit, score_after, train_units
+from tasks.training import Unit, Work, make_unit, score_after, time_units, train_units
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]
@@ -43,8 +43,17 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
     if paper.architecture.key() not in {candidate.architecture.key() for candidate in left}:
         left = [*left, paper]
     finalists = _finish(work, manifest, left, parent)
+    history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
     decision = decide(finalists, manifest.samples["minival"])
-    _report(work, grid, history, finalists, decision, paper)
+    _say_decision(work, finalists, decision, paper)
+    runs = {_unit(work, manifest, candidate).folder.key for candidate in grid.candidates}
+    seeds = range(config.fit.seeds)
+    runs |= {_unit(work, manifest, candidate, seed).folder.key for candidate in left for seed in seeds}
+    content = _content(grid, history, finalists, decision, paper) | {"runs": sorted(runs)}
+    publish(work.folder / "fit.json", json.dumps(content, indent=2).encode())
+    from effnet.report.evidence import grid_figure
+
+    grid_figure(content, manifest.samples["minival"], [work.folder / "grid.png", work.folder / "grid.svg"])
     return decision.winner.coefficients
 
 
@@ -78,7 +87,9 @@ def _finish(
     """Train the finalists to the end, with every seed."""
     seeds = range(work.config.fit.seeds)
     units = {candidate: [_unit(work, manifest, candidate, seed) for seed in seeds] for candidate in candidates}
-    train_units(work, [unit for each in units.values() for unit in each], "fit", parent)
+    every = [unit for each in units.values() for unit in each]
+    train_units(work, every, "fit", parent)
+    time_units(work, every)
     return {candidate: Finalist([_top1(unit) for unit in each], candidate.macs) for candidate, each in units.items()}
 
 
@@ -105,15 +116,9 @@ def _say_grid(work: Work, grid: Grid) -> None:
     )
 
 
-def _report(
-    work: Work,
-    grid: Grid,
-    history: Sequence[Found],
-    finalists: dict[Candidate, Finalist],
-    decision: Decision[Candidate],
-    paper: Candidate,
+def _say_decision(
+    work: Work, finalists: dict[Candidate, Finalist], decision: Decision[Candidate], paper: Candidate
 ) -> None:
-    """Say who won, and write fit.json: every rung, the correlation between rungs, the finalists, the decision."""
     alpha, beta, gamma = decision.winner.coefficients
     verdict = (
         f"coefficients α {alpha:g}, β {beta:g}, γ {gamma:g} chosen: minival top-1 {finalists[decision.winner].mean:.1%}"
@@ -122,21 +127,30 @@ def _report(
         verdict += f"; the best leads by {decision.lead:.1%} ± {decision.noise:.1%}{', a tie' if decision.tie else ''}"
     work.screen.say(verdict)
     mine = next(f for c, f in finalists.items() if c.architecture.key() == paper.architecture.key())
-    history = [*history, {"epochs": work.config.fit.epochs, "top1": _means(finalists)}]
     work.screen.say(
         f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g}: minival top-1 {mine.mean:.1%}"
     )
-    content = {
+
+
+def _content(
+    grid: Grid,
+    history: Sequence[Found],
+    finalists: dict[Candidate, Finalist],
+    decision: Decision[Candidate],
+    paper: Candidate,
+) -> Found:
+    """Return what fit.json holds: every rung, the correlation between rungs, the finalists, the decision."""
+    return {
         "points": grid.points,
         "candidates": [
-            {"coefficients": c.coefficients, "macs": c.macs, "network": c.architecture.key()[:16]}
+            {"coefficients": list(c.coefficients), "macs": c.macs, "network": c.architecture.key()[:16]}
             for c in grid.candidates
         ],
         "rungs": list(history),
         "rank_correlation": [_correlation(one, two) for one, two in itertools.pairwise(history)],
         "finalists": [
             {
-                "coefficients": c.coefficients,
+                "coefficients": list(c.coefficients),
                 "network": c.architecture.key()[:16],
                 "macs": f.macs,
                 "top1": list(f.top1),
@@ -145,14 +159,13 @@ def _report(
             for c, f in finalists.items()
         ],
         "paper": paper.architecture.key()[:16],
-        "winner": decision.winner.coefficients,
-        "best": decision.best.coefficients,
+        "winner": list(decision.winner.coefficients),
+        "best": list(decision.best.coefficients),
         "lead": decision.lead,
         "noise": decision.noise,
         "tie": decision.tie,
         "rule": RULE,
     }
-    publish(work.folder / "fit.json", json.dumps(content, indent=2).encode())
 
 
 def _means(finalists: dict[Candidate, Finalist]) -> dict[str, float]:

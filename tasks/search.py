@@ -18,8 +18,7 @@ from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
 from effnet.store import publish
-from tasks.dispatch import Job, run_jobs
-from tasks.training import Unit, Work, make_unit, score_after, train_units
+from tasks.training import Unit, Work, make_unit, score_after, time_units, train_units
 
 Method = Literal["evolution", "random"]
 
@@ -84,6 +83,7 @@ def _search(
         for genes, (unit, cost, first, top1, done) in zip(proposals, found, strict=True):
             trial = Trial(len(tried), genes, _reward(config, first, cost))
             tried.append(Tried(trial, unit, cost, top1, _reward(config, top1, cost) if done else None))
+    time_units(work, [each.unit for each in tried])
     return tried
 
 
@@ -112,9 +112,7 @@ def _costs(work: Work, config: SearchConfig, units: Sequence[Unit]) -> list[floa
     """Return multiply-adds, or milliseconds, measured once while nothing else runs."""
     if config.target_latency_ms is None:
         return [float(unit.macs) for unit in units]
-    if missing := [str(unit.folder.path) for unit in units if not unit.folder.latency_path.exists()]:
-        job = Job("latency", "effnet.evaluation", ("--latency", *missing), work.store.logs / "latency.log")
-        run_jobs([job], work.config.compute, tick=lambda: None, done=lambda _job: None, warn=work.screen.warn)
+    time_units(work, units)
     return [unit.folder.latency_ms() for unit in units]
 
 
@@ -125,7 +123,7 @@ def _reward(config: SearchConfig, top1: float, cost: float) -> float:
 def _write(
     work: Work, config: SearchConfig, tried: Sequence[Tried], control: Sequence[Tried], best: Architecture
 ) -> None:
-    from effnet.report.figures import search_figure
+    from effnet.report.evidence import search_figure
 
     content = {
         "config": config.model_dump(mode="json"),

@@ -12,7 +12,6 @@ from effnet.data.manifest import Manifest
 from effnet.data.shards import write_shards
 from effnet.errors import DataError
 from effnet.family import FamilyResult, Member, MemberResult
-from effnet.store import publish
 from tasks.training import Unit, Work, evaluate_units, train_units
 
 
@@ -60,24 +59,6 @@ def evaluate_members(
         coefficients=coefficients._asdict(),
         members=tuple(results),
     )
-
-
-@task(task_run_name="write report", cache_policy=NO_CACHE)
-def write_report(work: Work, result: FamilyResult) -> None:
-    """Write the family's result and figure."""
-    from effnet.report.figures import Point, accuracy_figure
-
-    folder = work.folder
-    paths = [folder / "family.json", folder / "accuracy.png", folder / "accuracy.svg"]
-    lasting = [member.model_copy(update={"reused": False}) for member in result.members]
-    text = result.model_copy(update={"members": tuple(lasting)}).model_dump_json(indent=2).encode()
-    if all(path.exists() for path in paths) and paths[0].read_bytes() == text:
-        return
-    points = [
-        Point(member.name, member.params, member.macs, member.top1, result.val_samples) for member in result.members
-    ]
-    accuracy_figure(points, f"{result.family}: a compound-scaled family", paths[1:])
-    publish(paths[0], text)
 
 
 def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> MemberResult:

@@ -32,7 +32,7 @@ def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: s
             spread = "" if row["low"] is None else f" ({row['low']:.2%} to {row['high']:.2%})"
             work.screen.say(f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%}{spread}")
     publish(work.folder / "study.json", json.dumps(content, indent=2).encode())
-    from effnet.report.figures import Curve, study_figure
+    from effnet.report.evidence import Curve, study_figure
 
     for name, rows in content["baselines"].items():
         curves: dict[str, list[Curve]] = {}

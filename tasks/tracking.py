@@ -1,4 +1,4 @@
-"""MLflow: the only file that imports it. What lies in run folders is the truth; this forwards it.
+"""MLflow's runs (its models: tasks.registry). What lies in run folders is the truth; this forwards it.
 
 MLflow that cannot be reached is told once and never stops the work.
 """
@@ -15,14 +15,32 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from effnet.runs import RunFolder, read_journal
+from effnet.runs import Evaluation, RunFolder, RunResult, read_journal
 from effnet.store import canonical_json, digest, publish, sha256_file
 
 WATERMARK = "tracking.json"  # in the run folder: how much of it MLflow has
 
 
-KEY, CONTENT = "effnet.key", "effnet.content"  # tags
+KEY, CONTENT, NOTE = "effnet.key", "effnet.content", "mlflow.note.content"  # tags
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
+
+
+# What MLflow's page shows among a run's system metrics.
+SYSTEM = {
+    "cpu_cores_used": "system/cpu_cores_used",
+    "memory_bytes": "system/memory_bytes",
+    "gpu_memory_bytes": "system/gpu_memory_bytes",
+    "data_wait": "system/data_wait",
+    "images_per_second": "system/images_per_second",
+}
+
+
+PURPOSE = {
+    "search": "A trial of the search for a baseline.",
+    "study": "A network of the scaling study.",
+    "fit": "A candidate of the grid over α, β, γ, at φ = 1.",
+    "member": "A member of the family.",
+}
 
 
 class _Run(NamedTuple):
@@ -47,38 +65,44 @@ class Tracker:
     @property
     def experiment_id(self) -> str | None:
         """MLflow's id of the experiment; None if MLflow is broken."""
-        return self._guarded(lambda: self._experiment)  # type: ignore[no-any-return]
+        return self.attempt(lambda: self._experiment)  # type: ignore[no-any-return]
 
     def run_id(self, key: str) -> str | None:
         """Return the MLflow run tagged with a key, if there is one."""
-        return self._guarded(lambda: self._known[key].run_id if key in self._known else None)  # type: ignore[no-any-return]
+        return self.attempt(lambda: self._known[key].run_id if key in self._known else None)  # type: ignore[no-any-return]
 
-    def open_family(self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str | None:
+    def open_family(
+        self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], dataset: Path
+    ) -> str | None:
         """Return the run of a family build, made if there is none, and running again if it was stopped."""
 
         def call() -> str:
+            new = key not in self._known
             run_id = self._open(key, name, params, {"effnet.kind": "family"}, None)
+            if new:
+                self._log_dataset(run_id, dataset.name, dataset.parent)
             for tag, value in tags.items():
-                self._client.set_tag(run_id, tag, value)
+                self.client.set_tag(run_id, tag, value)
             return run_id
 
-        return self._guarded(call)  # type: ignore[no-any-return]
+        return self.attempt(call)  # type: ignore[no-any-return]
 
-    def close_family(self, key: str, metrics: Mapping[str, float], files: Sequence[Path]) -> None:
-        """Give a family's run its metrics and files and end it, unless it has just these already."""
-        content = digest({"metrics": dict(metrics), "files": [sha256_file(path) for path in files]})
+    def close_family(self, key: str, metrics: Mapping[str, float], note: str, files: Sequence[Path]) -> None:
+        """Give a family's run its metrics, its note and files and end it, unless it has just these already."""
+        content = digest({"metrics": dict(metrics), "note": note, "files": [sha256_file(path) for path in files]})
 
         def call() -> None:
             run = self._known[key]
-            if run.status != FINISHED or self._client.get_run(run.run_id).data.tags.get(CONTENT) != content:
+            if run.status != FINISHED or self.client.get_run(run.run_id).data.tags.get(CONTENT) != content:
                 for name, value in metrics.items():
-                    self._client.log_metric(run.run_id, name, value)
+                    self.client.log_metric(run.run_id, name, value)
                 for path in files:
-                    self._client.log_artifact(run.run_id, str(path), _artifact_folder(path))
-                self._client.set_tag(run.run_id, CONTENT, content)
+                    self.client.log_artifact(run.run_id, str(path), _artifact_folder(path))
+                self.client.set_tag(run.run_id, NOTE, note)
+                self.client.set_tag(run.run_id, CONTENT, content)
                 self._set_status(key, FINISHED)
 
-        self._guarded(call)
+        self.attempt(call)
 
     def open_training(
         self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
@@ -93,27 +117,27 @@ class Tracker:
             spec = folder.spec()
             shown = {**params, **spec.model_dump(mode="json", exclude={"architecture"})}
             run_id = self._open(folder.key, name, shown, {"effnet.kind": kind}, parent)
-            self._client.log_text(run_id, spec.architecture.model_dump_json(indent=2), "architecture.json")
-            self._client.log_artifact(run_id, str(folder.config_path))
+            self.client.log_text(run_id, spec.architecture.model_dump_json(indent=2), "architecture.json")
+            self.client.log_artifact(run_id, str(folder.config_path))
             self._log_dataset(run_id, spec.dataset, folder.store.datasets)
 
-        self._guarded(call)
+        self.attempt(call)
 
     def forward(self, folder: RunFolder) -> None:
         """Send the journal's new epochs, and the files of a finished run, each once."""
         mark = _read_mark(folder, self.uri)
         if mark.get("closed") == _closing(folder) and mark.get("bytes") == _size(folder.metrics_path):
             return
-        self._guarded(lambda: self._forward(folder, mark))
+        self.attempt(lambda: self._forward(folder, mark))
 
     def attach(self, key: str, files: Sequence[Path]) -> None:
         """Add files to the run with a key."""
 
         def call() -> None:
             for path in files:
-                self._client.log_artifact(self._known[key].run_id, str(path), _artifact_folder(path))
+                self.client.log_artifact(self._known[key].run_id, str(path), _artifact_folder(path))
 
-        self._guarded(call)
+        self.attempt(call)
 
     def pause(self, key: str) -> None:
         """Mark a run that has not finished as stopped."""
@@ -122,9 +146,10 @@ class Tracker:
             if key in self._known and self._known[key].status != FINISHED:
                 self._set_status(key, KILLED)
 
-        self._guarded(call)
+        self.attempt(call)
 
-    def _guarded(self, call: Callable[[], Any]) -> Any:
+    def attempt(self, call: Callable[[], Any]) -> Any:
+        """Return what a call gives that talks to MLflow; None, and a warning once, if MLflow is broken."""
         if self.broken:
             return None
         try:
@@ -139,7 +164,8 @@ class Tracker:
             return None
 
     @functools.cached_property
-    def _client(self) -> Any:
+    def client(self) -> Any:
+        """The MlflowClient; use it within `attempt`."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
@@ -152,12 +178,12 @@ class Tracker:
 
     @functools.cached_property
     def _experiment(self) -> str:
-        known = self._client.get_experiment_by_name(self.experiment)
+        known = self.client.get_experiment_by_name(self.experiment)
         if known:
             return str(known.experiment_id)
         location = self.artifacts.absolute().as_uri() if self.artifacts else None
         tags = {"mlflow.experimentKind": "custom_model_development"}  # the page then opens at the training runs
-        return str(self._client.create_experiment(self.experiment, artifact_location=location, tags=tags))
+        return str(self.client.create_experiment(self.experiment, artifact_location=location, tags=tags))
 
     @functools.cached_property
     def _known(self) -> dict[str, _Run]:
@@ -165,7 +191,7 @@ class Tracker:
         found: dict[str, _Run] = {}
         token = None
         while True:
-            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
+            page = self.client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
                 if key := run.data.tags.get(KEY):
                     found[key] = _Run(run.info.run_id, run.info.status)
@@ -182,10 +208,10 @@ class Tracker:
         all_tags = {**DefaultRunContext().tags(), KEY: key, **tags}
         if parent:
             all_tags["mlflow.parentRunId"] = parent
-        run_id = str(self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+        run_id = str(self.client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
         items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
         for start in range(0, len(items), 100):
-            self._client.log_batch(run_id, params=items[start : start + 100])
+            self.client.log_batch(run_id, params=items[start : start + 100])
         self._known[key] = _Run(run_id, RUNNING)
         return run_id
 
@@ -194,9 +220,9 @@ class Tracker:
         if run.status == status:
             return
         if status == RUNNING:
-            self._client.update_run(run.run_id, status=status)
+            self.client.update_run(run.run_id, status=status)
         else:
-            self._client.set_terminated(run.run_id, status)
+            self.client.set_terminated(run.run_id, status)
         self._known[key] = _Run(run.run_id, status)
 
     def _forward(self, folder: RunFolder, mark: dict[str, Any]) -> None:
@@ -206,13 +232,13 @@ class Tracker:
         lines, end = read_journal(folder.metrics_path, int(mark.get("bytes", 0)))
         # The journal's own time makes a line that is sent twice the same row, which MLflow keeps once.
         metrics = [
-            Metric(name, value, round(line["time"] * 1000), line["epoch"])
+            Metric(SYSTEM.get(name, name), value, round(line["time"] * 1000), line["epoch"])
             for line in lines
             for name, value in line.items()
             if name not in {"epoch", "step", "time"} and value is not None
         ]
         for start in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[start : start + 1000])
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
         closing = _closing(folder)
         if closing != mark.get("closed"):
             self._close_training(run_id, folder)
@@ -225,18 +251,28 @@ class Tracker:
         result, evaluation = folder.result(), folder.evaluation()
         if result is None:
             return
-        final = {"best_minival_top1": result.top1, "best_minival_loss": result.loss}
-        final |= {"params": result.params, "macs": result.macs}
+        # The same names in every run: top1 is of val where the run was evaluated, of minival where it was not.
+        final = {"best_minival_top1": result.top1, "best_minival_loss": result.loss, "top1": result.top1}
+        final |= {"params": result.params, "macs": result.macs, "train_hours": result.seconds / 3600}
         if evaluation:
-            final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
+            final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
+            final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
+            final |= {
+                "latency_ms": evaluation.latency_ms,
+                "images_per_second_at_best_batch": evaluation.images_per_second,
+            }
+        elif folder.latency_path.exists():
+            final["latency_ms"] = folder.latency_ms()
+        self.client.set_tag(run_id, "effnet.top1_of", "val" if evaluation else "minival")
+        self.client.set_tag(run_id, NOTE, run_note(folder, result, evaluation))
         # The file's own time, for the same reason as above.
         stamp = round(folder.result_path.stat().st_mtime * 1000)
-        self._client.log_batch(
+        self.client.log_batch(
             run_id, metrics=[Metric(name, float(value), stamp, result.best_epoch) for name, value in final.items()]
         )
         for path in (folder.weights_path, folder.result_path, folder.metrics_path, folder.evaluation_path):
             if path.exists():
-                self._client.log_artifact(run_id, str(path))
+                self.client.log_artifact(run_id, str(path))
         self._set_status(folder.key, FINISHED)
 
     def _log_dataset(self, run_id: str, name: str, datasets: Path) -> None:
@@ -249,7 +285,29 @@ class Tracker:
             source = resolve_dataset_source(str((datasets / name).absolute()))
         dataset = MetaDataset(source, name=self.experiment, digest=name)
         context = InputTag("mlflow.data.context", "training")
-        self._client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+        self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+
+
+def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None) -> str:
+    """Explain a finished training in words, as Markdown."""
+    spec, about = folder.spec(), folder.about()
+    kind = about.kind if about else ""
+    what = PURPOSE.get(kind, "A training.")
+    lines = [
+        f"{what} `{spec.architecture.name}`: {result.params:,} parameters, {result.macs:,} multiply-adds at "
+        f"{spec.architecture.resolution} pixels; {result.epochs} epochs on dataset `{spec.dataset}`.",
+        "",
+        f"* top-1 on minival, which decides: **{result.top1:.2%}** (epoch {result.best_epoch})",
+    ]
+    if evaluation:
+        lines.append(
+            f"* top-1 on {evaluation.split}, which reports: **{evaluation.top1:.2%}**, top-5 {evaluation.top5:.2%}, of "
+            f"{evaluation.samples:,} images"
+        )
+        lines.append(f"* one image on one core: {evaluation.latency_ms:.2f} ms")
+    lines += ["", *(f"* {note}" for note in result.notes)]
+    lines.append(f"Run folder `{folder.key}`; `effnet show {folder.key}` prints it.")
+    return "\n".join(lines)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,7 +331,7 @@ def _read_mark(folder: RunFolder, uri: str) -> dict[str, Any]:
 
 def _closing(folder: RunFolder) -> list[int]:
     """Return what changes when a run is finished or evaluated."""
-    return [_size(folder.result_path), _size(folder.evaluation_path)]
+    return [_size(folder.result_path), _size(folder.evaluation_path), _size(folder.latency_path)]
 
 
 def _size(path: Path) -> int:

@@ -127,6 +127,16 @@ def train_units(
         work.screen.settle()
 
 
+def time_units(work: Work, units: Sequence[Unit]) -> None:
+    """Time every network that has not been timed, one after the other, while nothing else runs."""
+    missing = list({str(unit.folder.path): unit for unit in units if not unit.folder.latency_path.exists()})
+    if missing:
+        job = Job("latency", "effnet.evaluation", ("--latency", *missing), work.store.logs / "latency.log")
+        run_jobs([job], work.config.compute, tick=lambda: None, done=lambda _job: None, warn=work.screen.warn)
+    for unit in units:
+        work.tracker.forward(unit.folder)
+
+
 def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
     """Score every finished training on the validation split, once; return how many were scored before."""
     missing = [unit for unit in units if unit.folder.evaluation() is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,12 +89,31 @@ def scores_of(predictions: Predictions) -> Scores:
     )
 
 
-def calibration_error(predictions: Predictions) -> float:
-    """Return the expected calibration error, 0 to 1: how far confidence is from accuracy, over bins of confidence."""
+class Bin(NamedTuple):
+    """Samples of about the same confidence."""
+
+    samples: int
+    confidence: float  # mean, 0..1
+    right: float  # share, 0..1
+
+
+def calibration(predictions: Predictions) -> list[Bin]:
+    """Return the bins of confidence that are not empty, of fifteen equal ones from 0 to 1."""
     right = predictions.found == predictions.labels
     bins = np.clip(np.ceil(predictions.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, right - predictions.confidence.astype(np.float64), CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(right))
+    sizes = np.bincount(bins, minlength=CALIBRATION_BINS)
+    confidence = np.bincount(bins, predictions.confidence.astype(np.float64), CALIBRATION_BINS)
+    hits = np.bincount(bins, right.astype(np.float64), CALIBRATION_BINS)
+    return [
+        Bin(int(size), float(confidence[index] / size), float(hits[index] / size))
+        for index, size in enumerate(sizes)
+        if size
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Return the expected calibration error, 0 to 1: how far confidence is from accuracy, over bins of confidence."""
+    return sum(one.samples * abs(one.right - one.confidence) for one in bins) / sum(one.samples for one in bins)
 
 
 def confusion(predictions: Predictions, num_classes: int) -> list[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ from effnet.data.loader import Loader
 from effnet.data.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.latency import latency_ms, throughput
-from effnet.evaluation.metrics import calibration_error, confusion, predict, scores_of
+from effnet.evaluation.metrics import calibration, calibration_error, confusion, predict, scores_of
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
@@ -92,13 +92,15 @@ def evaluate_weights(
         resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
     loader.close()
     rate, batch = throughput(network, arch.in_channels, arch.resolution, device)
+    bins = calibration(predictions)
     right = predictions.labels[predictions.found == predictions.labels]
     return Evaluation(
         key=key,
         dataset=manifest.digest,
         split=split,
         **scores._asdict(),
-        calibration_error=calibration_error(predictions),
+        calibration_error=calibration_error(bins),
+        calibration=tuple(bins),
         class_samples=tuple(np.bincount(predictions.labels, minlength=num_classes).tolist()),
         class_right=tuple(np.bincount(right, minlength=num_classes).tolist()),
         confusion=tuple(confusion(predictions, num_classes)),

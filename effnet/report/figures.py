@@ -1,8 +1,7 @@
-"""Figures of a family, from its results alone."""
+"""Figures of a family's members, from results alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,141 +9,165 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-_Z = 1.959964  # 97.5 % quantile of the normal distribution
+from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts, save, wilson_interval
+
+Targets = Sequence[Path]
 
 
 class Point(NamedTuple):
-    """One member in the figure; `top1` between 0 and 1, measured on `samples` images."""
+    """One network in a figure; `top1` between 0 and 1, measured on `samples` images."""
 
     name: str
     params: int
     macs: int
     top1: float
     samples: int
+    latency_ms: float = 0.0
 
 
-def accuracy_figure(points: Sequence[Point], title: str, targets: Sequence[Path]) -> None:
-    """Draw top-1 against MACs and against params (paper, figures 1 and 5), once per target file (.png, .svg)."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "effnet"  # the same points give the same bytes
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, constrained_layout=True)
-    for axis, field, label in zip(axes, ("macs", "params"), ("multiply-adds (MACs)", "parameters"), strict=True):
-        _draw(axis, [getattr(point, field) for point in points], points)
-        axis.set_xlabel(label)
-    axes[0].set_ylabel("top-1 on the validation split (%)")
-    samples = ", ".join(f"{number:,}" for number in sorted({point.samples for point in points}))
-    figure.suptitle(f"{title}\n", fontsize=13)
-    figure.text(0.5, 0.915, f"bars: 95 % interval of a score on {samples} images", ha="center", size=9, color="0.35")
-    for target in targets:
-        figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
-    plt.close(figure)
-
-
-class Curve(NamedTuple):
-    """A point of a scaling curve: multiply-adds, mean top-1 (0..1), and its interval if there are several seeds."""
-
-    macs: int
-    mean: float
-    low: float | None
-    high: float | None
-
-
-_STYLES = {  # Okabe and Ito's colours, which the colour-blind tell apart, and marks for print without colour
-    "depth": ("#0072b2", "s"),
-    "width": ("#e69f00", "^"),
-    "resolution": ("#009e73", "D"),
-    "compound": ("#d55e00", "o"),
-    "dWr": ("#cc79a7", "v"),
-}
-
-
-def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Sequence[Path]) -> None:
-    """Draw top-1 against MACs for each way of scaling (paper, figures 3 and 8), once per target file (.png, .svg)."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "effnet"
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    figure, axis = plt.subplots(figsize=(6.4, 4.4), constrained_layout=True)
-    for strategy, points in curves.items():
-        color, marker = _STYLES[strategy]
-        ordered = sorted(points)
-        macs = [point.macs for point in ordered]
-        axis.plot(macs, [100 * point.mean for point in ordered], marker=marker, color=color, label=strategy)
-        if all(point.low is not None for point in ordered):
-            low, high = ([100 * (getattr(point, side) or 0) for point in ordered] for side in ("low", "high"))
-            axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("multiply-adds (MACs)")
-    axis.set_ylabel("top-1 on the validation split (%)")
-    axis.set_title(title)
-    axis.grid(alpha=0.25, which="both")
-    axis.legend(frameon=False)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    for target in targets:
-        figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
-    plt.close(figure)
-
-
-def search_figure(found: Mapping[str, Any], targets: Sequence[Path]) -> None:
-    """Draw a search's history and its Pareto front, once per target file (.png, .svg).
+def accuracy_figure(
+    points: Sequence[Point], title: str, targets: Targets, others: Mapping[str, Sequence[Point]] | None = None
+) -> None:
+    """Draw top-1 against MACs and against params (paper, figures 1, 5 and 8).
 
     Args:
-        found: the content of search.json.
+        points: the family's members.
+        title: of the figure.
+        targets: files (.png, .svg).
+        others: by way of scaling: networks of the scaling study, to compare.
+    """
+    with drawing(targets, (10, 4.4), columns=2) as (figure, axes):
+        axes[0].sharey(axes[1])
+        for axis, field, label in zip(axes, ("macs", "params"), ("multiply-adds (MACs)", "parameters"), strict=True):
+            for way, networks in (others or {}).items():
+                color, mark = WAYS[way]
+                x, y = [getattr(each, field) for each in networks], [100 * each.top1 for each in networks]
+                axis.plot(x, y, marker=mark, color=color, linewidth=0.8, markersize=4, alpha=0.8, label=f"study: {way}")
+            _family_line(axis, [getattr(point, field) for point in points], points)
+            log_counts(axis, label)
+        axes[0].set_ylabel("top-1 on the validation split (%)")
+        if others:
+            axes[1].legend(frameon=False, fontsize=8, loc="lower right")
+        samples = ", ".join(f"{number:,}" for number in sorted({point.samples for point in points}))
+        figure.suptitle(f"{title}\n", fontsize=13)
+        note = f"bars: 95 % interval of a score on {samples} images"
+        figure.text(0.5, 0.915, note, ha="center", size=9, color=GREY)
+
+
+def latency_figure(points: Sequence[Point], title: str, targets: Targets) -> None:
+    """Draw top-1 against the time for one image on one core (paper, table 4)."""
+    with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
+        _family_line(axis, [point.latency_ms for point in points], points)
+        axis.set_xlabel("milliseconds for one image on one core")
+        axis.set_ylabel("top-1 on the validation split (%)")
+        axis.set_title(title, fontsize=11)
+        axis.grid(alpha=0.25)
+
+
+def learning_figure(curves: Mapping[str, Sequence[tuple[int, float]]], title: str, targets: Targets) -> None:
+    """Draw minival top-1 by epoch.
+
+    Args:
+        curves: by member, (epoch, top-1 between 0 and 1).
+        title: of the figure.
         targets: files.
     """
-    import matplotlib as mpl
+    from matplotlib import colormaps
 
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "effnet"
-    from matplotlib import pyplot as plt
+    with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
+        shades = colormaps["viridis"](np.linspace(0, 0.9, max(2, len(curves))))
+        marks = "os^Dv<>p"
+        for number, (name, curve) in enumerate(curves.items()):
+            x, y = [epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve]
+            style = {"marker": marks[number % len(marks)], "markersize": 3.5, "linewidth": 1.2}
+            axis.plot(x, y, color=shades[number], label=name, **style)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("top-1 on minival (%)")
+        axis.set_title(title, fontsize=11)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=8, ncols=2)
 
-    config, trials = found["config"], found["trials"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), constrained_layout=True)
-    kinds = [(config["method"], trials, "#d55e00", "o")]
-    if found["control"]:
-        kinds.append(("at random, as control", found["control"], "#0072b2", "s"))
-    for label, rows, color, marker in kinds:
-        rewards = [row["reward"] for row in rows]
-        left.plot(range(len(rows)), rewards, marker, color=color, alpha=0.4, markersize=4)
-        left.plot(range(len(rows)), np.maximum.accumulate(rewards), color=color, label=f"best so far, {label}")
-        right.plot(
-            [row["cost"] for row in rows], [100 * row["top1"] for row in rows], marker, color=color, alpha=0.5,
-            markersize=4, label=label,
-        )  # fmt: skip
-    front = [trials[index] for index in found["pareto"]]
-    right.step(
-        [row["cost"] for row in front], [100 * row["top1"] for row in front], where="post", color="0.3", label="front"
-    )
-    left.set_xlabel("trial")
-    left.set_ylabel(f"reward, top-1 · (cost / target)$^{{{config['exponent']:g}}}$")
-    left.set_title("history", size=11)
-    timed = config["target_latency_ms"] is not None
-    right.set_xlabel("milliseconds for one image on one core" if timed else "multiply-adds (MACs)")
-    right.set_ylabel("top-1 on minival (%)")
-    right.set_title("Pareto front", size=11)
-    if not timed:
-        from matplotlib.ticker import EngFormatter
 
-        right.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    for axis in (left, right):
+def confusion_figure(
+    pairs: Sequence[tuple[int, int, int]], samples: Sequence[int], names: Sequence[str], title: str, targets: Targets
+) -> None:
+    """Draw what classes are taken for: of the 30 classes with the most mistakes, if there are more.
+
+    Args:
+        pairs: (class, class found, images).
+        samples: images of each class.
+        names: of the classes.
+        title: of the figure.
+        targets: files.
+    """
+    wrong = np.zeros(len(samples))
+    for label, found, images in pairs:
+        wrong[label] += images * (label != found)
+    shown = sorted(np.argsort(-wrong, kind="stable")[:30])
+    place = {label: index for index, label in enumerate(shown)}
+    shares = np.zeros((len(shown), len(shown)))
+    for label, found, images in pairs:
+        if label in place and found in place:
+            shares[place[label], place[found]] = images / max(1, samples[label])
+    side = 2.2 + 0.36 * len(shown)
+    with drawing(targets, (side, side)) as (_, (axis,)):
+        axis.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)  # the root makes rare mistakes visible
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.005:
+                axis.text(
+                    column, row, f"{100 * share:.0f}", ha="center", va="center", size=7,
+                    color="white" if share > 0.4 else "black",
+                )  # fmt: skip
+        labels = [names[label] for label in shown]
+        axis.set_xticks(range(len(shown)), labels, rotation=90, size=8)
+        axis.set_yticks(range(len(shown)), labels, size=8)
+        axis.set_xlabel("class found")
+        axis.set_ylabel("class")
+        axis.set_title(f"{title} (% of each class)", fontsize=10)
+
+
+def classes_figure(
+    right: Sequence[int], samples: Sequence[int], names: Sequence[str], title: str, targets: Targets
+) -> None:
+    """Draw the top-1 of each class with its 95 % interval, worst first: the 40 worst, if there are more."""
+    rows = [
+        (hits / total, name, wilson_interval(hits / total, total))
+        for hits, total, name in zip(right, samples, names, strict=True)
+        if total
+    ]
+    rows = sorted(rows, key=lambda row: row[0])[:40]
+    with drawing(targets, (6.4, 1.2 + 0.24 * len(rows))) as (_, (axis,)):
+        places = range(len(rows))
+        axis.barh(places, [100 * share for share, _, _ in rows], color=BLUE, alpha=0.75, height=0.7)
+        for place, (_, _, (low, high)) in zip(places, rows, strict=True):
+            axis.plot([100 * low, 100 * high], [place, place], color="black", linewidth=0.9)
+        axis.set_yticks(places, [name for _, name, _ in rows], size=8)
+        axis.invert_yaxis()
+        axis.set_xlabel("top-1 (%), with its 95 % interval")
+        axis.set_title(title, fontsize=11)
+        axis.grid(alpha=0.25, axis="x")
+
+
+def calibration_figure(bins: Sequence[tuple[int, float, float]], title: str, targets: Targets) -> None:
+    """Draw how often a network is right against how sure it is.
+
+    Args:
+        bins: (images, mean confidence, share that is right) of each bin of confidence that is not empty.
+        title: of the figure.
+        targets: files.
+    """
+    with drawing(targets, (5.2, 4.8)) as (_, (axis,)):
+        axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+        low_high = [wilson_interval(right, images) for images, _, right in bins]
+        below = [right - low for (_, _, right), (low, _) in zip(bins, low_high, strict=True)]
+        above = [high - right for (_, _, right), (_, high) in zip(bins, low_high, strict=True)]
+        sure, hits = [sure for _, sure, _ in bins], [right for _, _, right in bins]
+        axis.errorbar(sure, hits, yerr=(below, above), fmt="o", color=RED, ecolor="0.7", capsize=2, label="bins")
+        axis.set_xlabel("confidence")
+        axis.set_ylabel("share that is right")
+        axis.set_title(title, fontsize=11)
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    for target in targets:
-        figure.savefig(target, dpi=120, metadata={"Date": None} if target.suffix == ".svg" else None)
-    plt.close(figure)
 
 
 class Map(Protocol):
@@ -166,23 +189,24 @@ class Map(Protocol):
         ...
 
 
-def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Sequence[Map]], target: Path) -> None:
+def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Sequence[Map]], targets: Targets) -> None:
     """Draw the images, and beside each where every network looks in it (paper, figure 7).
 
     Args:
         networks: names, one per column of maps.
         images: names, one per row.
         seen: by network, by image.
-        target: .png or .svg file.
+        targets: files.
     """
     import matplotlib as mpl
 
     mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "effnet"
     from matplotlib import pyplot as plt
 
     columns, rows = 1 + len(networks), len(images)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(2.1 * columns, 2.3 * rows + 0.4), squeeze=False, constrained_layout=True
+        rows, columns, figsize=(1.7 * columns, 1.9 * rows + 0.4), squeeze=False, constrained_layout=True
     )
     for row in range(rows):
         axes[row][0].imshow(seen[0][row].pixels)
@@ -195,34 +219,20 @@ def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Se
             axes[row][column].set_title(f"{name}\n{found.label}" if row == 0 else found.label, size=8)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.savefig(target, dpi=150)
+    save(figure, targets)
     plt.close(figure)
 
 
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share found on `samples` independent ones (Wilson's score interval, 1927)."""
-    center = (share + _Z**2 / (2 * samples)) / (1 + _Z**2 / samples)
-    half = _Z / (1 + _Z**2 / samples) * math.sqrt(share * (1 - share) / samples + (_Z / (2 * samples)) ** 2)
-    return max(0.0, center - half), min(1.0, center + half)
-
-
-def _draw(axis: Any, x: Sequence[int], points: Sequence[Point]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
+def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     top1 = [100 * point.top1 for point in points]
     intervals = [wilson_interval(point.top1, point.samples) for point in points]
     below = [value - 100 * low for value, (low, _) in zip(top1, intervals, strict=True)]
     above = [100 * high - value for value, (_, high) in zip(top1, intervals, strict=True)]
-    axis.errorbar(x, top1, yerr=(below, above), fmt="o-", color="#2a6fa8", ecolor="#b9cde0", capsize=3, linewidth=1.6)
+    axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)
+    axis.plot(x, top1, color=BLUE, linewidth=1.6, label="family")
     for number, (value, point, (_, high)) in enumerate(zip(x, points, intervals, strict=True)):
+        axis.plot([value], [100 * point.top1], "o", color=BLUE, gid=f"point-{point.name}")
         # Higher and lower in turn: members that cost nearly the same keep readable names.
         offset = (0, 4 + 11 * (number % 2))
         axis.annotate(point.name, (value, 100 * high), offset, textcoords="offset points", ha="center", size=9)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(alpha=0.25, which="both")
     axis.margins(0.08, 0.12)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -94,7 +94,14 @@ def test_prefect_has_the_flow_run_and_its_log(built: tuple[Path, dict[str, Any],
     with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
         tasks = {name for (name,) in database.execute("select name from task_run where state_type = 'COMPLETED'")}
         log = " ".join(message for (message,) in database.execute("select message from log"))
-    assert tasks == {"shard dataset", "fit coefficients", "train members", "evaluate members", "write report"}
+    assert tasks == {
+        "shard dataset",
+        "fit coefficients",
+        "train members",
+        "evaluate members",
+        "register members",
+        "write report",
+    }
     assert f"dataset {result['dataset']}" in log
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effnet.report.figures import Point, accuracy_figure, wilson_interval
+from effnet.report.figures import Point, accuracy_figure
+from effnet.report.style import wilson_interval
 
 POINTS = [Point("B0", 20_000, 500_000, 0.97, 359), Point("B1", 50_000, 1_100_000, 0.99, 359)]
 

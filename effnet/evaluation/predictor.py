@@ -1,0 +1,109 @@
+"""A member as people use it: images of any size in, class names and probabilities out. Needs no MLflow.
+
+MLflow's model server loads it by name (`_load_pyfunc`) from a folder of tensors and JSON: nothing in a model is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from effnet.data.decode import center_box, cut, resize_into
+from effnet.errors import ConfigError, DataError
+from effnet.models.build import Network
+from effnet.models.preprocess import normalize
+from effnet.models.weights import load_model, save_model
+from effnet.store import publish
+
+CLASSES = "predictor.json"
+BATCH = 64
+DEFAULT_TOP = 5
+
+
+class Predictor:
+    """A network with its preprocessing and its class names.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        class_names: one per output.
+        crop_padding: of the central crop, as it was evaluated (Augment.crop_padding).
+    """
+
+    def __init__(self, network: Network, class_names: Sequence[str], crop_padding: int) -> None:
+        if len(class_names) != network.classifier.out_features:
+            raise DataError(f"{len(class_names)} class names for {network.classifier.out_features} outputs")
+        self.network, self.class_names, self.crop_padding = network, tuple(class_names), crop_padding
+
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Return for every image its class, how probable it is, and the `top` most probable classes.
+
+        Args:
+            images: uint8, (N, height, width, 3), RGB; or a list of (height, width, 3) of different sizes.
+            params: `top`: how many classes to list.
+
+        Raises:
+            ConfigError: if the images are something else.
+        """
+        top = min(int((params or {}).get("top", DEFAULT_TOP)), len(self.class_names))
+        return [self._say(row, top) for row in self.probabilities(images)]
+
+    @torch.inference_mode()
+    def probabilities(self, images: Any) -> NDArray[np.float32]:
+        """Return float32 (N, classes), rows adding to 1, for images as in `predict`."""
+        pixels = [_checked(image, number) for number, image in enumerate(images)]
+        found = [self._batch(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
+        return np.concatenate(found) if found else np.empty((0, len(self.class_names)), np.float32)
+
+    def _batch(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        side = self.network.architecture.resolution
+        rows = torch.empty(len(images), side, side, 3, dtype=torch.uint8)
+        for row, image in zip(rows, images, strict=True):
+            box = center_box(image.shape[1], image.shape[0], side, self.crop_padding)
+            resize_into(row, np.ascontiguousarray(cut(image, box)))
+        logits = self.network(normalize(rows.permute(0, 3, 1, 2), self.network.architecture))
+        return logits.float().softmax(1).numpy()  # type: ignore[no-any-return]
+
+    def _say(self, row: NDArray[np.float32], top: int) -> dict[str, Any]:
+        order = np.argsort(-row, kind="stable")[: max(1, top)]
+        names = [self.class_names[index] for index in order]
+        shares = [float(row[index]) for index in order]
+        return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
+
+
+def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int) -> None:
+    """Write a model folder with all that a Predictor needs: tensors and JSON."""
+    save_model(folder, network)
+    content = {"classes": list(class_names), "crop_padding": crop_padding}
+    publish(folder / CLASSES, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def load_predictor(folder: Path) -> Predictor:
+    """Read what `save_predictor` wrote; raise DataError if it is broken."""
+    try:
+        content = json.loads((folder / CLASSES).read_bytes())
+        class_names, padding = [str(name) for name in content["classes"]], int(content["crop_padding"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / CLASSES}: no class names here ({error})") from error
+    return Predictor(load_model(folder, len(class_names)), class_names, padding)
+
+
+def _load_pyfunc(path: str) -> Predictor:
+    """Load for mlflow.pyfunc, which calls this by name."""
+    return load_predictor(Path(path))
+
+
+def _checked(image: Any, number: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not min(pixels.shape):
+        raise ConfigError(f"image {number}: expected (height, width, 3), got {pixels.shape}")
+    if pixels.dtype != np.uint8:
+        if not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() > 255:
+            raise ConfigError(f"image {number}: expected uint8 pixels, 0 to 255, got {pixels.dtype}")
+        pixels = pixels.astype(np.uint8)
+    return pixels

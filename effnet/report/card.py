@@ -1,0 +1,59 @@
+"""A model's card: what it is, what it was made of, how good it is, and what it is not for."""
+
+from __future__ import annotations
+
+from effnet.data.manifest import Manifest
+from effnet.runs import Evaluation, RunResult, RunSpec
+
+
+def model_card(
+    name: str,
+    spec: RunSpec,
+    result: RunResult,
+    evaluation: Evaluation,
+    manifest: Manifest,
+    licence: str | None,
+) -> str:
+    """Return the card as Markdown."""
+    arch, recipe = spec.architecture, spec.recipe
+    counts = ", ".join(f"{split} {number:,}" for split, number in manifest.samples.items())
+    shares = sorted(
+        (right / samples, manifest.class_names[index], samples)
+        for index, (right, samples) in enumerate(zip(evaluation.class_right, evaluation.class_samples, strict=True))
+        if samples
+    )
+    worst = "; ".join(f"{label} {share:.1%} of {samples:,}" for share, label, samples in shares[:3])
+    sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
+    start = f"weights {spec.start.sha256[:16]}" if spec.start else f"drawn from seed {spec.seed}"
+    device = result.environment.get("device", "an unknown device")
+    return f"""\
+# {name}
+
+**What.** An image classifier: {result.params:,} parameters, {result.macs:,} multiply-adds at {arch.resolution} pixels,
+{spec.num_classes:,} classes ({_some(manifest.class_names)}). Input: uint8 RGB images of any size; the central
+square is cut and resized. Output: classes with probabilities. Weights: `model.safetensors`, sha256 `{result.weights_sha256}`.
+
+**Data.** Dataset `{manifest.digest}` ({manifest.settings.source.kind}): {counts} images. Licence of the images: \
+{licence or "not stated (`licence:` in the config)"}.
+
+**Training.** Run `{result.key}`: {result.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size},
+peak learning rate {recipe.learning_rate:g} per 256 images, started from {start}; the epoch with the best top-1 on minival
+was kept (epoch {result.best_epoch}, {result.top1:.2%}). {result.seconds / 3600:.2f} hours on {device}.
+
+| on the {evaluation.split} split, {evaluation.samples:,} images | |
+|---|---|
+| top-1 | {evaluation.top1:.2%} |
+| top-5 | {evaluation.top5:.2%} |
+| loss | {evaluation.loss:.4f} |
+| calibration error | {evaluation.calibration_error:.2%} |
+| latency, one image on one core | {evaluation.latency_ms:.2f} ms |
+| throughput, batch {evaluation.best_batch} | {evaluation.images_per_second:,.0f} images/s |
+
+**Limits.** It knows these {spec.num_classes:,} classes and answers with one of them whatever it is shown. Weakest
+classes: {worst}. Images of other sides: {sides}. Scores are of images drawn like those it was trained on; on others they may be lower.
+"""
+
+
+def _some(names: tuple[str, ...], most: int = 10) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, …"

@@ -1,0 +1,111 @@
+"""Figures of what a family's choices rest on: the search, the scaling study, the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, drawing, log_counts, wilson_interval
+
+Targets = Sequence[Path]
+
+
+class Curve(NamedTuple):
+    """A point of a scaling curve: multiply-adds, mean top-1 (0..1), and its interval if there are several seeds."""
+
+    macs: int
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Targets) -> None:
+    """Draw top-1 against MACs for each way of scaling (paper, figures 3, 4 and 8)."""
+    with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
+        for strategy, points in curves.items():
+            color, mark = WAYS[strategy]
+            ordered = sorted(points)
+            macs = [point.macs for point in ordered]
+            axis.plot(macs, [100 * point.mean for point in ordered], marker=mark, color=color, label=strategy)
+            if all(point.low is not None for point in ordered):
+                low, high = ([100 * (getattr(point, side) or 0) for point in ordered] for side in ("low", "high"))
+                axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
+        log_counts(axis, "multiply-adds (MACs)")
+        axis.set_ylabel("top-1 on the validation split (%)")
+        axis.set_title(title, fontsize=11)
+        axis.legend(frameon=False)
+
+
+def search_figure(found: Mapping[str, Any], targets: Targets) -> None:
+    """Draw a search's history and its Pareto front, from the content of search.json."""
+    config, trials = found["config"], found["trials"]
+    kinds = [(config["method"], trials, RED, "o")]
+    if found["control"]:
+        kinds.append(("random, as control", found["control"], BLUE, "s"))
+    timed = config["target_latency_ms"] is not None
+    with drawing(targets, (10, 4.4), columns=2) as (_, (left, right)):
+        for label, rows, color, mark in kinds:
+            rewards = [row["reward"] for row in rows]
+            style = {"color": color, "markersize": 4, "linestyle": "none", "marker": mark}
+            left.plot(range(len(rows)), rewards, alpha=0.4, **style)
+            left.plot(range(len(rows)), np.maximum.accumulate(rewards), color=color, label=f"best so far: {label}")
+            right.plot(
+                [row["cost"] for row in rows], [100 * row["top1"] for row in rows], alpha=0.5, label=label, **style
+            )
+        front = [trials[index] for index in found["pareto"]]
+        right.step(
+            [row["cost"] for row in front],
+            [100 * row["top1"] for row in front],
+            where="post",
+            color=GREY,
+            label="front",
+        )
+        left.set_xlabel("trial")
+        left.set_ylabel(f"reward: top-1 · (cost / target)$^{{{config['exponent']:g}}}$")
+        left.set_title("history", fontsize=11)
+        left.grid(alpha=0.25)
+        right.set_ylabel("top-1 on minival (%)")
+        right.set_title("Pareto front", fontsize=11)
+        if timed:
+            right.set_xlabel("milliseconds for one image on one core")
+            right.grid(alpha=0.25)
+        else:
+            log_counts(right, "multiply-adds (MACs)")
+        for axis in (left, right):
+            axis.legend(frameon=False, fontsize=8)
+
+
+def grid_figure(found: Mapping[str, Any], samples: int, targets: Targets) -> None:
+    """Draw the grid's candidates by rank, with the noise of each score, from the content of fit.json.
+
+    Args:
+        found: the content of fit.json.
+        samples: images of minival.
+        targets: files.
+    """
+    last = {one["network"]: one for one in found["finalists"]}
+    reached = {network: (rung["epochs"], top1) for rung in found["rungs"] for network, top1 in rung["top1"].items()}
+    names = {one["network"]: one["coefficients"] for one in [*found["candidates"], *found["finalists"]]}
+    rows = sorted(reached.items(), key=lambda item: (item[1][0], item[1][1]))
+    with drawing(targets, (6.8, 1.5 + 0.26 * len(rows))) as (_, (axis,)):
+        labels = []
+        for place, (network, (epochs, top1)) in enumerate(rows):
+            final = network in last
+            low, high = wilson_interval(top1, samples * (len(last[network]["top1"]) if final else 1))
+            axis.plot([100 * low, 100 * high], [place, place], color="0.75", linewidth=1.5)
+            won = final and list(names[network]) == list(found["winner"])
+            color = RED if won else BLUE if final else GREY
+            axis.plot([100 * top1], [place], "D" if won else "o", color=color, markersize=7 if won else 5)
+            if final:
+                seeds = last[network]["top1"]
+                axis.plot([100 * value for value in seeds], [place] * len(seeds), "|", color=ORANGE, markersize=8)
+            alpha, beta, gamma = names[network]
+            mark = " (paper)" if network == found["paper"] else ""
+            labels.append(f"α {alpha:g}  β {beta:g}  γ {gamma:g}{mark}, {epochs} ep.")
+        axis.set_yticks(range(len(rows)), labels, size=8)
+        axis.set_xlabel("top-1 on minival (%); grey: 95 % interval; orange: seeds")
+        axis.set_title(f"grid at φ = 1; chosen: the diamond{', a tie' if found['tie'] else ''}", fontsize=11)
+        axis.grid(alpha=0.25, axis="x")

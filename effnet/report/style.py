@@ -1,0 +1,69 @@
+"""One style for all figures: readable in print and without colour, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Okabe and Ito's colours, which the colour-blind tell apart; and marks, for print without colour.
+BLUE, ORANGE, GREEN, RED, PINK, SKY, GREY = (
+    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#595959",
+)  # fmt: skip
+WAYS = {
+    "depth": (BLUE, "s"),
+    "width": (ORANGE, "^"),
+    "resolution": (GREEN, "D"),
+    "compound": (RED, "o"),
+    "dWr": (PINK, "v"),
+}
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
+DPI = 120
+
+
+@contextmanager
+def drawing(targets: Sequence[Path], size: tuple[float, float], columns: int = 1) -> Iterator[tuple[Any, list[Any]]]:
+    """Give a figure of so many inches and its axes; when the block ends, write it once per target (.png, .svg)."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    mpl.rcParams["svg.hashsalt"] = "effnet"  # the same numbers give the same bytes
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, constrained_layout=True)
+    try:
+        yield figure, list(axes[0])
+        for axis in axes[0]:
+            for side in ("top", "right"):
+                axis.spines[side].set_visible(False)
+            axis.set_axisbelow(True)
+        save(figure, targets)
+    finally:
+        plt.close(figure)
+
+
+def save(figure: Any, targets: Sequence[Path]) -> None:
+    """Write a figure once per target."""
+    for target in targets:
+        figure.savefig(target, dpi=DPI, metadata={"Date": None} if target.suffix == ".svg" else None)
+
+
+def log_counts(axis: Any, label: str) -> None:
+    """Give an axis a logarithmic scale of counts: 500 k, 1 M, 2 M."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(label)
+    axis.grid(alpha=0.25, which="both")
+
+
+def wilson_interval(share: float, samples: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share found on `samples` independent ones (Wilson's score interval, 1927)."""
+    center = (share + _Z**2 / (2 * samples)) / (1 + _Z**2 / samples)
+    half = _Z / (1 + _Z**2 / samples) * math.sqrt(share * (1 - share) / samples + (_Z / (2 * samples)) ** 2)
+    return max(0.0, center - half), min(1.0, center + half)

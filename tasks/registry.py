@@ -1,0 +1,177 @@
+"""MLflow's models and registry: each member as a model that answers images, with the aliases candidate and champion."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from effnet.champion import RULE, Score, judge
+from effnet.data.manifest import Manifest
+from effnet.evaluation.predictor import DEFAULT_TOP
+from effnet.report.card import model_card
+from effnet.runs import Evaluation, RunFolder, RunResult
+from tasks.tracking import Tracker
+from tasks.training import Unit, Work
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+WEIGHTS_TAG = "effnet.weights"
+_EXAMPLE_SIDE = 32  # pixels; the example is stored as text
+
+
+class Registered(NamedTuple):
+    """A member in the registry."""
+
+    name: str
+    version: str
+    new: bool  # made just now
+    champion: bool
+    reason: str  # why it is champion, or is not
+
+
+@task(task_run_name="register members", cache_policy=NO_CACHE)
+def register_members(work: Work, manifest: Manifest, units: Sequence[Unit]) -> list[Registered]:
+    """Register every evaluated member that is not registered yet, and let the gate decide on the champion."""
+
+    def call() -> list[Registered]:
+        return [_register(work, manifest, unit) for unit in units]
+
+    found: list[Registered] = work.tracker.attempt(call) or []
+    if found:
+        new = sum(each.new for each in found)
+        champions = [each.name for each in found if each.champion]
+        work.screen.say(
+            f"registry: {len(found)} models, {new} new; champion among these: {len(champions)} of {len(found)}"
+        )
+    return found
+
+
+def _register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
+    folder, client = unit.folder, work.tracker.client
+    result, evaluation = folder.result(), folder.evaluation()
+    if result is None or evaluation is None:
+        raise RuntimeError(f"{folder.path}: not evaluated yet")
+    name = f"{work.config.family}-{unit.name.lower()}"
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    same = [each for each in versions if each.tags.get(WEIGHTS_TAG) == result.weights_sha256]
+    if not versions:
+        _make_model(client, name, f"{unit.name} of the family {work.config.family}. {RULE[0].upper()}{RULE[1:]}.")
+    found = same[0] if same else _add_version(work, manifest, unit, name, result, evaluation)
+    client.set_registered_model_alias(name, CANDIDATE, found.version)
+    current = _champion(client, name)
+    if current is not None and current.version == found.version:
+        return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
+    champion = None
+    if current is not None:
+        tags = current.tags
+        champion = Score(float(tags["top1"]), int(tags["val_samples"]), int(tags["macs"]))
+    verdict = judge(Score(evaluation.top1, evaluation.samples, result.macs), champion)
+    client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
+    if verdict.takes_over:
+        client.set_registered_model_alias(name, CHAMPION, found.version)
+    return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+
+
+def _make_model(client: Any, name: str, description: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _champion(client: Any, name: str) -> Any:
+    aliases = client.get_registered_model(name).aliases
+    return client.get_model_version(name, aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def _add_version(
+    work: Work, manifest: Manifest, unit: Unit, name: str, result: RunResult, evaluation: Evaluation
+) -> Any:
+    """Log the model and make a version of it."""
+    folder, tracker = unit.folder, work.tracker
+    card = model_card(name, folder.spec(), result, evaluation, manifest, work.config.licence)
+    numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
+    numbers |= {"macs": result.macs, "params": result.params}
+    model_id = _log_model(tracker, folder, manifest, name, card, numbers)
+    tags = {label: str(value) for label, value in numbers.items()}
+    tags |= {"val_samples": str(evaluation.samples), "dataset": manifest.digest, WEIGHTS_TAG: result.weights_sha256}
+    tags |= {"effnet.key": folder.key, "effnet.family": work.key}
+    return tracker.client.create_model_version(
+        name,
+        source=f"models:/{model_id}",
+        run_id=tracker.run_id(folder.key),
+        model_id=model_id,
+        tags=tags,
+        description=card,
+    )
+
+
+def _log_model(
+    tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str, numbers: dict[str, float]
+) -> str:
+    """Log a member as a LoggedModel; return its id."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    from effnet.evaluation.predictor import save_predictor
+    from effnet.evaluation.run import load_network
+
+    client, run_id = tracker.client, tracker.run_id(folder.key)
+    spec = folder.spec()
+    shown = {name: str(value) for name, value in numbers.items()}
+    logged = client.create_logged_model(
+        tracker.experiment_id, name, source_run_id=run_id, model_type="effnet", params=shown, tags={}
+    )
+    signature = ModelSignature(
+        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+        Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
+        ParamSchema([ParamSpec("top", "long", DEFAULT_TOP)]),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        data, model = Path(scratch) / "member", Path(scratch) / "model"
+        save_predictor(data, load_network(folder), manifest.class_names, spec.recipe.augment.crop_padding)
+        (data / "README.md").write_text(card)
+        mlflow.pyfunc.save_model(
+            str(model),
+            loader_module="effnet.evaluation.predictor",  # tensors and JSON are read by code that is installed
+            data_path=str(data),
+            signature=signature,
+            input_example=_example(folder, manifest),
+            pip_requirements=[f"effnet=={version('effnet')}"],
+            mlflow_model=Model(model_id=logged.model_id),
+        )
+        client.log_model_artifacts(logged.model_id, str(model))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    return str(logged.model_id)
+
+
+def _example(folder: RunFolder, manifest: Manifest) -> Any:
+    """Return two small images of the dataset."""
+    from effnet.config import Augment
+    from effnet.data.loader import Loader
+
+    loader = Loader(
+        folder.store.datasets / manifest.digest,
+        "minival",
+        batch_size=2,
+        resolution=_EXAMPLE_SIDE,
+        augment=Augment(crop_padding=0),
+        threads=1,
+    )
+    try:
+        batch = next(iter(loader.epoch(0)))
+        return np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy())
+    finally:
+        loader.close()
