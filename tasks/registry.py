@@ -101,13 +101,13 @@ def _add_version(
     card = model_card(name, folder.spec(), result, evaluation, manifest, work.config.licence)
     numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
     numbers |= {"macs": result.macs, "params": result.params}
-    model_id = _log_model(tracker, folder, manifest, name, card, numbers)
+    model_id, source = _log_model(tracker, folder, manifest, name, card, numbers)
     tags = {label: str(value) for label, value in numbers.items()}
     tags |= {"val_samples": str(evaluation.samples), "dataset": manifest.digest, WEIGHTS_TAG: result.weights_sha256}
     tags |= {"effnet.key": folder.key, "effnet.family": work.key}
     return tracker.client.create_model_version(
         name,
-        source=f"models:/{model_id}",
+        source=source,  # models:/ID would be looked up at the process's own tracking URI
         run_id=tracker.run_id(folder.key),
         model_id=model_id,
         tags=tags,
@@ -117,8 +117,8 @@ def _add_version(
 
 def _log_model(
     tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str, numbers: dict[str, float]
-) -> str:
-    """Log a member as a LoggedModel; return its id."""
+) -> tuple[str, str]:
+    """Log a member as a LoggedModel; return its id and where its files lie."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
@@ -129,9 +129,21 @@ def _log_model(
 
     client, run_id = tracker.client, tracker.run_id(folder.key)
     spec = folder.spec()
+    weights = folder.result().weights_sha256  # type: ignore[union-attr]
+    known = client.search_logged_models(
+        [tracker.experiment_id], filter_string=f"name = '{name}' AND tags.`{WEIGHTS_TAG}` = '{weights}'"
+    )
+    for logged in known:
+        if logged.status == "READY":  # logged by a process that was killed before it made the version
+            return str(logged.model_id), str(logged.artifact_location)
     shown = {name: str(value) for name, value in numbers.items()}
     logged = client.create_logged_model(
-        tracker.experiment_id, name, source_run_id=run_id, model_type="effnet", params=shown, tags={}
+        tracker.experiment_id,
+        name,
+        source_run_id=run_id,
+        model_type="effnet",
+        params=shown,
+        tags={WEIGHTS_TAG: weights},
     )
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
@@ -154,7 +166,7 @@ def _log_model(
         client.log_model_artifacts(logged.model_id, str(model))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-    return str(logged.model_id)
+    return str(logged.model_id), str(logged.artifact_location)
 
 
 def _example(folder: RunFolder, manifest: Manifest) -> Any:

@@ -31,14 +31,16 @@ def model_card(
 
 **What.** An image classifier: {result.params:,} parameters, {result.macs:,} multiply-adds at {arch.resolution} pixels,
 {spec.num_classes:,} classes ({_some(manifest.class_names)}). Input: uint8 RGB images of any size; the central
-square is cut and resized. Output: classes with probabilities. Weights: `model.safetensors`, sha256 `{result.weights_sha256}`.
+square is cut and resized. Output: classes with probabilities.
+Weights: `model.safetensors`, sha256 `{result.weights_sha256}`.
 
 **Data.** Dataset `{manifest.digest}` ({manifest.settings.source.kind}): {counts} images. Licence of the images: \
 {licence or "not stated (`licence:` in the config)"}.
 
 **Training.** Run `{result.key}`: {result.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size},
-peak learning rate {recipe.learning_rate:g} per 256 images, started from {start}; the epoch with the best top-1 on minival
-was kept (epoch {result.best_epoch}, {result.top1:.2%}). {result.seconds / 3600:.2f} hours on {device}.
+peak learning rate {recipe.learning_rate:g} per 256 images, started from {start}; the epoch with the best top-1 on
+minival was kept (epoch {result.best_epoch}, {result.top1:.2%}).
+{result.seconds / 3600:.2f} hours on {device}.
 
 | on the {evaluation.split} split, {evaluation.samples:,} images | |
 |---|---|
@@ -50,7 +52,8 @@ was kept (epoch {result.best_epoch}, {result.top1:.2%}). {result.seconds / 3600:
 | throughput, batch {evaluation.best_batch} | {evaluation.images_per_second:,.0f} images/s |
 
 **Limits.** It knows these {spec.num_classes:,} classes and answers with one of them whatever it is shown. Weakest
-classes: {worst}. Images of other sides: {sides}. Scores are of images drawn like those it was trained on; on others they may be lower.
+classes: {worst}. Images of other sides: {sides}.
+Scores are of images drawn like those it was trained on; on others they may be lower.
 """
 
 
