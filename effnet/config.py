@@ -351,18 +351,18 @@ def load_config(path: Path) -> FamilyConfig:
     return config
 
 
-def load_baseline(config: FamilyConfig, path: Path) -> Architecture:
-    """Return the config's baseline, or the reference of its search: a file beside the config or a zoo network."""
+def load_baseline(config: FamilyConfig, base: Path) -> Architecture:
+    """Return the config's baseline, or the reference of its search: a zoo network, or a file below `base`."""
     if isinstance(config.baseline, SearchedBaseline):
         reference = config.baseline.search.reference
-        return zoo.get("efficientnet_b0") if reference == "mnasnet" else load_network(reference, path)
-    return load_network(config.baseline, path)
+        return zoo.get("efficientnet_b0") if reference == "mnasnet" else load_network(reference, base)
+    return load_network(config.baseline, base)
 
 
-def load_network(name: str, path: Path) -> Architecture:
-    """Return an architecture file beside the config at `path`, or a zoo network."""
+def load_network(name: str, base: Path) -> Architecture:
+    """Return a zoo network, or an architecture file below `base`."""
     if name.endswith((".json", ".yaml", ".yml")):
-        return Architecture.load(path.parent / name)
+        return Architecture.load(base / name)
     return zoo.get(name)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from effnet.config import FamilyConfig, SearchedBaseline, load_baseline, load_config
+from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.report.page import markdown
 from effnet.store import Store
 from tasks.fit import fit_coefficients
+from tasks.progress import StageProgress
 from tasks.registry import register_members
 from tasks.report import family_metrics, report_files, write_report
 from tasks.screen import Screen
@@ -24,30 +25,37 @@ from tasks.tracking import Tracker
 from tasks.training import Work, make_unit
 
 
-def _run_name() -> str:
-    return Path(flow_run.parameters["config"]).stem
+def run_name() -> str:
+    """Return the name of a flow run: its family's."""
+    config = flow_run.parameters["config"]
+    return str(config["family"] if isinstance(config, dict) else config.family)
 
 
-@flow(name="build_family", flow_run_name=_run_name)
-def build_family(config: str, store: str | None = None) -> FamilyResult:
-    """Build a compound-scaled family from a configuration file.
+@flow(name="build_family", flow_run_name=run_name)
+def build_family(config: FamilyConfig, base: str = ".", store: str | None = None) -> FamilyResult:
+    """Build a compound-scaled family.
 
     Args:
-        config: path of the family's YAML file.
+        config: the family; what a file of configs/ says.
+        base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    settings = load_config(Path(config))
-    root = Store(Path(store or settings.store).absolute())
+    root = Store(Path(store or config.store).absolute())
     root.prepare()
-    with root.building(settings.family):
-        return _build(settings, Path(config), root)
+    with root.building(config.family):
+        return _build(config, Path(base), root)
 
 
-def _build(settings: FamilyConfig, path: Path, root: Store) -> FamilyResult:
-    screen = Screen(echo=get_run_logger().info)
+def open_work(settings: FamilyConfig, base: Path, root: Store) -> Work:
+    """Return what every stage needs."""
+    screen = Screen(get_run_logger().info, StageProgress(settings.family))
     tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
-    work = Work(settings, load_baseline(settings, path), root, path.parent, tracker, screen)
+    return Work(settings, load_baseline(settings, base), root, base, tracker, screen)
 
+
+def _build(settings: FamilyConfig, base: Path, root: Store) -> FamilyResult:
+    work = open_work(settings, base, root)
+    tracker = work.tracker
     manifest = shard_dataset(work)
     key = build_key(settings, work.baseline, manifest.digest)
     work = dataclasses.replace(work, key=key)

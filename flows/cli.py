@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import EffnetError, StoppedError
-from flows import data, models, training
+from flows import data, models, records, training
 from tasks import interrupt
 
 if TYPE_CHECKING:
+    from effnet.config import FamilyConfig
     from effnet.family import FamilyResult
     from effnet.store import Store
 
@@ -46,11 +47,11 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
     from effnet.config import load_baseline, load_config
 
     settings = load_config(config)
-    load_baseline(settings, config)  # mistakes in it are told before anything is started
+    load_baseline(settings, config.parent)  # mistakes in it are told before anything is started
     root = _open_store(store or Path(settings.store))
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
-    result = _build(config, settings.family, root)
+    result = _build(settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -94,7 +95,7 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS):
+for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS, *records.COMMANDS):
     cli.add_command(command)
 
 
@@ -127,21 +128,21 @@ def _option(store: Path) -> str:
     return "" if store.absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
-def _build(config: Path, family: str, root: Store) -> FamilyResult:
+def _build(settings: FamilyConfig, base: Path, root: Store) -> FamilyResult:
     from flows.build_family import build_family
 
-    return _run(build_family, config, family, root)  # type: ignore[no-any-return]
+    return _run(build_family, settings, base, root)  # type: ignore[no-any-return]
 
 
 def _explore(stage: str, config: Path, store: Path | None) -> None:
     from effnet.config import load_baseline, load_config
 
     settings = load_config(config)
-    load_baseline(settings, config)
+    load_baseline(settings, config.parent)
     root = _open_store(store or Path(settings.store))
     from flows import explore
 
-    click.echo(_run(getattr(explore, stage), config, settings.family, root))
+    click.echo(_run(getattr(explore, stage), settings, config.parent, root))
 
 
 @cli.command()
@@ -173,22 +174,22 @@ def search(config: Path, store: Path | None) -> None:
     _explore("search_baseline", config, store)
 
 
-def _run(flow: Any, config: Path, family: str, root: Store) -> Any:
+def _run(flow: Any, settings: FamilyConfig, base: Path, root: Store) -> Any:
     """Run a flow with a Prefect server: the one that is configured, the store's, or one for this run."""
     from rich.console import Console
 
     from tasks.prefect_setup import configured_api, connected, crash_stale_runs
     from tasks.servers import PrefectApi
 
-    parameters = {"config": str(config), "store": str(root.root)}
+    parameters = {"base": str(base.absolute()), "store": str(root.root)}
     with PrefectApi(root.root, configured_api()) as api:
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url):
             if api.in_store:
-                with root.building(family):  # so none of its runs can be running
-                    crash_stale_runs(flow.name, parameters)
-            return flow(**parameters)
+                with root.building(settings.family):  # so none of its runs can be running
+                    crash_stale_runs(flow.name, settings.family)
+            return flow(config=settings, **parameters)
 
 
 def _show(result: FamilyResult, root: Store) -> None:

@@ -7,48 +7,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.runtime import flow_run
 
-from effnet.config import SearchedBaseline, StudyConfig, load_baseline, load_config
+from effnet.config import FamilyConfig, SearchedBaseline, StudyConfig
 from effnet.data.manifest import Manifest
 from effnet.family import build_key
 from effnet.store import Store
+from flows.build_family import open_work, run_name
 from tasks.fit import fit_coefficients as fit_task
-from tasks.screen import Screen
 from tasks.search import search_baseline as search_task
-from tasks.servers import mlflow_uri
 from tasks.stages import shard_dataset
 from tasks.study import study_scaling as study_task
-from tasks.tracking import Tracker
 from tasks.training import Work
 
 
-def _run_name() -> str:
-    return Path(flow_run.parameters["config"]).stem
+@flow(name="study_scaling", flow_run_name=run_name)
+def study_scaling(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+    """Compare depth, width, resolution and compound scaling at equal cost; return the folder of the results.
 
-
-@flow(name="study_scaling", flow_run_name=_run_name)
-def study_scaling(config: str, store: str | None = None) -> str:
-    """Compare depth, width, resolution and compound scaling at equal cost; return the folder of the results."""
-    with _opened(config, store, "study") as (work, manifest, parent):
+    Args:
+        config: the family; what a file of configs/ says.
+        base: folder that relative paths in the config begin at.
+        store: folder for everything the family leaves behind, instead of the one that the config names.
+    """
+    with _opened(config, base, store, "study") as (work, manifest, parent):
         work = _with_baseline(work, manifest, parent)
         study_task(work, manifest, work.config.study or StudyConfig(), parent)
         return str(work.folder)
 
 
-@flow(name="fit_coefficients", flow_run_name=_run_name)
-def fit_coefficients(config: str, store: str | None = None) -> str:
-    """Find α, β, γ by the grid; return the folder of the results."""
-    with _opened(config, store, "fit") as (work, manifest, parent):
+@flow(name="fit_coefficients", flow_run_name=run_name)
+def fit_coefficients(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+    """Find α, β, γ by the grid; return the folder of the results.
+
+    Args:
+        config: the family; what a file of configs/ says.
+        base: folder that relative paths in the config begin at.
+        store: folder for everything the family leaves behind, instead of the one that the config names.
+    """
+    with _opened(config, base, store, "fit") as (work, manifest, parent):
         fit_task(_with_baseline(work, manifest, parent), manifest, parent)
         return str(work.folder)
 
 
-@flow(name="search_baseline", flow_run_name=_run_name)
-def search_baseline(config: str, store: str | None = None) -> str:
-    """Search for the baseline; return the folder of the results."""
-    with _opened(config, store, "search") as (work, manifest, parent):
+@flow(name="search_baseline", flow_run_name=run_name)
+def search_baseline(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+    """Search for the baseline; return the folder of the results.
+
+    Args:
+        config: the family; what a file of configs/ says.
+        base: folder that relative paths in the config begin at.
+        store: folder for everything the family leaves behind, instead of the one that the config names.
+    """
+    with _opened(config, base, store, "search") as (work, manifest, parent):
         _with_baseline(work, manifest, parent)
         return str(work.folder)
 
@@ -61,18 +73,15 @@ def _with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
 
 
 @contextmanager
-def _opened(config: str, store: str | None, kind: str) -> Iterator[tuple[Work, Manifest, str | None]]:
+def _opened(
+    settings: FamilyConfig, base: str, store: str | None, kind: str
+) -> Iterator[tuple[Work, Manifest, str | None]]:
     """Open store, dataset and MLflow run of a config."""
-    path = Path(config)
-    settings = load_config(path)
     root = Store(Path(store or settings.store).absolute())
     root.prepare()
     with root.building(settings.family):
-        screen = Screen(echo=get_run_logger().info)
-        tracker = Tracker(
-            mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn
-        )
-        work = Work(settings, load_baseline(settings, path), root, path.parent, tracker, screen)
+        work = open_work(settings, Path(base), root)
+        tracker = work.tracker
         manifest = shard_dataset(work)
         work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
         tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}

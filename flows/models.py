@@ -134,7 +134,7 @@ class _Family:
         from effnet.config import given_coefficients, load_baseline, load_config
 
         settings = load_config(config)
-        baseline = load_baseline(settings, config)
+        baseline = load_baseline(settings, config.parent)
         given = given_coefficients(settings)
         fitted = _fitted(store or Path(settings.store), settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"

@@ -47,7 +47,7 @@ def train(
     from tasks.training import Work, evaluate_units, make_unit, train_units
 
     settings = load_config(config)
-    baseline = load_baseline(settings, config)
+    baseline = load_baseline(settings, config.parent)
     root = Store((store or Path(settings.store)).absolute())
     root.prepare()
     start = _start(start_from, new_head) if start_from else None

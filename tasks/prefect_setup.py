@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 DRAIN_SECONDS = 10.0
 
@@ -41,8 +40,8 @@ def connected(url: str) -> Iterator[None]:
                 worker.drain_all(timeout=DRAIN_SECONDS)
 
 
-def crash_stale_runs(flow_name: str, parameters: Mapping[str, Any]) -> None:
-    """Mark runs of a flow with these parameters as crashed that Prefect takes for running, though none can be."""
+def crash_stale_runs(flow_name: str, family: str) -> None:
+    """Mark runs of a flow for this family as crashed that Prefect takes for running, though none can be."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
     from prefect.client.schemas.filters import FlowRunFilterStateType as StateType
@@ -54,5 +53,5 @@ def crash_stale_runs(flow_name: str, parameters: Mapping[str, Any]) -> None:
             flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateType(any_=[Type.RUNNING]))),
         )
-        for run in (run for run in runs if run.parameters == parameters):
+        for run in (run for run in runs if run.parameters.get("config", {}).get("family") == family):
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)

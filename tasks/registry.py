@@ -14,7 +14,6 @@ from prefect.cache_policies import NO_CACHE
 
 from effnet.champion import RULE, Score, judge
 from effnet.data.manifest import Manifest
-from effnet.evaluation.predictor import DEFAULT_TOP
 from effnet.report.card import model_card
 from effnet.runs import Evaluation, RunFolder, RunResult
 from tasks.tracking import Tracker
@@ -124,7 +123,7 @@ def _log_model(
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
-    from effnet.evaluation.predictor import save_predictor
+    from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
     from effnet.evaluation.run import load_network
 
     client, run_id = tracker.client, tracker.run_id(folder.key)

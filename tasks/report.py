@@ -76,12 +76,11 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     ]
     title = f"{family.family}: a compound-scaled family"
     accuracy_figure(points, title, _targets(folder, "accuracy"), _single_dimensions(facts))
-    yield Shown(
-        folder / "accuracy.svg",
-        "Accuracy against cost and size",
-        "The paper's figures 1 and 5. Point at a member, or at its row, to see its numbers.",
-        "members",
-    )
+    caption = "The paper's figures 1 and 5. Point at a member, or at its row, to see its numbers."
+    if facts.study:
+        epochs = facts.study["config"]["epochs"], facts.config.recipe.epochs
+        caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
+    yield Shown(folder / "accuracy.svg", "Accuracy against cost and size", caption, "members")
     latency_figure(points, "accuracy against latency", _targets(folder, "latency"))
     yield Shown(folder / "latency.svg", "Accuracy against latency", "One image on one CPU core (table 4).", "members")
     curves = {member.result.name: member.curve for member in facts.members}

@@ -20,11 +20,15 @@ class Screen:
 
     Args:
         echo: also given every line that stays.
+        shares: also given every stage's title and how much of it is done, 0 to 1.
     """
 
-    def __init__(self, echo: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, echo: Callable[[str], None] | None = None, shares: Callable[[str, float], None] | None = None
+    ) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
         self._echo = echo or (lambda _line: None)
+        self._shares = shares or (lambda _title, _share: None)
         self._live: Live | None = None
         self._started = self._told = time.monotonic()
         self._stage: tuple[str, float, float] | None = None  # title, when it began, its share done then
@@ -48,6 +52,7 @@ class Screen:
             columns, rows: of the table.
         """
         now = time.monotonic()
+        self._shares(title, share)
         if self._stage is None or self._stage[0] != title:
             self._stage, self._told = (title, now, share), now
         left = _left(now - self._stage[1], share - self._stage[2], share)

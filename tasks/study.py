@@ -22,7 +22,7 @@ from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
 def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: str | None) -> None:
     """Train every network of the study with every seed; write study.json and one figure per baseline."""
     names = config.baselines or ("",)
-    baselines = [load_network(name, work.base / "config") if name else work.baseline for name in names]
+    baselines = [load_network(name, work.base) if name else work.baseline for name in names]
     trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
     evaluate_units(work, [unit for points in trained.values() for _, units in points for unit in units])
     content: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": manifest.digest, "baselines": {}}

@@ -31,7 +31,7 @@ def config(config_path: Path) -> FamilyConfig:
 
 @pytest.fixture(scope="session")
 def baseline(config: FamilyConfig, config_path: Path) -> Architecture:
-    return load_baseline(config, config_path)
+    return load_baseline(config, config_path.parent)
 
 
 @pytest.fixture(scope="session")

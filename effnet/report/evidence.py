@@ -63,6 +63,7 @@ def search_figure(found: Mapping[str, Any], targets: Targets) -> None:
             color=GREY,
             label="front",
         )
+        left.xaxis.get_major_locator().set_params(integer=True)
         left.set_xlabel("trial")
         left.set_ylabel(f"reward: top-1 · (cost / target)$^{{{config['exponent']:g}}}$")
         left.set_title("history", fontsize=11)

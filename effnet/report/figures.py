@@ -81,6 +81,7 @@ def learning_figure(curves: Mapping[str, Sequence[tuple[int, float]]], title: st
             x, y = [epoch for epoch, _ in curve], [100 * top1 for _, top1 in curve]
             style = {"marker": marks[number % len(marks)], "markersize": 3.5, "linewidth": 1.2}
             axis.plot(x, y, color=shades[number], label=name, **style)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch")
         axis.set_ylabel("top-1 on minival (%)")
         axis.set_title(title, fontsize=11)

@@ -98,9 +98,14 @@ def inline_svg(text: str, prefix: str, title: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'(xlink:)?href="#', f'href="#{prefix}-', text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    text = re.sub(r'width="([\d.]+)pt"', _natural_width, text, count=1)
+    text = re.sub(r' height="[\d.]+pt"', "", text, count=1)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _natural_width(match: re.Match[str]) -> str:
+    return f'style="max-width: {round(float(match[1]) * 4 / 3)}px"'  # a point is 4/3 of a pixel
 
 
 def _summary(facts: Facts) -> str:

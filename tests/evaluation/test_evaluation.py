@@ -19,7 +19,7 @@ from effnet.data.manifest import Manifest
 from effnet.errors import DataError
 from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
-from effnet.evaluation.metrics import calibration_error, confusion, evaluate, predict, scores_of
+from effnet.evaluation.metrics import calibration, calibration_error, confusion, evaluate, predict, scores_of
 from effnet.evaluation.run import evaluate_run, other_resolutions
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
@@ -88,7 +88,7 @@ def test_scores_by_class_and_confidence_are_those_of_scikit_learn(dataset_store:
         if inside.any():
             right = (found.found == found.labels)[inside]
             expected += inside.mean() * abs(right.mean() - found.confidence[inside].mean())
-    assert calibration_error(found) == pytest.approx(expected, abs=1e-6)
+    assert calibration_error(calibration(found)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_maps_are_what_the_logit_is_the_mean_of(baseline: Architecture) -> None:
