@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,24 +101,37 @@ def _add_version(
     card = model_card(name, folder.spec(), result, evaluation, manifest, work.config.licence)
     numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
     numbers |= {"macs": result.macs, "params": result.params}
-    model_id, source = _log_model(tracker, folder, manifest, name, card, numbers)
+    model_id = _log_model(tracker, folder, manifest, name, card, numbers)
     tags = {label: str(value) for label, value in numbers.items()}
     tags |= {"val_samples": str(evaluation.samples), "dataset": manifest.digest, WEIGHTS_TAG: result.weights_sha256}
     tags |= {"effnet.key": folder.key, "effnet.family": work.key}
-    return tracker.client.create_model_version(
-        name,
-        source=source,  # models:/ID would be looked up at the process's own tracking URI
-        run_id=tracker.run_id(folder.key),
-        model_id=model_id,
-        tags=tags,
-        description=card,
-    )
+    with _process_uri(tracker.uri):  # where the SQL store looks the source up, whatever the client's address
+        return tracker.client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=tracker.run_id(folder.key),
+            model_id=model_id,
+            tags=tags,
+            description=card,
+        )
+
+
+@contextmanager
+def _process_uri(uri: str) -> Iterator[None]:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _log_model(
     tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str, numbers: dict[str, float]
-) -> tuple[str, str]:
-    """Log a member as a LoggedModel; return its id and where its files lie."""
+) -> str:
+    """Log a member as a LoggedModel; return its id."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
@@ -134,7 +148,7 @@ def _log_model(
     )
     for logged in known:
         if logged.status == "READY":  # logged by a process that was killed before it made the version
-            return str(logged.model_id), str(logged.artifact_location)
+            return str(logged.model_id)
     shown = {name: str(value) for name, value in numbers.items()}
     logged = client.create_logged_model(
         tracker.experiment_id,
@@ -165,7 +179,7 @@ def _log_model(
         client.log_model_artifacts(logged.model_id, str(model))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-    return str(logged.model_id), str(logged.artifact_location)
+    return str(logged.model_id)
 
 
 def _example(folder: RunFolder, manifest: Manifest) -> Any:
