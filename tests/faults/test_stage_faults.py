@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from effnet.runs import RunFolder, read_journal
 from tasks.servers import PrefectApi
 from tests.faults.counts import show, wanted
-from tests.flows.test_explore import config, finished
+from tests.flows.explored import config, finished
 from tests.tiny import clean_environment, run_effnet, write_tiny
 
 KINDS = ("search", "study", "fit", "member")

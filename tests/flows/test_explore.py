@@ -3,81 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from effnet.arch.spec import Architecture
 from effnet.runs import RunFolder
-from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
-
-SEARCH = (
-    "baseline: {search: {reference: tiny-baseline.yaml, trials: 4, batch: 2, population: 2, sample: 2, epochs: 2, "
-    "halving: 2, control: true, target_macs: 60000, window: [0.2, 3]}}\n"
-)
-STUDY = "study: {factors: [2], seeds: 2, epochs: 1, strategies: [depth, compound]}\n"
-FIT = "fit: {step: 0.1, maximum: 1.5, tolerance: 0.2, max_candidates: 5, epochs: 2, halving: 2, seeds: 2}\n"
-
-
-def config(*, search: bool = False) -> str:
-    lines = []
-    for line in CONFIG.splitlines(keepends=True):
-        if line.startswith("baseline:"):
-            lines.append(SEARCH if search else line)
-        elif line.startswith("fit:"):
-            lines += [FIT, STUDY]
-        else:
-            lines.append(line.replace("[0, 1, 2]", "[0, 1]"))
-    return "".join(lines)
-
-
-def finished(home: Path) -> dict[str, int]:
-    """Return when each finished run of a store was finished."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in (home / "store/runs").glob("*/result.json")}
-
-
-def epochs(home: Path) -> int:
-    """Return the epochs in all journals of a store."""
-    return sum(path.read_text().count("\n") for path in (home / "store/runs").glob("*/metrics.jsonl"))
-
-
-def found(home: Path, name: str) -> dict[str, object]:
-    (path,) = (home / "store/families").glob(f"*/{name}")
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path:
-    """A folder in which a family was built with all of it, after its search was killed once."""
-    home = tmp_path_factory.mktemp("explore")
-    shutil.copytree(prefect_home, home / "store" / "prefect")
-    write_tiny(home, config(search=True))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "search", "tiny.yaml"],
-        cwd=home,
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not finished(home) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = finished(home)
-    assert len(before) == 1
-    done = run_effnet("family", "tiny.yaml", "--json", cwd=home)
-    assert done.returncode == 0, done.stderr
-    assert before.items() <= finished(home).items()  # no finished trial was repeated
-    (home / "family.json").write_text(done.stdout)
-    return home
+from tests.flows.explored import config, finished, found
+from tests.tiny import run_effnet, write_tiny
 
 
 def test_search_finds_a_baseline_for_the_family(home: Path) -> None:

@@ -1,0 +1,139 @@
+"""What people look at, in a real browser: the report, MLflow's pages and Prefect's, of a family with every stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import html5lib
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.tiny import clean_environment
+
+WAIT = 60_000  # milliseconds: these machines are slow
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert path, "these tests need Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(home: Path) -> Path:
+    (path,) = (home / "store/families").glob("*/report.html")
+    return path
+
+
+class Watched:
+    """A page, what its console said, and which hosts it asked."""
+
+    def __init__(self, browser: Browser, width: int) -> None:
+        self.page: Page = browser.new_page(viewport={"width": width, "height": 900})
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+
+def test_report_is_valid_html_by_itself(report: Path) -> None:
+    html5lib.HTMLParser(strict=True).parse(report.read_text())
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_report_needs_nothing_else_and_fits(browser: Browser, report: Path, width: int) -> None:
+    watched = Watched(browser, width)
+    watched.page.goto(report.as_uri())
+    assert watched.said == []
+    assert [url for url in watched.asked if not url.startswith(("file:", "data:"))] == []
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
+    for heading in ("Members", "Baseline", "Ways of scaling", "Coefficients", "Cost", "Again"):
+        expect(watched.page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
+    assert watched.page.locator("figure svg").count() >= 9
+    watched.page.close()
+
+
+def test_report_is_accessible(browser: Browser, report: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    found = Axe().run(page).response["violations"]
+    assert [(each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found] == []
+    page.close()
+
+
+def test_report_answers_to_mouse_and_keyboard(browser: Browser, report: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    point = page.locator('svg g[id*="-point-B1"]').first
+    point.hover()
+    expect(page.locator("#tip")).to_contain_text("B1: top-1")
+    expect(page.locator('tr[data-member="B1"]')).to_have_class("lit")
+    page.mouse.move(0, 0)
+    expect(page.locator("#tip")).to_be_hidden()
+    point.focus()
+    expect(page.locator("#tip")).to_contain_text("MACs")
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def servers(home: Path) -> Iterator[dict[str, str]]:
+    """Run `effnet up` over the family's store; return the addresses."""
+    command = [sys.executable, "-m", "flows.cli"]
+    done = subprocess.run(
+        [*command, "up", "--store", "store", "--json"],
+        cwd=home,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    yield json.loads(done.stdout)
+    subprocess.run([*command, "down", "--store", "store"], cwd=home, env=clean_environment(), check=True)
+
+
+def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home: Path) -> None:
+    with sqlite3.connect(home / "store/mlflow.db") as database:
+        ((experiment,),) = database.execute("select experiment_id from experiments where name = 'tiny'")
+        ((parent,),) = database.execute(
+            "select r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid "
+            "where t.key = 'effnet.kind' and t.value = 'family'"
+        )
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs")
+    for name in ("B0", "B1"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=WAIT)
+    page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}")
+    expect(page.get_by_text("2 members on dataset").first).to_be_visible(timeout=WAIT)  # the note
+    page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}/artifacts/report.html")
+    frame = page.frame_locator("iframe").first
+    expect(frame.get_by_role("heading", name="Ways of scaling")).to_be_visible(timeout=WAIT)
+    page.goto(f"{servers['mlflow']}/#/models/tiny-b1")
+    expect(page.get_by_text("champion").first).to_be_visible(timeout=WAIT)
+    page.close()
+
+
+def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict[str, str], home: Path) -> None:
+    with sqlite3.connect(home / "store/prefect/prefect.db") as database:
+        ((run,),) = database.execute("select id from flow_run where state_type = 'COMPLETED'")
+        keys = {key for (key,) in database.execute("select key from artifact")}
+    assert {"tiny-report", "tiny-members", "tiny-page"} <= keys
+    assert any(key.startswith("tiny-train-members") for key in keys)
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.goto(f"{servers['prefect']}/runs/flow-run/{run}")
+    for stage in ("search baseline", "study scaling", "fit coefficients", "register members", "write report"):
+        expect(page.get_by_text(stage).first).to_be_visible(timeout=WAIT)
+    page.goto(f"{servers['prefect']}/artifacts/key/tiny-report")
+    expect(page.get_by_text("2 members on dataset").first).to_be_visible(timeout=WAIT)
+    page.close()
