@@ -18,7 +18,7 @@ from tasks.registry import register_members
 from tasks.report import family_metrics, report_files, write_report
 from tasks.screen import Screen
 from tasks.search import search_baseline
-from tasks.servers import mlflow_uri
+from tasks.servers import HOST, MLFLOW, mlflow_uri
 from tasks.stages import evaluate_members, shard_dataset, train_members
 from tasks.study import study_scaling
 from tasks.tracking import Tracker
@@ -50,6 +50,7 @@ def open_work(settings: FamilyConfig, base: Path, root: Store) -> Work:
     """Return what every stage needs."""
     screen = Screen(get_run_logger().info, StageProgress(settings.family))
     tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
+    tracker.pages = tracker.pages or f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows the store's own database
     return Work(settings, load_baseline(settings, base), root, base, tracker, screen)
 
 

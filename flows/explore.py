@@ -31,7 +31,7 @@ def study_scaling(config: FamilyConfig, base: str = ".", store: str | None = Non
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with _opened(config, base, store, "study") as (work, manifest, parent):
+    with _opened(config, base, store) as (work, manifest, parent):
         work = _with_baseline(work, manifest, parent)
         study_task(work, manifest, work.config.study or StudyConfig(), parent)
         return str(work.folder)
@@ -46,7 +46,7 @@ def fit_coefficients(config: FamilyConfig, base: str = ".", store: str | None = 
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with _opened(config, base, store, "fit") as (work, manifest, parent):
+    with _opened(config, base, store) as (work, manifest, parent):
         fit_task(_with_baseline(work, manifest, parent), manifest, parent)
         return str(work.folder)
 
@@ -60,7 +60,7 @@ def search_baseline(config: FamilyConfig, base: str = ".", store: str | None = N
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with _opened(config, base, store, "search") as (work, manifest, parent):
+    with _opened(config, base, store) as (work, manifest, parent):
         _with_baseline(work, manifest, parent)
         return str(work.folder)
 
@@ -73,9 +73,7 @@ def _with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
 
 
 @contextmanager
-def _opened(
-    settings: FamilyConfig, base: str, store: str | None, kind: str
-) -> Iterator[tuple[Work, Manifest, str | None]]:
+def _opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tuple[Work, Manifest, str | None]]:
     """Open store, dataset and MLflow run of a config."""
     root = Store(Path(store or settings.store).absolute())
     root.prepare()
@@ -85,7 +83,7 @@ def _opened(
         manifest = shard_dataset(work)
         work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
         tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
-        name = f"{settings.family} {kind} {work.key[:6]}"
+        name = f"{settings.family} {work.key[:6]}"  # the family's own: `effnet family` goes on with it
         parent = tracker.open_family(
             work.key, name, settings.model_dump(mode="json"), tags, root.datasets / manifest.digest
         )

@@ -26,13 +26,18 @@ def configured_api() -> str | None:
 
 
 @contextlib.contextmanager
-def connected(url: str) -> Iterator[None]:
-    """Let the flows in the block report to the Prefect API at `url`; nothing is left to send when the block ends."""
+def connected(url: str, pages: str | None = None) -> Iterator[None]:
+    """Let the flows in the block report to the Prefect API at `url`; nothing is left to send when the block ends.
+
+    Args:
+        url: of the API.
+        pages: where links to its pages lead, if it is elsewhere.
+    """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: url}):
+    with temporary_settings({PREFECT_API_URL: url, **({PREFECT_UI_URL: pages} if pages else {})}):
         try:
             yield
         finally:  # a server of our own stops next, and both would try again for a minute

@@ -102,7 +102,7 @@ def _add_version(
     numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
     numbers |= {"macs": result.macs, "params": result.params}
     model_id = _log_model(tracker, folder, manifest, name, card, numbers)
-    tags = {label: str(value) for label, value in numbers.items()}
+    tags = {label: f"{value:.6g}" if isinstance(value, float) else str(value) for label, value in numbers.items()}
     tags |= {"val_samples": str(evaluation.samples), "dataset": manifest.digest, WEIGHTS_TAG: result.weights_sha256}
     tags |= {"effnet.key": folder.key, "effnet.family": work.key}
     with _process_uri(tracker.uri):  # where the SQL store looks the source up, whatever the client's address

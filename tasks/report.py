@@ -42,7 +42,7 @@ def write_report(work: Work, result: FamilyResult) -> Facts:
     if not done:
         figures = list(_figures(facts))
         publish(folder / PAGE, page(facts, figures).encode())
-    _show(facts)
+    _show(facts, work.tracker.page(work.key, PAGE))
     return facts
 
 
@@ -180,11 +180,12 @@ def _draw_activation_maps(facts: Facts) -> None:
     cam_figure(list(chosen), labels, seen, _targets(facts.folder, "cam"))
 
 
-def _show(facts: Facts) -> None:
+def _show(facts: Facts, link: str | None) -> None:
     """Put the members, the report in short and a link to it on the flow run's page."""
     key = "".join(letter if letter.isalnum() else "-" for letter in facts.family.family.lower()).strip("-")
     create_markdown_artifact(markdown(facts), key=f"{key}-report", description=f"The family {facts.family.family}")
     shown = ("name", "phi", "resolution", "top1", "top5", "params", "macs", "latency_ms")
     table: list[dict[str, Any]] = [{name: row[name] for name in shown} for row in member_rows(facts)]
     create_table_artifact(table, key=f"{key}-members", description=f"Members of {facts.family.family}")
-    create_link_artifact((facts.folder / PAGE).as_uri(), "report page", key=f"{key}-page", description="The report")
+    if link:
+        create_link_artifact(link, "the report, in MLflow", key=f"{key}-page", description="The report")

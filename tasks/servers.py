@@ -133,6 +133,11 @@ class PrefectApi:
         """Whether the server's database is the store's own."""
         return not self.configured
 
+    @property
+    def pages(self) -> str | None:
+        """Where `effnet up` will show this server's pages once the server of its own has ended; else None."""
+        return f"http://{HOST}:{PREFECT.port}" if self._process else None
+
     def __enter__(self) -> PrefectApi:
         here = [server.url for server in running(self.root) if server.name == PREFECT.name]
         if not self.configured and here:

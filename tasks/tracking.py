@@ -61,6 +61,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None, warn: Callable[[str], None]) -> None:
         self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
         self.broken = False
+        self.pages = uri.rstrip("/") if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
     @property
     def experiment_id(self) -> str | None:
@@ -70,6 +71,12 @@ class Tracker:
     def run_id(self, key: str) -> str | None:
         """Return the MLflow run tagged with a key, if there is one."""
         return self.attempt(lambda: self._known[key].run_id if key in self._known else None)  # type: ignore[no-any-return]
+
+    def page(self, key: str, artifact: str) -> str | None:
+        """Return the address of a run's artifact on MLflow's page, as far as this process knows that there is one."""
+        if not (self.pages and (run_id := self.run_id(key))):
+            return None
+        return f"{self.pages}/#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/{artifact}"
 
     def open_family(
         self, key: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str], dataset: Path

@@ -36,6 +36,12 @@ def report(home: Path) -> Path:
     return path
 
 
+def home_key(home: Path) -> str:
+    """Return the key of the family's build."""
+    (path,) = (home / "store/families").glob("*/report.html")
+    return path.parent.name
+
+
 class Watched:
     """A page, what its console said, and which hosts it asked."""
 
@@ -112,6 +118,8 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
         )
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs")
+    row = page.locator("[role=gridcell]", has_text=f"tiny {home_key(home)[:6]}").first
+    row.locator("button").first.click(timeout=WAIT)  # the family's trainings lie under it
     for name in ("B0", "B1"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}")

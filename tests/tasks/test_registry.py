@@ -67,7 +67,7 @@ def test_registered_once_loaded_and_served(
     version = client.get_model_version_by_alias("tiny-b0", "champion")
     evaluation = unit.folder.evaluation()
     assert evaluation is not None
-    assert float(version.tags["top1"]) == evaluation.top1
+    assert float(version.tags["top1"]) == pytest.approx(evaluation.top1, abs=1e-6)
     for part in ("**Data.**", "**Training.**", "**Limits.**", "Licence of the images: not stated"):
         assert part in version.description
 
