@@ -67,6 +67,10 @@ def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], r
     assert result is not None
     assert run.data.metrics["best_minival_top1"] == result.top1
     assert run.data.metrics["macs"] == result.macs
+    assert run.data.metrics["top1"] == result.top1
+    assert run.data.tags["effnet.top1_of"] == "minival"
+    assert f"{result.top1:.2%}" in run.data.tags["mlflow.note.content"]
+    assert run.data.metrics["system/images_per_second"] > 0
     names = {item.path for item in MlflowClient(uri).list_artifacts(run.info.run_id)}
     assert names == {"architecture.json", "config.json", "metrics.jsonl", "model.safetensors", "result.json"}
 
@@ -103,7 +107,7 @@ def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) ->
 
 def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
     tracker = Tracker("http://127.0.0.1:9", "tiny", None, warnings.append)  # nothing listens there
-    assert tracker.open_family("k" * 16, "tiny", {}, {}) is None
+    assert tracker.open_family("k" * 16, "tiny", {}, {}, Path("datasets/d")) is None
     tracker.open_training(run_folder, "B0", {}, "member", None)
     train(run_folder)
     tracker.forward(run_folder)
@@ -134,24 +138,28 @@ def test_family_run_ends_and_is_not_written_again_for_nothing(make, uri: str, tm
     figure = tmp_path / "accuracy.png"
     figure.write_bytes(b"picture")
     tracker = make()
-    run_id = tracker.open_family("f" * 16, "tiny", {"a": {"b": 1}}, {"prefect.flow_run_id": "x"})
+    run_id = tracker.open_family("f" * 16, "tiny", {"a": {"b": 1}}, {"prefect.flow_run_id": "x"}, tmp_path / "d1")
     tracker.pause("f" * 16)
     assert MlflowClient(uri).get_run(run_id).info.status == "KILLED"
     tracker = make()
-    assert tracker.open_family("f" * 16, "tiny", {"a": {"b": 2}}, {"prefect.flow_run_id": "y"}) == run_id
-    tracker.close_family("f" * 16, {"best": 0.9}, [figure])
+    assert (
+        tracker.open_family("f" * 16, "tiny", {"a": {"b": 2}}, {"prefect.flow_run_id": "y"}, tmp_path / "d1") == run_id
+    )
+    tracker.close_family("f" * 16, {"best": 0.9}, "in words", [figure])
     first = MlflowClient(uri).get_run(run_id)
     assert (first.info.status, first.data.params["a.b"]) == ("FINISHED", "1")
     assert first.data.tags["prefect.flow_run_id"] == "y"
-    make().close_family("f" * 16, {"best": 0.9}, [figure])
+    assert first.data.tags["mlflow.note.content"] == "in words"
+    assert [each.dataset.digest for each in first.inputs.dataset_inputs] == ["d1"]
+    make().close_family("f" * 16, {"best": 0.9}, "in words", [figure])
     assert len(MlflowClient(uri).get_metric_history(run_id, "best")) == 1
-    make().close_family("f" * 16, {"best": 0.95}, [figure])
+    make().close_family("f" * 16, {"best": 0.95}, "in words", [figure])
     assert MlflowClient(uri).get_run(run_id).data.metrics["best"] == 0.95
 
 
 def test_password_of_a_database_is_never_told(warnings: list[str]) -> None:
     tracker = Tracker("postgresql://user:hunter2@127.0.0.1:1/none", "tiny", None, warnings.append)
-    assert tracker.open_family("k" * 16, "tiny", {}, {}) is None
+    assert tracker.open_family("k" * 16, "tiny", {}, {}, Path("datasets/d")) is None
     assert len(warnings) == 1
     assert "hunter2" not in warnings[0]
 

@@ -1,0 +1,107 @@
+"""Figures of evidence and of one model, and the pieces of the report page."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from effnet.report import evidence, figures
+from effnet.report.page import inline_svg
+
+TRIALS = [
+    {"number": n, "reward": 0.5 + n / 100, "final_reward": None, "top1": 0.6 + n / 50, "cost": 1e6 * (n + 1)}
+    for n in range(6)
+]
+SEARCH = {
+    "config": {"method": "evolution", "exponent": -0.07, "target_latency_ms": None},
+    "trials": TRIALS,
+    "control": TRIALS[:4],
+    "pareto": [0, 3, 5],
+}
+GRID = {
+    "candidates": [
+        {"network": name, "coefficients": [1.0 + n / 10, 1.0, 1.1], "macs": 100} for n, name in enumerate("abcd")
+    ],
+    "rungs": [
+        {"epochs": 1, "top1": {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4}},
+        {"epochs": 4, "top1": {"b": 0.8, "c": 0.81}},
+    ],
+    "finalists": [
+        {"network": "b", "coefficients": [1.1, 1.0, 1.1], "top1": [0.79, 0.81]},
+        {"network": "c", "coefficients": [1.2, 1.0, 1.1], "top1": [0.8, 0.82]},
+    ],
+    "paper": "c",
+    "winner": [1.1, 1.0, 1.1],
+    "tie": True,
+}
+CURVES = {
+    "depth": [evidence.Curve(100, 0.5, 0.4, 0.6), evidence.Curve(400, 0.6, 0.5, 0.7)],
+    "compound": [evidence.Curve(100, 0.5, 0.4, 0.6), evidence.Curve(400, 0.7, 0.6, 0.8)],
+}
+POINTS = [
+    figures.Point("B0", 20_000, 500_000, 0.97, 359, 1.0),
+    figures.Point("B1", 50_000, 1_100_000, 0.99, 359, 2.0),
+]
+SEEN = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), map=np.eye(8, dtype=np.float32), label="3 98%")
+NAMES = ("cat", "dog", "emu")
+
+DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
+    "search": (lambda to: evidence.search_figure(SEARCH, to), ["history", "Pareto front", "random, as control"]),
+    "study": (lambda to: evidence.study_figure(CURVES, "a study", to), ["depth", "compound", "a study"]),
+    "grid": (lambda to: evidence.grid_figure(GRID, 359, to), ["(paper)", "a tie"]),
+    "accuracy": (
+        lambda to: figures.accuracy_figure(POINTS, "a family", to, {"width": POINTS}),
+        ["study: width", "B1", "parameters"],
+    ),
+    "latency": (lambda to: figures.latency_figure(POINTS, "latency", to), ["B0", "milliseconds"]),
+    "learning": (
+        lambda to: figures.learning_figure({"B0": [(1, 0.5), (2, 0.6)]}, "curves", to),
+        ["epoch", "B0"],
+    ),
+    "confusion": (
+        lambda to: figures.confusion_figure([(0, 0, 5), (0, 1, 5), (1, 1, 9)], [10, 9, 0], NAMES, "B0", to),
+        ["cat", "class found"],
+    ),
+    "classes": (lambda to: figures.classes_figure([5, 9, 0], [10, 9, 0], NAMES, "B0", to), ["cat", "dog"]),
+    "calibration": (
+        lambda to: figures.calibration_figure([(10, 0.5, 0.4), (90, 0.95, 0.9)], "B0", to),
+        ["confidence", "perfectly calibrated"],
+    ),
+    "cam": (lambda to: figures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_figures_say_what_they_show_and_are_the_same_again(name: str, tmp_path: Path) -> None:
+    draw, words = DRAWINGS[name]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        draw([tmp_path / folder / "figure.png", tmp_path / folder / "figure.svg"])
+    one, two = (tmp_path / folder / "figure.svg" for folder in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    text = one.read_text()
+    for word in words:  # matplotlib writes what it draws as letters into comments
+        assert f"<!-- {word}" in text or word in text, word
+    assert (tmp_path / "one" / "figure.png").stat().st_size > 3_000
+
+
+def test_an_svg_becomes_part_of_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "figure.svg"
+    figures.accuracy_figure(POINTS, "a family", [path])
+    text = inline_svg(path.read_text(), "f7", 'accuracy <&> "cost"')
+    root = ET.fromstring(text)  # noqa: S314 - our own
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"] == 'accuracy <&> "cost"'
+    assert "height" not in root.attrib
+    ids = [value for each in root.iter() if (value := each.attrib.get("id"))]
+    assert ids
+    assert all(each.startswith("f7-") for each in ids)
+    assert "f7-point-B1" in ids
+    links: list[Any] = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
+    assert all(link[1:] in ids for link in links)
