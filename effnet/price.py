@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from effnet.arch.cost import count
 from effnet.arch.scaling import STRATEGIES, Coefficients, compound
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, SearchedBaseline
+from effnet.config import FamilyConfig, SearchConfig, SearchedBaseline
 from effnet.family import Member
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
@@ -49,7 +50,7 @@ def price(
     if isinstance(config.baseline, SearchedBaseline):
         search = config.baseline.search
         base = search.target_macs
-        found.append(StagePrice("search", search.trials, float(search.trials * search.epochs * images) * base))
+        found.append(_price_of_search(search, images))
     if study := config.study:
         rule = compound(coefficients)
         ways = [rule if name == "compound" else STRATEGIES[name] for name in study.strategies]
@@ -64,6 +65,17 @@ def price(
     macs_of_members = sum(member.macs for member in members)
     found.append(StagePrice("members", len(members), float(macs_of_members * config.recipe.epochs * images)))
     return found
+
+
+def _price_of_search(search: SearchConfig, images: int) -> StagePrice:
+    """Price all trials at the wanted cost; with a control twice, though both begin with the same networks."""
+    batches = [search.batch] * (search.trials // search.batch)
+    if rest := search.trials % search.batch:
+        batches.append(rest)
+    whole = sum(math.ceil(batch / search.halving) for batch in batches)  # trials that are trained to the end
+    epochs = whole * search.epochs + (search.trials - whole) * (search.epochs // search.halving)
+    times = 2 if search.control else 1
+    return StagePrice("search", search.trials * times, float(epochs * times * images) * search.target_macs)
 
 
 def _price_of_grid(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 from collections.abc import Iterator, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ def write_report(work: Work, result: FamilyResult) -> Facts:
     publish(folder / RESULT, text)
     facts = load_facts(work.store, work.key)
     if not done:
+        publish(folder / "environment.json", json.dumps(_environment(), indent=2).encode())
         figures = list(_figures(facts))
         publish(folder / PAGE, page(facts, figures).encode())
     _show(facts, work.tracker.page(work.key, PAGE))
@@ -116,6 +121,18 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     _draw_activation_maps(facts)
     caption = "Where the networks see the class that they find (the paper's figure 7)."
     yield Shown(folder / "cam.svg", "Class activation maps", caption, "best")
+
+
+def _environment() -> dict[str, Any]:
+    """Return the machine and the versions of all packages."""
+    packages = {package.name: package.version for package in distributions()}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
 
 
 def _targets(folder: Path, name: str) -> Sequence[Path]:

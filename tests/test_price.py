@@ -45,3 +45,16 @@ def test_every_stage_of_the_config_has_a_price() -> None:
     # 10 networks of the grid: 10 for 1 epoch, 3 for 3 more, 2 for 12 more; the paper's, and a second seed of all three
     assert found["fit"].macs == pytest.approx((10 + 9 + 24 + 4 * 16) * 1000 * MACS * 2)  # type: ignore[attr-defined]
     assert found["fit"].trainings == 10 + 4  # type: ignore[attr-defined]
+
+
+def test_halving_and_control_are_priced() -> None:
+    from effnet.config import SearchConfig
+    from effnet.price import _price_of_search
+
+    plain = _price_of_search(SearchConfig(trials=10, batch=4, epochs=6, target_macs=1000), 100)
+    assert plain == ("search", 10, 10 * 6 * 100 * 1000.0)
+    halved = _price_of_search(SearchConfig(trials=10, batch=4, epochs=6, halving=3, target_macs=1000), 100)
+    # batches of 4, 4, 2: 2, 2 and 1 trials are trained for 6 epochs, 5 for 2
+    assert halved == ("search", 10, (5 * 6 + 5 * 2) * 100 * 1000.0)
+    both = _price_of_search(SearchConfig(trials=10, batch=4, epochs=6, control=True, target_macs=1000), 100)
+    assert both == ("search", 20, 2 * plain.macs)

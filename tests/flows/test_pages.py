@@ -116,6 +116,7 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
             "select r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid "
             "where t.key = 'effnet.kind' and t.value = 'family'"
         )
+        members = [run for (run,) in database.execute("select run_uuid from runs where name in ('B0', 'B1')")]
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs")
     row = page.locator("[role=gridcell]", has_text=f"tiny {home_key(home)[:6]}").first
@@ -127,6 +128,9 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}/artifacts/report.html")
     frame = page.frame_locator("iframe").first
     expect(frame.get_by_role("heading", name="Ways of scaling")).to_be_visible(timeout=WAIT)
+    runs = json.dumps(members)
+    page.goto(f"{servers['mlflow']}/#/compare-runs?runs={runs}&experiments=[%22{experiment}%22]")
+    expect(page.get_by_text("Parallel Coordinates").first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['mlflow']}/#/models/tiny-b1")
     expect(page.get_by_text("champion").first).to_be_visible(timeout=WAIT)
     page.close()
@@ -144,4 +148,21 @@ def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict
         expect(page.get_by_text(stage).first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['prefect']}/artifacts/artifact/{artifacts['tiny-report']}")
     expect(page.get_by_text("of an earlier build").first).to_be_visible(timeout=WAIT)
+    page.close()
+
+
+def test_prefects_form_has_the_configs_fields(browser: Browser, servers: dict[str, str], home: Path) -> None:
+    make = "from flows.build_family import build_family; print(build_family.to_deployment('form').apply())"
+    done = subprocess.run(
+        [sys.executable, "-c", make],
+        cwd=home,
+        env=clean_environment() | {"PREFECT_API_URL": f"{servers['prefect']}/api"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.goto(f"{servers['prefect']}/deployments/deployment/{done.stdout.split()[-1]}/run")
+    for words in ("folder that relative paths in the config begin at", "share held out of training to decide by"):
+        expect(page.get_by_text(words).first).to_be_visible(timeout=WAIT)
     page.close()
