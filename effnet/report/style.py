@@ -66,4 +66,5 @@ def wilson_interval(share: float, samples: int) -> tuple[float, float]:
     """Return the 95 % interval of a share found on `samples` independent ones (Wilson's score interval, 1927)."""
     center = (share + _Z**2 / (2 * samples)) / (1 + _Z**2 / samples)
     half = _Z / (1 + _Z**2 / samples) * math.sqrt(share * (1 - share) / samples + (_Z / (2 * samples)) ** 2)
-    return max(0.0, center - half), min(1.0, center + half)
+    # Rounding must not push the share itself out of its interval.
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))

@@ -70,7 +70,7 @@ DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
     ),
     "classes": (lambda to: figures.classes_figure([5, 9, 0], [10, 9, 0], NAMES, "B0", to), ["cat", "dog"]),
     "calibration": (
-        lambda to: figures.calibration_figure([(10, 0.5, 0.4), (90, 0.95, 0.9)], "B0", to),
+        lambda to: figures.calibration_figure([(7, 0.2, 0.0), (10, 0.5, 0.4), (3, 0.95, 1.0)], "B0", to),
         ["confidence", "perfectly calibrated"],
     ),
     "cam": (lambda to: figures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),

@@ -27,4 +27,7 @@ def test_wilson_interval_of_a_textbook_case() -> None:
     # 81 of 263: Newcombe (1998), table I, method 3: 0.2553 to 0.3662
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert wilson_interval(1.0, 20)[1] == 1.0
+    for samples in range(1, 200):  # the ends, where rounding shows
+        assert wilson_interval(0.0, samples)[0] == 0.0
+        assert wilson_interval(1.0, samples)[1] == 1.0
     assert wilson_interval(0.0, 20)[0] == pytest.approx(0.0, abs=1e-12)
