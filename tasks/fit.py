@@ -18,7 +18,7 @@ from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
 from effnet.store import publish
-from tasks.training import Unit, Work, make_unit, score_after, time_units, train_units
+from tasks.training import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]
@@ -43,6 +43,8 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
     if paper.architecture.key() not in {candidate.architecture.key() for candidate in left}:
         left = [*left, paper]
     finalists = _finish(work, manifest, left, parent)
+    dropped = [_unit(work, manifest, candidate) for candidate in grid.candidates if candidate not in left]
+    leave_units(work, dropped)
     history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
     decision = decide(finalists, manifest.samples["minival"])
     _say_decision(work, finalists, decision, paper)

@@ -18,7 +18,7 @@ from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
 from effnet.store import publish
-from tasks.training import Unit, Work, make_unit, score_after, time_units, train_units
+from tasks.training import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
 
 Method = Literal["evolution", "random"]
 
@@ -84,6 +84,7 @@ def _search(
             trial = Trial(len(tried), genes, _reward(config, first, cost))
             tried.append(Tried(trial, unit, cost, top1, _reward(config, top1, cost) if done else None))
     time_units(work, [each.unit for each in tried])
+    leave_units(work, [each.unit for each in tried if each.final is None])
     return tried
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from effnet.arch.cost import count
 from effnet.runs import Evaluation, RunFolder, RunResult, read_journal
 from effnet.store import canonical_json, digest, publish, sha256_file
 
@@ -136,6 +137,36 @@ class Tracker:
         if mark.get("closed") == _closing(folder) and mark.get("bytes") == _size(folder.metrics_path):
             return
         self.attempt(lambda: self._forward(folder, mark))
+
+    def leave(self, folder: RunFolder) -> None:
+        """End the run of a training that was left before its end, because others promised more."""
+        self.forward(folder)
+        lines = read_journal(folder.metrics_path)[0]
+        if folder.result() is not None or not lines:
+            return
+
+        def call() -> None:
+            from mlflow.entities import Metric
+
+            run_id, spec, last = self._known[folder.key].run_id, folder.spec(), lines[-1]
+            cost = count(spec.architecture, spec.num_classes)
+            final = {"top1": last["minival_top1"], "params": cost.params, "macs": cost.macs}
+            final["train_hours"] = last["seconds"] / 3600
+            if folder.latency_path.exists():
+                final["latency_ms"] = folder.latency_ms()
+            stamp = round(last["time"] * 1000)
+            self.client.log_batch(
+                run_id, metrics=[Metric(name, float(value), stamp, last["epoch"]) for name, value in final.items()]
+            )
+            self.client.set_tag(run_id, "effnet.top1_of", "minival")
+            note = (
+                f"Left after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
+                f"{last['minival_top1']:.2%} on minival: others promised more (successive halving)."
+            )
+            self.client.set_tag(run_id, NOTE, note)
+            self._set_status(folder.key, FINISHED)
+
+        self.attempt(call)
 
     def attach(self, key: str, files: Sequence[Path]) -> None:
         """Add files to the run with a key."""

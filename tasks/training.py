@@ -137,6 +137,13 @@ def time_units(work: Work, units: Sequence[Unit]) -> None:
         work.tracker.forward(unit.folder)
 
 
+def leave_units(work: Work, units: Sequence[Unit]) -> None:
+    """Time trainings that halving left, and end their runs in MLflow."""
+    time_units(work, units)
+    for unit in units:
+        work.tracker.leave(unit.folder)
+
+
 def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
     """Score every finished training on the validation split, once; return how many were scored before."""
     missing = [unit for unit in units if unit.folder.evaluation() is None]

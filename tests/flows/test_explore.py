@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from effnet.arch.spec import Architecture
 from effnet.runs import RunFolder
@@ -56,6 +57,19 @@ def test_grid_is_halved_and_decided(home: Path) -> None:
     assert all(len(finalist["top1"]) == 2 for finalist in fit["finalists"])  # type: ignore[attr-defined]
     family = json.loads((home / "family.json").read_text())
     assert list(family["coefficients"].values()) == fit["winner"]
+
+
+def test_every_training_has_its_end_in_mlflow(home: Path) -> None:
+    client = MlflowClient(f"sqlite:///{home / 'store' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    left = [run for run in runs if run.data.tags["mlflow.note.content"].startswith("Left after 1 of 2 epochs")]
+    kinds = {run.data.tags["effnet.kind"] for run in left}
+    assert kinds == {"search", "fit"}
+    for run in runs:
+        assert {"top1", "params", "macs", "latency_ms", "train_hours"} <= run.data.metrics.keys()
 
 
 def test_again_it_takes_seconds_and_trains_nothing(home: Path) -> None:

@@ -85,7 +85,18 @@ def test_mlflow_has_one_run_per_training_under_the_familys(built: tuple[Path, di
         assert run.data.metrics["val_top1"] == member["top1"]
         assert run.inputs.dataset_inputs[0].dataset.digest == result["dataset"]
     files = [item.path for item in MlflowClient(uri(folder)).list_artifacts(parent.info.run_id, "figures")]
-    assert sorted(files) == ["figures/accuracy.png", "figures/accuracy.svg"]
+    names = ("accuracy", "calibration", "cam", "classes", "confusion", "grid", "latency", "learning")
+    assert sorted(files) == [f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")]
+    files = [item.path for item in MlflowClient(uri(folder)).list_artifacts(parent.info.run_id)]
+    assert {"report.html", "family.json", "config.json", "environment.json", "fit.json"} <= set(files)
+    assert parent.data.metrics["top1"] == max(member["top1"] for member in result["members"])
+    assert "members on dataset" in parent.data.tags["mlflow.note.content"]
+    for run in children:
+        assert {"top1", "params", "macs", "latency_ms", "train_hours"} <= run.data.metrics.keys()
+        assert "epochs on dataset" in run.data.tags["mlflow.note.content"]
+    models = {model.name: model.aliases for model in MlflowClient(uri(folder)).search_registered_models()}
+    assert set(models) == {"tiny-b0", "tiny-b1", "tiny-b2"}
+    assert all(set(aliases) == {"candidate", "champion"} for aliases in models.values())
 
 
 def test_prefect_has_the_flow_run_and_its_log(built: tuple[Path, dict[str, Any], str]) -> None:
