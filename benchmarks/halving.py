@@ -23,7 +23,7 @@ data: {{source: {{kind: digits, image_size: 32}}, minival: 0.2, val: 0.2}}
 baseline: {baseline}
 resolution_multiple: 1
 fit:
-  {{step: 0.05, maximum: 1.8, tolerance: 0.05, max_candidates: 32,
+  {{step: 0.05, maximum: 1.8, tolerance: 0.15, max_candidates: 32,
    epochs: {epochs}, halving: {halving}, seeds: {seeds}}}
 recipe:
   epochs: {epochs}
