@@ -11,6 +11,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
 
 EVERY_SECONDS = 10.0
+DONE = 0.999  # shares are sums of fractions
 
 
 class StageProgress:
@@ -28,7 +29,7 @@ class StageProgress:
     def __call__(self, title: str, share: float) -> None:
         """Show a stage's share, 0 to 1. A server that cannot be reached stops nothing."""
         now = time.monotonic()
-        if now - self._told < EVERY_SECONDS and title in self._artifacts:
+        if now - self._told < EVERY_SECONDS and title in self._artifacts and share < DONE:
             return
         self._told = now
         percent = round(100 * share, 1)

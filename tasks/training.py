@@ -119,6 +119,8 @@ def train_units(
     ]
     try:
         run_jobs(jobs, work.config.compute, tick=board.tick, done=board.done, warn=work.screen.warn)
+        if left:
+            board.show()  # that all is done
     except BaseException:
         for unit in left:
             work.tracker.pause(unit.folder.key)
@@ -198,7 +200,7 @@ class _Board:
         now = time.monotonic()
         if now - self._shown > SHOW_SECONDS:
             self._shown = now
-            self._show()
+            self.show()
         if now - self._forwarded > FORWARD_SECONDS:
             self._forwarded = now
             for unit in self.units:
@@ -214,13 +216,14 @@ class _Board:
                 f"minival top-1 {result.top1:.1%}, {duration(result.seconds)}"
             )
 
-    def _show(self) -> None:
+    def show(self) -> None:
+        """Show every training, and how far all of them together are."""
         rows, share = [], 0.0
         for unit in self.units:
             goal = min(unit.epochs, self.until or unit.epochs)
             epochs, row = _row(unit, goal)
             rows.append(row)
-            share += unit.work * min(epochs / goal, 1)
+            share += unit.work * (1 if unit.folder.result() else min(epochs / goal, 1))
         self.work.screen.progress(TITLES[self.kind], share / sum(unit.work for unit in self.units), COLUMNS, rows)
 
 
