@@ -13,10 +13,11 @@ from effnet.data.manifest import Manifest
 from effnet.data.shards import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
+from tests.flows.fixtures import home, prefect_home
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
 
-__all__ = ["bucket", "moto_url", "owner", "real_bucket", "rgw"]
+__all__ = ["bucket", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
 
 
 @pytest.fixture(scope="session")

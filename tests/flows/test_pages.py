@@ -138,7 +138,10 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
 
 def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict[str, str], home: Path) -> None:
     with sqlite3.connect(home / "store/prefect/prefect.db") as database:
-        ((run,),) = database.execute("select id from flow_run where state_type = 'COMPLETED'")
+        ((run,),) = database.execute(
+            "select r.id from flow_run r join flow f on f.id = r.flow_id "
+            "where f.name = 'build_family' and r.state_type = 'COMPLETED'"
+        )
         artifacts = dict(database.execute("select key, id from artifact order by created"))
     assert {"tiny-report", "tiny-members", "tiny-page"} <= artifacts.keys()
     assert any(key.startswith("tiny-train-members") for key in artifacts)

@@ -1,4 +1,4 @@
-"""What the tests of flows share."""
+"""What the tests of flows share: Prefect's empty database, and a family with every stage."""
 
 from __future__ import annotations
 
