@@ -209,6 +209,18 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.latency_path}: no latency here ({error}); remove it and run again") from error
 
+    def trained(self) -> RunResult:
+        """Read result.json of a run that was trained just now; raise DataError if it has gone."""
+        if (result := self.result()) is None:
+            raise DataError(f"{self.path}: its result has gone; run the command again")
+        return result
+
+    def evaluated(self) -> Evaluation:
+        """Read evaluation.json of a run that was evaluated just now; raise DataError if it has gone."""
+        if (evaluation := self.evaluation()) is None:
+            raise DataError(f"{self.path}: its evaluation has gone; run the command again")
+        return evaluation
+
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""
         return read_value(RunResult, self.result_path)

@@ -13,7 +13,6 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.config import given_coefficients
 from effnet.data.manifest import Manifest
-from effnet.errors import DataError
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
@@ -44,6 +43,7 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
         left = [*left, paper]
     finalists = _finish(work, manifest, left, parent)
     dropped = [_unit(work, manifest, candidate) for candidate in grid.candidates if candidate not in left]
+    time_units(work, dropped)
     leave_units(work, dropped)
     history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
     decision = decide(finalists, manifest.samples["minival"])
@@ -92,7 +92,10 @@ def _finish(
     every = [unit for each in units.values() for unit in each]
     train_units(work, every, "fit", parent)
     time_units(work, every)
-    return {candidate: Finalist([_top1(unit) for unit in each], candidate.macs) for candidate, each in units.items()}
+    return {
+        candidate: Finalist([unit.folder.trained().top1 for unit in each], candidate.macs)
+        for candidate, each in units.items()
+    }
 
 
 def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -> Unit:
@@ -101,13 +104,6 @@ def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -
     name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}" + (f" seed {seed}" if seed else "")
     recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
     return make_unit(work, manifest, name, candidate.architecture, recipe, labels, seed=seed)
-
-
-def _top1(unit: Unit) -> float:
-    result = unit.folder.result()
-    if result is None:
-        raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
-    return result.top1
 
 
 def _say_grid(work: Work, grid: Grid) -> None:

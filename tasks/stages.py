@@ -10,7 +10,6 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import Coefficients
 from effnet.data.manifest import Manifest
 from effnet.data.shards import write_shards
-from effnet.errors import DataError
 from effnet.family import FamilyResult, Member, MemberResult
 from tasks.training import Unit, Work, evaluate_units, train_units
 
@@ -62,9 +61,7 @@ def evaluate_members(
 
 
 def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> MemberResult:
-    result, evaluation = unit.folder.result(), unit.folder.evaluation()
-    if result is None or evaluation is None:
-        raise DataError(f"{unit.folder.path}: its result has gone; run the command again")
+    result, evaluation = unit.folder.trained(), unit.folder.evaluated()
     return MemberResult(
         name=member.name,
         phi=member.phi,

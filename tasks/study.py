@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from prefect import task
@@ -12,7 +13,6 @@ from effnet.arch.scaling import PAPER, STRATEGIES, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig, given_coefficients, load_network
 from effnet.data.manifest import Manifest
-from effnet.errors import DataError
 from effnet.search.study import StudyPoint, band, study_points
 from effnet.store import publish
 from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
@@ -24,7 +24,7 @@ def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: s
     names = config.baselines or ("",)
     baselines = [load_network(name, work.base) if name else work.baseline for name in names]
     trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
-    evaluate_units(work, [unit for points in trained.values() for _, units in points for unit in units])
+    evaluate_units(work, _unique(pair for pairs in trained.values() for pair in pairs))
     content: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": manifest.digest, "baselines": {}}
     for name, points in trained.items():
         content["baselines"][name] = [_row(point, units) for point, units in points]
@@ -75,18 +75,17 @@ def _train(
                 ],
             )
         )
-    unique = {unit.folder.key: unit for _, units in found for unit in units}  # the baseline belongs to all strategies
-    train_units(work, list(unique.values()), "study", parent)
+    train_units(work, _unique(found), "study", parent)
     return found
 
 
+def _unique(found: Iterable[tuple[StudyPoint, list[Unit]]]) -> list[Unit]:
+    """Return every training once: the baseline belongs to all strategies."""
+    return list({unit.folder.key: unit for _, units in found for unit in units}.values())
+
+
 def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
-    scores = []
-    for unit in units:
-        evaluation = unit.folder.evaluation()
-        if evaluation is None:
-            raise DataError(f"{unit.folder.path}: its evaluation has gone; run the command again")
-        scores.append(evaluation.top1)
+    scores = [unit.folder.evaluated().top1 for unit in units]
     return {
         "strategy": point.strategy,
         "factor": point.factor,

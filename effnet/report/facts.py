@@ -82,11 +82,8 @@ def _content(path: Path) -> dict[str, Any] | None:
 
 def _member(store: Store, result: MemberResult) -> MemberFacts:
     folder = RunFolder(store.runs / result.run_key)
-    run, evaluation = folder.result(), folder.evaluation()
-    if run is None or evaluation is None:
-        raise DataError(f"{folder.path}: its result has gone; run `effnet family` again")
     curve = tuple((line["epoch"], line["minival_top1"]) for line in read_journal(folder.metrics_path)[0])
-    return MemberFacts(result, folder.spec(), run, evaluation, curve)
+    return MemberFacts(result, folder.spec(), folder.trained(), folder.evaluated(), curve)
 
 
 def _runs(evidence: dict[str, dict[str, Any] | None], family: FamilyResult) -> dict[str, set[str]]:
