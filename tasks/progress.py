@@ -14,6 +14,11 @@ EVERY_SECONDS = 10.0
 DONE = 0.999  # shares are sums of fractions
 
 
+def artifact_key(family: str, what: str) -> str:
+    """Return a key as Prefect wants it, small letters, digits and dashes, of a family's name and a few plain words."""
+    return f"{family}-{what}".replace(" ", "-").replace("_", "-")
+
+
 class StageProgress:
     """Keeps one progress artifact per stage up to date, at most every few seconds.
 
@@ -37,6 +42,6 @@ class StageProgress:
             if title in self._artifacts:
                 update_progress_artifact(self._artifacts[title], percent)
             else:
-                key = f"{self.family}-{title}".lower().replace(" ", "-").replace("_", "-")
+                key = artifact_key(self.family, title)
                 made = create_progress_artifact(percent, key=key, description=f"{self.family}: {title}")
                 self._artifacts[title] = UUID(str(made))

@@ -54,9 +54,7 @@ def register_members(work: Work, manifest: Manifest, units: Sequence[Unit]) -> l
 
 def _register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
     folder, client = unit.folder, work.tracker.client
-    result, evaluation = folder.result(), folder.evaluation()
-    if result is None or evaluation is None:
-        raise RuntimeError(f"{folder.path}: not evaluated yet")
+    result, evaluation = folder.trained(), folder.evaluated()
     name = f"{work.config.family}-{unit.name.lower()}"
     versions = list(client.search_model_versions(f"name = '{name}'"))
     same = [each for each in versions if each.tags.get(WEIGHTS_TAG) == result.weights_sha256]
@@ -137,12 +135,13 @@ def _log_model(
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
+    from effnet.data.loader import first_images
     from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
     from effnet.evaluation.run import load_network
 
     client, run_id = tracker.client, tracker.run_id(folder.key)
     spec = folder.spec()
-    weights = folder.result().weights_sha256  # type: ignore[union-attr]
+    weights = folder.trained().weights_sha256
     known = client.search_logged_models(
         [tracker.experiment_id], filter_string=f"name = '{name}' AND tags.`{WEIGHTS_TAG}` = '{weights}'"
     )
@@ -172,7 +171,7 @@ def _log_model(
             loader_module="effnet.evaluation.predictor",  # tensors and JSON are read by code that is installed
             data_path=str(data),
             signature=signature,
-            input_example=_example(folder, manifest),
+            input_example=first_images(folder.store.datasets / manifest.digest, "minival", 2, _EXAMPLE_SIDE)[0],
             pip_requirements=[f"effnet=={version('effnet')}"],
             mlflow_model=Model(model_id=logged.model_id),
         )
@@ -180,23 +179,3 @@ def _log_model(
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return str(logged.model_id)
-
-
-def _example(folder: RunFolder, manifest: Manifest) -> Any:
-    """Return two small images of the dataset."""
-    from effnet.config import Augment
-    from effnet.data.loader import Loader
-
-    loader = Loader(
-        folder.store.datasets / manifest.digest,
-        "minival",
-        batch_size=2,
-        resolution=_EXAMPLE_SIDE,
-        augment=Augment(crop_padding=0),
-        threads=1,
-    )
-    try:
-        batch = next(iter(loader.epoch(0)))
-        return np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy())
-    finally:
-        loader.close()

@@ -26,7 +26,9 @@ from effnet.report.figures import (
     learning_figure,
 )
 from effnet.report.page import Shown, markdown, member_rows, page
+from effnet.runs import RunFolder
 from effnet.store import publish
+from tasks.progress import artifact_key
 from tasks.training import Work
 
 PAGE = "report.html"
@@ -144,8 +146,6 @@ def _single_dimensions(facts: Facts) -> dict[str, list[Point]]:
     if not facts.study:
         return {}
     own = facts.members[0].spec.architecture.stages
-    from effnet.runs import RunFolder
-
     for rows in facts.study["baselines"].values():
         base = RunFolder(facts.store.runs / rows[0]["runs"][0]).spec().architecture
         if base.stages != own:
@@ -160,12 +160,10 @@ def _single_dimensions(facts: Facts) -> dict[str, list[Point]]:
 
 def _draw_activation_maps(facts: Facts) -> None:
     """Draw where networks look in three images of val: the study's ways of scaling, or the first and last members."""
-    from effnet.config import Augment
-    from effnet.data.loader import Loader
+    from effnet.data.loader import first_images
     from effnet.evaluation.cam import activation_panel
     from effnet.evaluation.run import load_network
     from effnet.report.figures import cam_figure
-    from effnet.runs import RunFolder
 
     runs = {member.result.name: member.result.run_key for member in facts.members}
     names = list(dict.fromkeys([next(iter(runs)), facts.best.result.name, list(runs)[-1]]))
@@ -175,20 +173,8 @@ def _draw_activation_maps(facts: Facts) -> None:
         chosen = {"baseline": rows[0]["runs"][0], **largest}
         break
     side = max(member.result.resolution for member in facts.members)
-    loader = Loader(
-        facts.store.datasets / facts.manifest.digest,
-        "val",
-        batch_size=3,
-        resolution=side,
-        augment=Augment(crop_padding=0),
-        threads=1,
-    )
-    try:
-        batch = next(iter(loader.epoch(0)))
-    finally:
-        loader.close()
-    pixels = batch.images.permute(0, 2, 3, 1).numpy()
-    labels = [facts.manifest.class_names[label] for label in batch.labels.tolist()]
+    pixels, found = first_images(facts.store.datasets / facts.manifest.digest, "val", 3, side)
+    labels = [facts.manifest.class_names[label] for label in found]
     images = list(zip(labels, pixels, strict=True))
     seen = [
         activation_panel(load_network(RunFolder(facts.store.runs / key)), images, facts.manifest.class_names)
@@ -199,10 +185,10 @@ def _draw_activation_maps(facts: Facts) -> None:
 
 def _show(facts: Facts, link: str | None) -> None:
     """Put the members, the report in short and a link to it on the flow run's page."""
-    key = "".join(letter if letter.isalnum() else "-" for letter in facts.family.family.lower()).strip("-")
-    create_markdown_artifact(markdown(facts), key=f"{key}-report", description=f"The family {facts.family.family}")
+    family = facts.family.family
+    create_markdown_artifact(markdown(facts), key=artifact_key(family, "report"), description=f"The family {family}")
     shown = ("name", "phi", "resolution", "top1", "top5", "params", "macs", "latency_ms")
     table: list[dict[str, Any]] = [{name: row[name] for name in shown} for row in member_rows(facts)]
-    create_table_artifact(table, key=f"{key}-members", description=f"Members of {facts.family.family}")
+    create_table_artifact(table, key=artifact_key(family, "members"), description=f"Members of {family}")
     if link:
-        create_link_artifact(link, "the report, in MLflow", key=f"{key}-page", description="The report")
+        create_link_artifact(link, "the report, in MLflow", key=artifact_key(family, "page"), description="The report")

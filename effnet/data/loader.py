@@ -180,6 +180,16 @@ class Loader:
         return data
 
 
+def first_images(dataset: Path, split: str, number: int, side: int) -> tuple[NDArray[np.uint8], list[int]]:
+    """Return a split's first images, uint8 (number, side, side, 3), their whole central squares; and their labels."""
+    loader = Loader(dataset, split, batch_size=number, resolution=side, augment=Augment(crop_padding=0), threads=1)
+    try:
+        batch = next(iter(loader.epoch(0)))
+    finally:
+        loader.close()
+    return np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()), batch.labels.tolist()
+
+
 def _wait(batch: Batch, parts: list[Future[None]]) -> Batch:
     for part in parts:
         part.result()
