@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
+from effnet.data.manifest import Manifest
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.report.page import markdown
 from effnet.store import Store
@@ -18,10 +21,9 @@ from tasks.registry import register_members
 from tasks.report import family_metrics, report_files, write_report
 from tasks.screen import Screen
 from tasks.search import search_baseline
-from tasks.servers import HOST, MLFLOW, mlflow_uri
 from tasks.stages import evaluate_members, shard_dataset, train_members
 from tasks.study import study_scaling
-from tasks.tracking import Tracker
+from tasks.tracking import store_tracker
 from tasks.training import Work, make_unit
 
 
@@ -40,47 +42,48 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    root = Store(Path(store or config.store).absolute())
-    root.prepare()
-    with root.building(config.family):
-        return _build(config, Path(base), root)
-
-
-def open_work(settings: FamilyConfig, base: Path, root: Store) -> Work:
-    """Return what every stage needs."""
-    screen = Screen(get_run_logger().info, StageProgress(settings.family))
-    tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
-    tracker.pages = tracker.pages or f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows the store's own database
-    return Work(settings, load_baseline(settings, base), root, base, tracker, screen)
-
-
-def _build(settings: FamilyConfig, base: Path, root: Store) -> FamilyResult:
-    work = open_work(settings, base, root)
-    tracker = work.tracker
-    manifest = shard_dataset(work)
-    key = build_key(settings, work.baseline, manifest.digest)
-    work = dataclasses.replace(work, key=key)
-    tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
-    parent = tracker.open_family(
-        key, f"{settings.family} {key[:6]}", settings.model_dump(mode="json"), tags, root.datasets / manifest.digest
-    )
-    try:
-        if isinstance(settings.baseline, SearchedBaseline):
-            work = dataclasses.replace(work, baseline=search_baseline(work, manifest, settings.baseline.search, parent))
-        if settings.study:
-            study_scaling(work, manifest, settings.study, parent)
+    with opened(config, base, store) as (work, manifest, parent):
+        work = with_baseline(work, manifest, parent)
+        if config.study:
+            study_scaling(work, manifest, config.study, parent)
         coefficients = fit_coefficients(work, manifest, parent)
-        members = plan_members(work.baseline, settings, coefficients, len(manifest.classes))
+        members = plan_members(work.baseline, config, coefficients, len(manifest.classes))
         units = [
-            make_unit(work, manifest, member.name, member.architecture, settings.recipe, {"phi": member.phi})
+            make_unit(work, manifest, member.name, member.architecture, config.recipe, {"phi": member.phi})
             for member in members
         ]
         reused = train_members(work, units, parent)
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
         register_members(work, manifest, units)
         facts = write_report(work, result)
-    except BaseException:
-        tracker.pause(key)
-        raise
-    tracker.close_family(key, family_metrics(facts), markdown(facts), report_files(facts))
-    return result
+        work.tracker.close_family(work.key, family_metrics(facts), markdown(facts), report_files(facts))
+        return result
+
+
+@contextmanager
+def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tuple[Work, Manifest, str | None]]:
+    """Open store, dataset and MLflow run of a config; the run is left as paused if the block fails."""
+    root = Store(Path(store or settings.store).absolute())
+    root.prepare()
+    with root.building(settings.family):
+        screen = Screen(get_run_logger().info, StageProgress(settings.family))
+        tracker = store_tracker(root, settings.family, screen.warn)
+        work = Work(settings, load_baseline(settings, Path(base)), root, Path(base), tracker, screen)
+        manifest = shard_dataset(work)
+        work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
+        tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
+        name = f"{settings.family} {work.key[:6]}"
+        folder = root.datasets / manifest.digest
+        parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), tags, folder)
+        try:
+            yield work, manifest, parent
+        except BaseException:
+            tracker.pause(work.key)
+            raise
+
+
+def with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
+    """Search for the baseline, if the config says so."""
+    if not isinstance(work.config.baseline, SearchedBaseline):
+        return work
+    return dataclasses.replace(work, baseline=search_baseline(work, manifest, work.config.baseline.search, parent))

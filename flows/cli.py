@@ -44,14 +44,13 @@ def cli() -> None:
 @_JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
-    from effnet.config import load_baseline, load_config
-
-    settings = load_config(config)
-    load_baseline(settings, config.parent)  # mistakes in it are told before anything is started
+    settings = _settings(config)
     root = _open_store(store or Path(settings.store))
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
-    result = _build(settings, config.parent, root)
+    from flows.build_family import build_family
+
+    result = _run(build_family, settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -128,29 +127,12 @@ def _option(store: Path) -> str:
     return "" if store.absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
-def _build(settings: FamilyConfig, base: Path, root: Store) -> FamilyResult:
-    from flows.build_family import build_family
-
-    return _run(build_family, settings, base, root)  # type: ignore[no-any-return]
-
-
-def _explore(stage: str, config: Path, store: Path | None) -> None:
-    from effnet.config import load_baseline, load_config
-
-    settings = load_config(config)
-    load_baseline(settings, config.parent)
-    root = _open_store(store or Path(settings.store))
-    from flows import explore
-
-    click.echo(_run(getattr(explore, stage), settings, config.parent, root))
-
-
 @cli.command()
 @_CONFIG
 @_STORE
 def study(config: Path, store: Path | None) -> None:
     """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
-    _explore("study_scaling", config, store)
+    _explore("study_scaling", _settings(config), config, store)
 
 
 @cli.command()
@@ -158,7 +140,7 @@ def study(config: Path, store: Path | None) -> None:
 @_STORE
 def fit(config: Path, store: Path | None) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
-    _explore("fit_coefficients", config, store)
+    _explore("fit_coefficients", _settings(config), config, store)
 
 
 @cli.command()
@@ -166,12 +148,29 @@ def fit(config: Path, store: Path | None) -> None:
 @_STORE
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
-    from effnet.config import SearchedBaseline, load_config
+    from effnet.config import SearchedBaseline
     from effnet.errors import ConfigError
 
-    if not isinstance(load_config(config).baseline, SearchedBaseline):
+    settings = _settings(config)
+    if not isinstance(settings.baseline, SearchedBaseline):
         raise ConfigError(f"{config}: baseline: names a network; give {{search: ...}} to search for one")
-    _explore("search_baseline", config, store)
+    _explore("search_baseline", settings, config, store)
+
+
+def _settings(config: Path) -> FamilyConfig:
+    """Load a config; mistakes in it or its baseline are told before anything is started."""
+    from effnet.config import load_baseline, load_config
+
+    settings = load_config(config)
+    load_baseline(settings, config.parent)
+    return settings
+
+
+def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
+    root = _open_store(store or Path(settings.store))
+    from flows import explore
+
+    click.echo(_run(getattr(explore, stage), settings, config.parent, root))
 
 
 def _run(flow: Any, settings: FamilyConfig, base: Path, root: Store) -> Any:

@@ -162,6 +162,7 @@ def _latency(folder: RunFolder, evaluation: Evaluation | None) -> float | None:
 def _whole(folder: RunFolder) -> dict[str, Any]:
     """Return all about a run, flat."""
     from effnet.runs import read_journal
+    from tasks.tracking import flatten
 
     row = _row(folder)
     if row is None:
@@ -174,19 +175,12 @@ def _whole(folder: RunFolder) -> dict[str, Any]:
     row |= {"architecture": spec.architecture.name, "resolution": spec.architecture.resolution}
     row |= {"blocks": spec.architecture.num_blocks, "network": spec.architecture.key()[:16]}
     row |= {"dataset": spec.dataset, "seed": spec.seed}
-    row |= _flat(spec.recipe.model_dump(mode="json"), "recipe.")
+    row |= flatten(spec.recipe.model_dump(mode="json"), "recipe.")
     if result:
         row |= {"best_epoch": result.best_epoch, "steps": result.steps, "weights_sha256": result.weights_sha256}
-        row |= _flat(result.environment, "environment.")
+        row |= flatten(result.environment, "environment.")
     row["folder"] = str(folder.path)
     return row | {"epochs_journal": read_journal(folder.metrics_path)[0]}
-
-
-def _flat(value: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= _flat(item, f"{prefix}{name}.") if isinstance(item, Mapping) else {prefix + name: item}
-    return flat
 
 
 def _text(value: Any) -> str:

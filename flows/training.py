@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnet.errors import ConfigError, DataError, RunFailedError
+from effnet.errors import ConfigError, RunFailedError
 
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
@@ -42,8 +42,7 @@ def train(
     from effnet.data.shards import write_shards
     from effnet.store import Store
     from tasks.screen import Screen
-    from tasks.servers import mlflow_uri
-    from tasks.tracking import Tracker
+    from tasks.tracking import store_tracker
     from tasks.training import Work, evaluate_units, make_unit, train_units
 
     settings = load_config(config)
@@ -52,7 +51,7 @@ def train(
     root.prepare()
     start = _start(start_from, new_head) if start_from else None
     screen = Screen()
-    tracker = Tracker(mlflow_uri(root.root), settings.family, root.root / "artifacts" / settings.family, screen.warn)
+    tracker = store_tracker(root, settings.family, screen.warn)
     work = Work(settings, baseline, root, config.parent, tracker, screen)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
     wanted = _member(settings, baseline, member, len(manifest.classes))
@@ -63,9 +62,7 @@ def train(
         evaluate_units(work, [unit])
     finally:
         screen.settle()
-    evaluation = unit.folder.evaluation()
-    if evaluation is None:
-        raise DataError(f"{unit.folder.path}: its evaluation has gone; run the command again")
+    evaluation = unit.folder.evaluated()
     if as_json:
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
         click.echo(json.dumps({"run": str(unit.folder.path), **shown}, indent=2))

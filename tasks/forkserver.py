@@ -133,20 +133,20 @@ def main() -> None:
         with contextlib.suppress(Exception):  # the child that needs it will say what is wrong
             importlib.import_module(name)
     gc.freeze()  # what is imported stays shared between the children
-    wake, woken = os.pipe()
-    os.set_blocking(woken, False)
+    woken, wake = os.pipe()
     os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     pids: dict[int, int] = {}  # child: process
     unread, open_ = b"", True
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
-        selector.register(wake, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
         while open_ or pids:
             for key, _ in selector.select():
-                if key.fd == wake:
-                    os.read(wake, 4096)
+                if key.fd == woken:
+                    os.read(woken, 4096)
                     continue
                 data = os.read(0, 1 << 16)
                 if not data:

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from effnet.arch.cost import count
 from effnet.runs import Evaluation, RunFolder, RunResult, read_journal
-from effnet.store import canonical_json, digest, publish, sha256_file
+from effnet.store import Store, canonical_json, digest, publish, sha256_file
+from tasks.servers import HOST, MLFLOW, mlflow_uri
 
 WATERMARK = "tracking.json"  # in the run folder: how much of it MLflow has
 
@@ -146,25 +147,15 @@ class Tracker:
             return
 
         def call() -> None:
-            from mlflow.entities import Metric
-
-            run_id, spec, last = self._known[folder.key].run_id, folder.spec(), lines[-1]
+            spec, last = folder.spec(), lines[-1]
             cost = count(spec.architecture, spec.num_classes)
             final = {"top1": last["minival_top1"], "params": cost.params, "macs": cost.macs}
-            final["train_hours"] = last["seconds"] / 3600
-            if folder.latency_path.exists():
-                final["latency_ms"] = folder.latency_ms()
-            stamp = round(last["time"] * 1000)
-            self.client.log_batch(
-                run_id, metrics=[Metric(name, float(value), stamp, last["epoch"]) for name, value in final.items()]
-            )
-            self.client.set_tag(run_id, "effnet.top1_of", "minival")
+            final |= {"train_hours": last["seconds"] / 3600} | _latency(folder)
             note = (
                 f"Left after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
                 f"{last['minival_top1']:.2%} on minival: others promised more (successive halving)."
             )
-            self.client.set_tag(run_id, NOTE, note)
-            self._set_status(folder.key, FINISHED)
+            self._end_training(folder.key, final, last["epoch"], last["time"], "minival", note)
 
         self.attempt(call)
 
@@ -279,39 +270,42 @@ class Tracker:
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
         closing = _closing(folder)
         if closing != mark.get("closed"):
-            self._close_training(run_id, folder)
+            self._close_training(folder)
         mark = {"uri": digest(self.uri), "bytes": end, "closed": closing}
         publish(folder.path / WATERMARK, canonical_json(mark))
 
-    def _close_training(self, run_id: str, folder: RunFolder) -> None:
-        from mlflow.entities import Metric
-
+    def _close_training(self, folder: RunFolder) -> None:
         result, evaluation = folder.result(), folder.evaluation()
         if result is None:
             return
         # The same names in every run: top1 is of val where the run was evaluated, of minival where it was not.
         final = {"best_minival_top1": result.top1, "best_minival_loss": result.loss, "top1": result.top1}
         final |= {"params": result.params, "macs": result.macs, "train_hours": result.seconds / 3600}
+        final |= _latency(folder)
         if evaluation:
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
             final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
-            final |= {
-                "latency_ms": evaluation.latency_ms,
-                "images_per_second_at_best_batch": evaluation.images_per_second,
-            }
-        elif folder.latency_path.exists():
-            final["latency_ms"] = folder.latency_ms()
-        self.client.set_tag(run_id, "effnet.top1_of", "val" if evaluation else "minival")
-        self.client.set_tag(run_id, NOTE, run_note(folder, result, evaluation))
-        # The file's own time, for the same reason as above.
-        stamp = round(folder.result_path.stat().st_mtime * 1000)
-        self.client.log_batch(
-            run_id, metrics=[Metric(name, float(value), stamp, result.best_epoch) for name, value in final.items()]
-        )
+            final |= {"images_per_second_at_best_batch": evaluation.images_per_second}
+        run_id = self._known[folder.key].run_id
         for path in (folder.weights_path, folder.result_path, folder.metrics_path, folder.evaluation_path):
             if path.exists():
                 self.client.log_artifact(run_id, str(path))
-        self._set_status(folder.key, FINISHED)
+        split, note = "val" if evaluation else "minival", run_note(folder, result, evaluation)
+        # The file's own time: what is sent twice is the same row, which MLflow keeps once.
+        self._end_training(folder.key, final, result.best_epoch, folder.result_path.stat().st_mtime, split, note)
+
+    def _end_training(
+        self, key: str, final: Mapping[str, float], epoch: int, seconds: float, split: str, note: str
+    ) -> None:
+        from mlflow.entities import Metric
+
+        run_id, stamp = self._known[key].run_id, round(seconds * 1000)
+        self.client.log_batch(
+            run_id, metrics=[Metric(name, float(value), stamp, epoch) for name, value in final.items()]
+        )
+        self.client.set_tag(run_id, "effnet.top1_of", split)
+        self.client.set_tag(run_id, NOTE, note)
+        self._set_status(key, FINISHED)
 
     def _log_dataset(self, run_id: str, name: str, datasets: Path) -> None:
         from mlflow.data.dataset_source_registry import resolve_dataset_source
@@ -324,6 +318,13 @@ class Tracker:
         dataset = MetaDataset(source, name=self.experiment, digest=name)
         context = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+
+
+def store_tracker(store: Store, family: str, warn: Callable[[str], None]) -> Tracker:
+    """Return the tracker of a family for the store's own MLflow database."""
+    tracker = Tracker(mlflow_uri(store.root), family, store.root / "artifacts" / family, warn)
+    tracker.pages = f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows that database
+    return tracker
 
 
 def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None) -> str:
@@ -357,6 +358,13 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = item
     return flat
+
+
+def _latency(folder: RunFolder) -> dict[str, float]:
+    evaluation = folder.evaluation()
+    if evaluation:
+        return {"latency_ms": evaluation.latency_ms}
+    return {"latency_ms": folder.latency_ms()} if folder.latency_path.exists() else {}
 
 
 def _read_mark(folder: RunFolder, uri: str) -> dict[str, Any]:

@@ -140,8 +140,7 @@ def time_units(work: Work, units: Sequence[Unit]) -> None:
 
 
 def leave_units(work: Work, units: Sequence[Unit]) -> None:
-    """Time trainings that halving left, and end their runs in MLflow."""
-    time_units(work, units)
+    """End the runs in MLflow of trainings that halving left."""
     for unit in units:
         work.tracker.leave(unit.folder)
 

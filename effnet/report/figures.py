@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts, save, wilson_interval
+from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts, wilson_interval
 
 Targets = Sequence[Path]
 
@@ -199,29 +199,20 @@ def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Se
         seen: by network, by image.
         targets: files.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    mpl.rcParams["svg.hashsalt"] = "effnet"
-    from matplotlib import pyplot as plt
-
     columns, rows = 1 + len(networks), len(images)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(1.7 * columns, 1.9 * rows + 0.4), squeeze=False, constrained_layout=True
-    )
-    for row in range(rows):
-        axes[row][0].imshow(seen[0][row].pixels)
-        axes[row][0].set_title(images[row], size=8)
-        for column, name in enumerate(networks, start=1):
-            found = seen[column - 1][row]
-            grey = found.pixels.mean(2, keepdims=True).repeat(3, 2) / 255
-            axes[row][column].imshow(0.35 + 0.65 * grey)
-            axes[row][column].imshow(found.map, cmap="inferno", alpha=0.2 + 0.6 * found.map)
-            axes[row][column].set_title(f"{name}\n{found.label}" if row == 0 else found.label, size=8)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    save(figure, targets)
-    plt.close(figure)
+    with drawing(targets, (1.7 * columns, 1.9 * rows + 0.4), columns, rows) as (_, axes):
+        for row, image in enumerate(images):
+            shown, *maps = axes[row * columns : (row + 1) * columns]
+            shown.imshow(seen[0][row].pixels)
+            shown.set_title(image, size=8)
+            for axis, name, column in zip(maps, networks, seen, strict=True):
+                found = column[row]
+                grey = found.pixels.mean(2, keepdims=True).repeat(3, 2) / 255
+                axis.imshow(0.35 + 0.65 * grey)
+                axis.imshow(found.map, cmap="inferno", alpha=0.2 + 0.6 * found.map)
+                axis.set_title(f"{name}\n{found.label}" if row == 0 else found.label, size=8)
+        for axis in axes:
+            axis.set_axis_off()
 
 
 def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:

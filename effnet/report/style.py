@@ -24,30 +24,27 @@ DPI = 120
 
 
 @contextmanager
-def drawing(targets: Sequence[Path], size: tuple[float, float], columns: int = 1) -> Iterator[tuple[Any, list[Any]]]:
-    """Give a figure of so many inches and its axes; when the block ends, write it once per target (.png, .svg)."""
+def drawing(
+    targets: Sequence[Path], size: tuple[float, float], columns: int = 1, rows: int = 1
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Give a figure of so many inches and its axes, row by row; when the block ends, write it to every target."""
     import matplotlib as mpl
 
     mpl.use("agg")
     mpl.rcParams["svg.hashsalt"] = "effnet"  # the same numbers give the same bytes
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, constrained_layout=True)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
     try:
-        yield figure, list(axes[0])
-        for axis in axes[0]:
+        yield figure, list(axes.flat)
+        for axis in axes.flat:
             for side in ("top", "right"):
                 axis.spines[side].set_visible(False)
             axis.set_axisbelow(True)
-        save(figure, targets)
+        for target in targets:
+            figure.savefig(target, dpi=DPI, metadata={"Date": None} if target.suffix == ".svg" else None)
     finally:
         plt.close(figure)
-
-
-def save(figure: Any, targets: Sequence[Path]) -> None:
-    """Write a figure once per target."""
-    for target in targets:
-        figure.savefig(target, dpi=DPI, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 
 def log_counts(axis: Any, label: str) -> None:
