@@ -5,10 +5,11 @@ Every field is described here; `FamilyConfig.model_json_schema()` carries the sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from effnet.arch import zoo
 from effnet.arch.scaling import PAPER, Coefficients
@@ -301,12 +302,40 @@ class MembersConfig(Value):
         return self
 
 
+def _names_pool(given: Any) -> bool:
+    return isinstance(given, PoolCompute) or (isinstance(given, Mapping) and "work_pool" in given)
+
+
 class LocalCompute(Value):
     """Trainings run as child processes on this machine."""
 
     kind: Literal["local"] = "local"
     parallel: Annotated[int, Field(ge=0, le=256, description="trainings at a time; 0: one per core")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
+
+
+class PoolCompute(Value):
+    """Trainings run as jobs of a Prefect work pool: other processes, containers or machines."""
+
+    work_pool: Annotated[str, Field(min_length=1, max_length=100, description="name of the pool")]
+    jobs: Annotated[int, Field(ge=0, le=10_000, description="jobs at a time; 0: as many as the pool takes")] = 0
+    batch: Annotated[int, Field(ge=1, le=1000, description="trainings of one job: more than 1 for small trials")] = 1
+    parallel: Annotated[int, Field(ge=0, le=256, description="trainings of a job at a time; 0: one per core")] = 0
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
+    gpus: Annotated[int, Field(ge=0, le=64, description="that a job must find, or it fails at once")] = 0
+    exchange: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(s3://[^/]+|/)",
+            description="where machines hand datasets and runs to each other, s3://bucket/prefix or a folder that all "
+            "mount; leave out if they share the store itself",
+        ),
+    ] = None
+    cache_gb: Annotated[float, Field(gt=0, le=1e6, description="of a job's disk for fetched shards")] = 100.0
+    job_variables: Annotated[
+        dict[str, str | int | bool],
+        Field(default_factory=dict, description="for the pool's job template, such as an image or a node type"),
+    ]
 
 
 class FamilyConfig(Value):
@@ -334,7 +363,11 @@ class FamilyConfig(Value):
     members: MembersConfig = MembersConfig()
     recipe: Recipe = Recipe()
     licence: Annotated[str | None, Field(max_length=400, description="of the images, for the models' cards")] = None
-    compute: LocalCompute = LocalCompute()
+    compute: Annotated[
+        Annotated[LocalCompute, Tag("local")] | Annotated[PoolCompute, Tag("work_pool")],
+        Discriminator(lambda given: "work_pool" if _names_pool(given) else "local"),
+        Field(description="here, or on a work pool: {work_pool: NAME}"),
+    ] = LocalCompute()
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from effnet.data.manifest import Manifest
 from effnet.errors import DataError
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store
-from tasks.dispatch import Job, run_jobs
+from tasks.placement import Order, carry_out
 from tasks.screen import Screen, duration, short
 from tasks.tracking import Tracker
 
@@ -112,13 +112,12 @@ def train_units(
     if len(left) < len(units):
         work.screen.say(f"{TITLES[kind]}: {len(units) - len(left)} of {len(units)} trainings reused")
     board = _Board(work, units, kind, until)
-    extra = (("--ranks", str(ranks)) if ranks > 1 else ()) + (("--until", str(until)) if until else ())
-    jobs = [
-        Job(unit.name, "effnet.train", (str(unit.folder.path), *extra), unit.folder.log_path, unit.work)
+    orders = [
+        Order(name=unit.name, action="train", runs=(unit.folder.key,), work=unit.work, ranks=ranks, until=until)
         for unit in left
     ]
     try:
-        run_jobs(jobs, work.config.compute, tick=board.tick, done=board.done, warn=work.screen.warn)
+        carry_out(orders, work.config.compute, work.store, tick=board.tick, done=board.done, warn=work.screen.warn)
         if left:
             board.show()  # that all is done
     except BaseException:
@@ -131,10 +130,9 @@ def train_units(
 
 def time_units(work: Work, units: Sequence[Unit]) -> None:
     """Time every network that has not been timed, one after the other, while nothing else runs."""
-    missing = list({str(unit.folder.path): unit for unit in units if not unit.folder.latency_path.exists()})
+    missing = {unit.folder.key: unit for unit in units if not unit.folder.latency_path.exists()}
     if missing:
-        job = Job("latency", "effnet.evaluation", ("--latency", *missing), work.store.logs / "latency.log")
-        run_jobs([job], work.config.compute, tick=lambda: None, done=lambda _job: None, warn=work.screen.warn)
+        _carry_out_one(work, Order(name="latency", action="latency", runs=tuple(missing)), lambda: None)
     for unit in units:
         work.tracker.forward(unit.folder)
 
@@ -149,20 +147,23 @@ def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
     """Score every finished training on the validation split, once; return how many were scored before."""
     missing = [unit for unit in units if unit.folder.evaluation() is None]
     if missing:
-        paths = tuple(str(unit.folder.path) for unit in missing)
-        job = Job("evaluation", "effnet.evaluation", paths, work.store.logs / "evaluation.log")
+        order = Order(name="evaluation", action="evaluate", runs=tuple(unit.folder.key for unit in missing))
 
         def tick() -> None:
             done = sum(unit.folder.evaluation_path.exists() for unit in missing)
             work.screen.progress("evaluate", done / len(missing), ("members", "of"), [(str(done), str(len(missing)))])
 
         try:
-            run_jobs([job], work.config.compute, tick=tick, done=lambda _job: None, warn=work.screen.warn)
+            _carry_out_one(work, order, tick)
         finally:
             work.screen.settle()
     for unit in units:
         work.tracker.forward(unit.folder)
     return len(units) - len(missing)
+
+
+def _carry_out_one(work: Work, order: Order, tick: Callable[[], None]) -> None:
+    carry_out([order], work.config.compute, work.store, tick=tick, done=lambda _order: None, warn=work.screen.warn)
 
 
 def _reached(unit: Unit, until: int | None) -> bool:
@@ -205,9 +206,9 @@ class _Board:
             for unit in self.units:
                 self.work.tracker.forward(unit.folder)
 
-    def done(self, job: Job) -> None:
+    def done(self, order: Order) -> None:
         """Say what came of a training."""
-        unit = self._by_name[job.name]
+        unit = self._by_name[order.name]
         self.work.tracker.forward(unit.folder)
         if result := unit.folder.result():
             self.work.screen.say(

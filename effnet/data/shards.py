@@ -111,7 +111,7 @@ def _write(
         key = source_key(config, source)
         if manifest := _found(datasets, key):
             if to:
-                _publish(datasets / manifest.digest, manifest, to)
+                publish_dataset(datasets / manifest.digest, manifest, to)
             return manifest, True
         partial = datasets / f"{TEMPORARY}{key}"
         busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
@@ -143,8 +143,8 @@ def _publisher(to: str | None) -> Publisher | None:
     return Publisher(open_folder(to))
 
 
-def _publish(folder: Path, manifest: Manifest, to: str) -> None:
-    """Copy a dataset that is whole already."""
+def publish_dataset(folder: Path, manifest: Manifest, to: str) -> None:
+    """Copy a dataset that is whole already to another place."""
     publisher = _publisher(to)
     assert publisher is not None  # noqa: S101 - a place was given
     for shard in manifest.shards:

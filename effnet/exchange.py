@@ -1,0 +1,180 @@
+"""How machines hand datasets and runs to each other: through a place that all of them reach, on S3 or mounted.
+
+    datasets/<digest>/       a dataset, or origin.json, which says where it lies
+    runs/<key>/              a run folder, as far as it has come
+    jobs/<id>                a number that grows while a job is alive
+
+What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
+train the same run by mistake send the same bytes, since a training is a pure function of its spec.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from effnet.data.manifest import MANIFEST as DATASET
+from effnet.data.manifest import load_manifest
+from effnet.data.remote import ORIGIN, Origin, mirror
+from effnet.data.shards import publish_dataset
+from effnet.errors import ConfigError, DataError
+from effnet.runs import RunFolder, read_value
+from effnet.storage import File, open_folder
+from effnet.store import Store, publish_folder
+
+CHECKPOINT = "MANIFEST.json"  # of a checkpoint: written last (effnet.train.checkpoint)
+_FIRST = ("config.json", "about.json")
+_GROWING = ("metrics.jsonl", "output.log")
+_RESULTS = ("latency.json", "model.safetensors", "result.json", "evaluation.json")  # result.json after the weights
+
+
+class Exchange:
+    """One side of an exchange.
+
+    Args:
+        location: s3://bucket/prefix, or a folder.
+        store: this side's own store.
+    """
+
+    def __init__(self, location: str, store: Store) -> None:
+        self._place, self._store = open_folder(location), store
+        self._sent: dict[str, tuple[int, int]] = {}  # by name: size and time of change of what was sent
+        self._offered: set[str] = set()  # datasets
+
+    def offer(self, key: str) -> None:
+        """Let others take a run: its spec, its dataset, and what is there of it.
+
+        Raises:
+            ConfigError: if the run starts from weights of this machine, which others do not have.
+        """
+        folder = RunFolder(self._store.runs / key)
+        spec = folder.spec()
+        if spec.start:
+            raise ConfigError(
+                f"run {key}: starts from {spec.start.path}, which other machines do not have; train it here, or share "
+                "the store instead of an exchange"
+            )
+        if spec.dataset not in self._offered:
+            self._offer_dataset(spec.dataset)
+            self._offered.add(spec.dataset)
+        self._send(folder.path, _FIRST)
+        self.send(folder)
+
+    def take(self, key: str, cache_bytes: int) -> RunFolder:
+        """Have a run here as far as others have come with it, and its dataset, whose shards come when they are needed.
+
+        Raises:
+            ConfigError, DataError: if it is not there, or not what it should be.
+        """
+        folder = RunFolder(self._store.runs / key)
+        there = self._list(key)
+        if not there:
+            raise DataError(f"{self._place.url}: no run {key} there")
+        self._fetch(folder.path, there, (*_FIRST, *_GROWING, *_RESULTS))
+        self._take_checkpoints(folder, there)
+        self._take_dataset(folder.spec().dataset, cache_bytes)
+        return folder
+
+    def send(self, folder: RunFolder) -> None:
+        """Send what is new of a run, checkpoints whole, results last; forget checkpoints that are kept no more."""
+        self._send(folder.path, _GROWING)
+        here = [path for path in folder.checkpoints.glob("step-*") if (path / CHECKPOINT).is_file()]
+        for path in sorted(here):  # a copy: some may vanish meanwhile
+            names = sorted(item.name for item in path.iterdir() if item.name != CHECKPOINT)
+            try:
+                self._send(folder.path, [f"checkpoints/{path.name}/{name}" for name in (*names, CHECKPOINT)])
+            except (OSError, DataError):
+                if path.exists():
+                    raise
+                here.remove(path)  # the training keeps it no more
+        if here:
+            self._forget(folder.key, {path.name for path in here})
+        self._send(folder.path, _RESULTS)
+
+    def collect(self, folder: RunFolder, *, results: bool = False) -> None:
+        """Have the journal here as far as it was sent, and the results if wanted."""
+        self._fetch(folder.path, self._list(folder.key), (*_GROWING, *(_RESULTS if results else ())))
+
+    def beat(self, job: str, count: int) -> None:
+        """Say that a job is alive."""
+        self._place.put(f"jobs/{job}", str(count).encode())
+
+    def pulse(self, job: str) -> bytes | None:
+        """Return what a job said last; None if nothing yet."""
+        if not any(file.name == f"jobs/{job}" for file in self._place.list(f"jobs/{job}")):
+            return None
+        return self._place.read(f"jobs/{job}")
+
+    def _offer_dataset(self, digest: str) -> None:
+        folder = self._store.datasets / digest
+        prefix = f"datasets/{digest}"
+        if origin := read_value(Origin, folder / ORIGIN):
+            self._place.put(f"{prefix}/{ORIGIN}", origin.model_dump_json().encode())
+        elif not any(file.name == f"{prefix}/{DATASET}" for file in self._place.list(prefix)):
+            manifest = load_manifest(folder)
+            if manifest is None:
+                raise DataError(f"{folder}: no dataset here; run the command again to write it")
+            publish_dataset(folder, manifest, f"{self._place.url}/{prefix}")
+
+    def _take_dataset(self, digest: str, cache_bytes: int) -> None:
+        if load_manifest(self._store.datasets / digest):
+            return
+        prefix = f"datasets/{digest}"
+        location = f"{self._place.url}/{prefix}"
+        if any(file.name == f"{prefix}/{ORIGIN}" for file in self._place.list(prefix)):
+            location = Origin.parse(json.loads(self._place.read(f"{prefix}/{ORIGIN}")), location).location
+        manifest, _ = mirror(location, cache_bytes, self._store.datasets)
+        if manifest.digest != digest:
+            raise DataError(f"{location}: holds dataset {manifest.digest}, not {digest}")
+
+    def _take_checkpoints(self, folder: RunFolder, there: dict[str, File]) -> None:
+        """Have every whole checkpoint: the newest to go on from, the best for its weights."""
+        sent = {name: file for name, file in there.items() if name.startswith("checkpoints/")}
+        for whole in (Path(name).parent for name in sent if name.endswith(CHECKPOINT)):
+            if (folder.path / whole).exists():
+                continue
+            with publish_folder(folder.path / whole) as target:
+                for name in sent:
+                    if Path(name).parent == whole:
+                        self._place.fetch(f"runs/{folder.key}/{name}", target / Path(name).name)
+        for name, file in sent.items():  # so that they are forgotten with this side's own
+            self._sent.setdefault(f"runs/{folder.key}/{name}", (file.size, 0))
+
+    def _list(self, key: str) -> dict[str, File]:
+        prefix = f"runs/{key}/"
+        return {file.name.removeprefix(prefix): file for file in self._place.list(prefix)}
+
+    def _send(self, folder: Path, names: Iterable[str]) -> None:
+        for name in names:
+            path = folder / name
+            if not path.is_file():
+                continue
+            status = path.stat()
+            mark = (status.st_size, status.st_mtime_ns)
+            if self._sent.get(full := f"runs/{folder.name}/{name}") == mark:
+                continue
+            if name in _GROWING:  # may grow while it is sent
+                self._place.put(full, path.read_bytes())
+            else:
+                self._place.upload(path, full)
+            self._sent[full] = mark
+
+    def _fetch(self, folder: Path, there: dict[str, File], names: Iterable[str]) -> None:
+        """Fetch files that are larger than, or not, here; they only grow or appear."""
+        for name in names:
+            if (file := there.get(name)) and (
+                not (folder / name).exists() or (folder / name).stat().st_size < file.size
+            ):
+                self._place.fetch(f"runs/{folder.name}/{name}", folder / name)
+
+    def _forget(self, key: str, kept: set[str]) -> None:
+        """Remove checkpoints that are not kept here, each one's manifest first."""
+        prefix = f"runs/{key}/checkpoints/"
+        sent = [
+            name for name in self._sent if name.startswith(prefix) and name[len(prefix) :].split("/")[0] not in kept
+        ]
+        self._place.delete([name for name in sent if name.endswith(CHECKPOINT)])
+        self._place.delete([name for name in sent if not name.endswith(CHECKPOINT)])
+        for name in sent:
+            del self._sent[name]

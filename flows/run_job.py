@@ -1,0 +1,28 @@
+"""The flow that a work pool runs: trainings and evaluations on the worker's machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Failed
+
+from effnet.errors import EffnetError
+from tasks.job import PoolJob, do_job
+from tasks.pool import state_name
+
+
+@flow(name="run_job", persist_result=False)
+def run_job(job: PoolJob) -> Any:
+    """Carry out orders for a family that is built elsewhere.
+
+    Args:
+        job: what to do, and where the runs are.
+    """
+    log = get_run_logger()
+    try:
+        do_job(job, str(flow_run.id), log.info, log.warning)
+    except EffnetError as error:
+        return Failed(name=state_name(error), message=str(error))
+    return None

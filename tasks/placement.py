@@ -1,0 +1,57 @@
+"""Where trainings and evaluations run: as child processes here, or as jobs of a work pool. The result is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from effnet.config import LocalCompute, PoolCompute
+from effnet.store import Store
+from effnet.values import Value
+from tasks.dispatch import Job, run_jobs
+
+
+class Order(Value):
+    """What one child process is to do with runs of the store."""
+
+    name: str  # for people
+    action: Literal["train", "evaluate", "latency"]
+    runs: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...], Field(min_length=1)]  # keys
+    work: float = 1.0  # expected size, in any unit: the largest order starts first
+    ranks: Annotated[int, Field(ge=1, le=256, description="processes that train together")] = 1
+    until: Annotated[int | None, Field(ge=1, description="epochs after which a training is left")] = None
+
+
+def carry_out(
+    orders: Sequence[Order],
+    compute: LocalCompute | PoolCompute,
+    store: Store,
+    *,
+    tick: Callable[[], None],
+    done: Callable[[Order], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Carry out all orders, largest first; see tasks.dispatch.run_jobs, which says what is raised."""
+    if isinstance(compute, PoolCompute):
+        from tasks.pool import run_on_pool
+
+        run_on_pool(orders, compute, store, tick=tick, done=done, warn=warn)
+        return
+    by_name = {order.name: order for order in orders}
+    jobs = [_job(order, store) for order in orders]
+    run_jobs(jobs, compute, tick=tick, done=lambda job: done(by_name[job.name]), warn=warn)
+
+
+def _job(order: Order, store: Store) -> Job:
+    folders = tuple(str(store.runs / key) for key in order.runs)
+    log = store.logs / f"{order.action}.log"
+    if order.action == "train":
+        log = Path(folders[0]) / "output.log"
+        ranks = ("--ranks", str(order.ranks)) if order.ranks > 1 else ()
+        until = ("--until", str(order.until)) if order.until else ()
+        return Job(order.name, "effnet.train", (*folders, *ranks, *until), log, order.work)
+    latency = ("--latency",) if order.action == "latency" else ()
+    return Job(order.name, "effnet.evaluation", (*latency, *folders), log, order.work)
