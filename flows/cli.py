@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import EffnetError, StoppedError
-from flows import data, models, records, training
+from flows import data, models, operations, records, training
 from tasks import interrupt
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS, *records.COMMANDS):
+for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS, *records.COMMANDS, *operations.COMMANDS):
     cli.add_command(command)
 
 

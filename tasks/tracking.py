@@ -321,7 +321,9 @@ class Tracker:
 
 
 def store_tracker(store: Store, family: str, warn: Callable[[str], None]) -> Tracker:
-    """Return the tracker of a family for the store's own MLflow database."""
+    """Return the tracker of a family: for the server that MLFLOW_TRACKING_URI names, or the store's own database."""
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        return Tracker(server, family, None, warn)
     tracker = Tracker(mlflow_uri(store.root), family, store.root / "artifacts" / family, warn)
     tracker.pages = f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows that database
     return tracker
