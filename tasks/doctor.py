@@ -145,9 +145,8 @@ def _mlflow() -> Iterator[Finding]:
         return
     user, password = os.environ.get("MLFLOW_TRACKING_USERNAME", ""), os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     login = f"{user}:{password}" if user else ""
-    yield from _server(
-        "MLflow", uri.rstrip("/") + "/version", login, "mlflow", "MLFLOW_TRACKING_USERNAME and _PASSWORD"
-    )
+    variables = "MLFLOW_TRACKING_USERNAME and _PASSWORD"
+    yield from _server("MLflow", uri.rstrip("/") + "/version", login, "mlflow", variables)
     url = uri.rstrip("/") + "/api/2.0/mlflow/experiments/search?max_results=1"  # /version needs no login
     status, told, _ = _get(url, login)
     if status != 200:

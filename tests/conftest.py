@@ -14,10 +14,11 @@ from effnet.data.shards import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tests.flows.fixtures import home, prefect_home
+from tests.operations.pools import deployed
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
 
-__all__ = ["bucket", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
+__all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
 
 
 @pytest.fixture(scope="session")

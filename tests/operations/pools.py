@@ -1,0 +1,96 @@
+"""A Prefect server with effnet's deployments, and workers that are really started and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks.servers import PrefectApi
+from tests.tiny import clean_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workers:
+    """Process workers of a pool, each with a scratch folder of its own."""
+
+    def __init__(self, url: str, folder: Path, environment: dict[str, str] | None = None) -> None:
+        self.url, self.folder, self.environment = url, folder, environment or {}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, pool: str, name: str) -> Path:
+        """Start a worker; return its scratch folder."""
+        scratch = self.folder / name
+        scratch.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "PREFECT_API_URL": self.url,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_HOME": str(scratch / "prefect"),
+            "EFFNET_SCRATCH": str(scratch),
+            "DO_NOT_TRACK": "true",
+        }
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "2"]
+        with (scratch / "worker.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=clean_environment() | self.environment | settings,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            )
+        return scratch
+
+    def kill(self) -> None:
+        """Kill all workers and what they run, as a machine does that loses power."""
+        for process in self._processes:
+            family = [process.pid]
+            with contextlib.suppress(psutil.NoSuchProcess):
+                family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+        self._processes = []
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[str]:
+    """The API's address of a server on which `effnet deploy` was run."""
+    root = tmp_path_factory.mktemp("deployed")
+    shutil.copytree(prefect_home, root / "prefect")
+    with PrefectApi(root, None) as api:
+        url = api.url()
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "deploy", "--store", str(root / "store"), "--project", str(ROOT)],
+            cwd=ROOT,
+            env=clean_environment() | {"PREFECT_API_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "build_family/digits" in done.stdout
+        yield url
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Return what a call gives once it is true; fail if it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+    return value

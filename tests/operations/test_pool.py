@@ -1,0 +1,267 @@
+"""Trainings on a work pool: real server, real workers, real kills; the same weights as here."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig, LocalCompute, PoolCompute, Recipe
+from effnet.data.manifest import Manifest
+from effnet.errors import ConfigError, RunFailedError, StoppedError
+from effnet.runs import RunFolder, RunSpec, read_journal
+from effnet.store import Store
+from tasks import interrupt, pool
+from tasks.placement import Order, carry_out
+from tasks.prefect_setup import connected
+from tests.operations.pools import Workers, wait_until
+
+POOL = "effnet-gpu"
+
+
+@pytest.fixture
+def workers(deployed: str, tmp_path: Path) -> Iterator[Workers]:
+    workers = Workers(deployed, tmp_path)
+    yield workers
+    workers.kill()
+
+
+@pytest.fixture
+def spec(baseline: Architecture, manifest: Manifest, config: FamilyConfig) -> RunSpec:
+    return RunSpec(
+        architecture=baseline, dataset=manifest.digest, num_classes=len(manifest.classes), recipe=config.recipe
+    )
+
+
+class Watched:
+    """Carries out orders on the pool, and notes what was said."""
+
+    def __init__(self, url: str, store: Store, compute: PoolCompute) -> None:
+        self.url, self.store, self.compute = url, store, compute
+        self.done: list[str] = []
+        self.warned: list[str] = []
+        self.ticks = 0
+
+    def run(self, *orders: Order) -> None:
+        def tick() -> None:
+            self.ticks += 1
+
+        with connected(self.url):
+            carry_out(
+                orders,
+                self.compute,
+                self.store,
+                tick=tick,
+                done=lambda order: self.done.append(order.name),
+                warn=self.warned.append,
+            )
+
+
+def train(store: Store, *specs: RunSpec) -> list[Order]:
+    folders = [RunFolder.create(store, spec) for spec in specs]
+    return [Order(name=f"t{number}", action="train", runs=(each.key,)) for number, each in enumerate(folders)]
+
+
+def jobs(url: str, state: str | None = None) -> list[str]:
+    with connected(url), get_client(sync_client=True) as client:
+        runs = client.read_flow_runs()
+    return [str(run.id) for run in runs if state in (None, run.state_name) and "job" in run.parameters]
+
+
+def longer(spec: RunSpec, epochs: int, seed: int) -> RunSpec:
+    recipe: Recipe = spec.recipe.model_copy(update={"epochs": epochs})
+    return spec.model_copy(update={"recipe": recipe, "seed": seed})
+
+
+def weights(store: Store, order: Order) -> str:
+    return RunFolder(store.runs / order.runs[0]).trained().weights_sha256
+
+
+def trained_here(spec: RunSpec, dataset_store: Store, folder: Path) -> str:
+    """Return the weights that a training gives without a pool."""
+    here = Store(folder)
+    here.root.mkdir()
+    os.symlink(dataset_store.datasets, here.datasets)
+    (order,) = train(here, spec)
+    carry_out([order], LocalCompute(), here, tick=lambda: None, done=lambda _: None, warn=print)
+    return weights(here, order)
+
+
+def aws() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
+def test_two_workers_share_the_trainings_and_hand_them_back(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str, dataset_store: Store, tmp_path: Path
+) -> None:
+    workers.environment = aws()
+    scratches = [workers.start(POOL, name) for name in ("one", "two")]
+    specs = [longer(spec, 2, seed) for seed in (1, 2, 3, 4)]
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team"))
+    orders = train(store, *specs)
+    watched.run(*orders)
+    assert sorted(watched.done) == ["t0", "t1", "t2", "t3"]
+    trained_at = [{path.parent.name for path in each.glob("*/runs/*/result.json")} for each in scratches]
+    assert all(trained_at)
+    assert set.union(*trained_at) == {order.runs[0] for order in orders}
+
+    assert trained_here(specs[0], dataset_store, tmp_path / "here") == weights(store, orders[0])
+
+    before = len(jobs(deployed))
+    watched.run(*orders, Order(name="evaluation", action="evaluate", runs=tuple(o.runs[0] for o in orders)))
+    assert len(jobs(deployed)) == before + 1  # what is done is found by its key
+    assert all(RunFolder(store.runs / order.runs[0]).evaluated() for order in orders)
+
+
+def test_job_that_is_killed_goes_on_from_its_checkpoint(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec
+) -> None:
+    workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    (order,) = train(store, longer(spec, 40, seed=5))
+    folder = RunFolder(store.runs / order.runs[0])
+
+    def kill() -> None:
+        wait_until(lambda: list(folder.checkpoints.glob("step-*/MANIFEST.json")))
+        (job,) = jobs(deployed, "Running")
+        for process in psutil.process_iter(["environ"]):
+            if (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == job:
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    watched.run(order)
+    killer.join()
+    assert watched.done == ["t0"]
+    assert any("started again, it goes on from its last checkpoint" in line for line in watched.warned)
+    assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, 41))
+
+
+def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weights(
+    deployed: str,
+    workers: Workers,
+    store: Store,
+    spec: RunSpec,
+    bucket: str,
+    dataset_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "SILENT_SECONDS", 12.0)
+    workers.environment = aws()
+    workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team"))
+    whole = longer(spec, 60, seed=6)
+    (order,) = train(store, whole)
+    folder = RunFolder(store.runs / order.runs[0])
+    seen = []
+
+    def lose() -> None:
+        wait_until(lambda: folder.metrics_path.exists())  # so a checkpoint was sent as well
+        workers.kill()
+        seen.append(folder.metrics_path.read_text())
+        workers.start(POOL, "another")
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    watched.run(order)
+    loser.join()
+    assert watched.done == ["t0"]
+    assert any("its heartbeat stopped" in line for line in watched.warned)
+    assert not jobs(deployed, "Running")
+    assert folder.metrics_path.read_text().startswith(seen[0])  # no epoch was trained twice
+    assert weights(store, order) == trained_here(whole, dataset_store, tmp_path / "here")
+
+
+def test_stopping_the_parent_stops_the_jobs_with_a_checkpoint(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec
+) -> None:
+    workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    (order,) = train(store, longer(spec, 400, seed=7))
+    folder = RunFolder(store.runs / order.runs[0])
+
+    def stop() -> None:
+        wait_until(lambda: folder.metrics_path.exists())
+        interrupt._asked.set()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            watched.run(order)
+    finally:
+        interrupt._asked.clear()
+        stopper.join()
+    assert not jobs(deployed, "Running")
+    assert not jobs(deployed, "Cancelling")
+    assert folder.result() is None
+    assert "asked to stop" in folder.log_path.read_text()
+
+
+def test_gpu_that_is_missing_fails_the_job_before_anything_is_fetched(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str
+) -> None:
+    workers.environment = aws()
+    scratch = workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, gpus=1, exchange=f"s3://{bucket}/gpus"))
+    with pytest.raises(RunFailedError, match=r"t0: 0 GPUs here, 1 wanted .* \(job .* on work pool effnet-gpu\)"):
+        watched.run(*train(store, spec))
+    assert not list(scratch.glob("*/datasets/*"))
+
+
+def test_person_who_cancels_a_job_stops_the_family(deployed: str, store: Store, spec: RunSpec) -> None:
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    (order,) = train(store, longer(spec, 3, seed=8))
+
+    def cancel() -> None:
+        from prefect.states import Cancelled
+
+        (job,) = wait_until(lambda: jobs(deployed, "Scheduled") or jobs(deployed, "Late"))
+        with connected(deployed), get_client(sync_client=True) as client:
+            client.set_flow_run_state(job, Cancelled(), force=True)  # type: ignore[arg-type]
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    with pytest.raises(StoppedError, match="its job was cancelled"):
+        watched.run(order)
+    canceller.join()
+
+
+def test_pool_without_a_deployment_is_told(deployed: str, store: Store, spec: RunSpec) -> None:
+    watched = Watched(deployed, store, PoolCompute(work_pool="elsewhere"))
+    with pytest.raises(ConfigError, match="no deployment run_job/elsewhere on the Prefect server"):
+        watched.run(*train(store, spec))
+
+
+def test_job_that_no_worker_takes_is_told(
+    deployed: str, store: Store, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "UNTAKEN_SECONDS", 1.0)
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    told = threading.Event()
+
+    def warn(line: str) -> None:
+        watched.warned.append(line)
+        interrupt._asked.set()
+        told.set()
+
+    try:
+        with connected(deployed), pytest.raises(KeyboardInterrupt):
+            carry_out(
+                train(store, longer(spec, 3, seed=9)),
+                watched.compute,
+                store,
+                tick=lambda: None,
+                done=lambda _: None,
+                warn=warn,
+            )
+    finally:
+        interrupt._asked.clear()
+    assert "no worker takes it; is one running? prefect worker start --pool effnet-gpu" in watched.warned[0]
