@@ -82,8 +82,8 @@ class Exchange:
         self._send(folder.path, _GROWING)
         here = [path for path in folder.checkpoints.glob("step-*") if (path / CHECKPOINT).is_file()]
         for path in sorted(here):  # a copy: some may vanish meanwhile
-            names = sorted(item.name for item in path.iterdir() if item.name != CHECKPOINT)
             try:
+                names = sorted(item.name for item in path.iterdir() if item.name != CHECKPOINT)
                 self._send(folder.path, [f"checkpoints/{path.name}/{name}" for name in (*names, CHECKPOINT)])
             except (OSError, DataError):
                 if path.exists():
