@@ -1,7 +1,8 @@
 """How machines hand datasets and runs to each other: through a place that all of them reach, on S3 or mounted.
 
     datasets/<digest>/       a dataset, or origin.json, which says where it lies
-    runs/<key>/              a run folder, as far as it has come
+    runs/<key>/              a run folder, as far as it has come, without its checkpoints
+    checkpoints/<key>/       those: a rule of the bucket can remove them after some time
     jobs/<id>                a number that grows while a job is alive
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
@@ -138,13 +139,15 @@ class Exchange:
             with publish_folder(folder.path / whole) as target:
                 for name in sent:
                     if Path(name).parent == whole:
-                        self._place.fetch(f"runs/{folder.key}/{name}", target / Path(name).name)
+                        self._place.fetch(_full(folder.key, name), target / Path(name).name)
         for name, file in sent.items():  # so that they are forgotten with this side's own
-            self._sent.setdefault(f"runs/{folder.key}/{name}", (file.size, 0))
+            self._sent.setdefault(_full(folder.key, name), (file.size, 0))
 
     def _list(self, key: str) -> dict[str, File]:
-        prefix = f"runs/{key}/"
-        return {file.name.removeprefix(prefix): file for file in self._place.list(prefix)}
+        runs, checkpoints = f"runs/{key}/", f"checkpoints/{key}/"
+        found = {file.name.removeprefix(runs): file for file in self._place.list(runs)}
+        steps = self._place.list(checkpoints)
+        return found | {f"checkpoints/{file.name.removeprefix(checkpoints)}": file for file in steps}
 
     def _send(self, folder: Path, names: Iterable[str]) -> None:
         for name in names:
@@ -153,7 +156,7 @@ class Exchange:
                 continue
             status = path.stat()
             mark = (status.st_size, status.st_mtime_ns)
-            if self._sent.get(full := f"runs/{folder.name}/{name}") == mark:
+            if self._sent.get(full := _full(folder.name, name)) == mark:
                 continue
             if name in _GROWING:  # may grow while it is sent
                 self._place.put(full, path.read_bytes())
@@ -171,7 +174,7 @@ class Exchange:
 
     def _forget(self, key: str, kept: set[str]) -> None:
         """Remove checkpoints that are not kept here, each one's manifest first."""
-        prefix = f"runs/{key}/checkpoints/"
+        prefix = f"checkpoints/{key}/"
         sent = [
             name for name in self._sent if name.startswith(prefix) and name[len(prefix) :].split("/")[0] not in kept
         ]
@@ -180,3 +183,9 @@ class Exchange:
         with contextlib.suppress(ConfigError):  # a trainer need not be allowed to delete: the bucket's rules do it then
             self._place.delete([name for name in sent if name.endswith(CHECKPOINT)])
             self._place.delete([name for name in sent if not name.endswith(CHECKPOINT)])
+
+
+def _full(key: str, name: str) -> str:
+    """Return the place's name of a file of a run folder."""
+    inside = name.removeprefix("checkpoints/")
+    return f"runs/{key}/{name}" if inside == name else f"checkpoints/{key}/{inside}"
