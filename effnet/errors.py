@@ -25,6 +25,10 @@ class DataError(EffnetError):
     exit_code = 65
 
 
+class AwayError(ConfigError, DataError):
+    """A server that does not answer, or not well: it may come back."""
+
+
 class BusyError(EffnetError):
     """Another process holds the output that this one wants to write."""
 

@@ -22,6 +22,7 @@ from effnet.runs import RunFolder
 from effnet.storage import is_remote
 from effnet.store import Store, digest
 from effnet.values import Value
+from tasks.patience import Patience
 from tasks.placement import Order, carry_out
 
 BEAT_SECONDS = 5.0  # between heartbeats, and between looks for what is new
@@ -58,18 +59,20 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
     exchange = Exchange(job.place, store)
     keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
     with _beating(exchange, name):
-        folders = [] if job.shared else [exchange.take(key, job.cache_bytes) for key in keys]
-        sender = _Sender(exchange, folders)
+        patient = Patience("exchange", warn)
+        folders = []
+        if not job.shared:
+            folders = [patient(lambda key=key: exchange.take(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
+        sender = _Sender(exchange, folders, patient)
 
         def done(order: Order) -> None:
-            sender.send()
             say(f"{order.name}: done")
 
         try:
             compute = LocalCompute(parallel=job.parallel, threads=job.threads)
             carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn)
         finally:
-            sender.send()  # a checkpoint that was written when it was asked to stop
+            patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
 
 
 def require_gpus(wanted: int) -> None:
@@ -133,14 +136,15 @@ def _beating(exchange: Exchange, name: str) -> Iterator[None]:
 class _Sender:
     """Sends what is new of runs, now and then."""
 
-    def __init__(self, exchange: Exchange, folders: list[RunFolder]) -> None:
-        self._exchange, self._folders, self._last = exchange, folders, time.monotonic()
+    def __init__(self, exchange: Exchange, folders: list[RunFolder], patience: Patience) -> None:
+        self._exchange, self._folders, self._patience = exchange, folders, patience
+        self._last = time.monotonic()
 
     def tick(self) -> None:
         if time.monotonic() - self._last >= BEAT_SECONDS:
-            self.send()
+            self._patience.once(self.send)
+            self._last = time.monotonic()
 
     def send(self) -> None:
         for folder in self._folders:
             self._exchange.send(folder)
-        self._last = time.monotonic()

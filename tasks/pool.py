@@ -10,16 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from effnet.config import PoolCompute
-from effnet.errors import BusyError, ConfigError, DataError, EffnetError, RunFailedError, StoppedError
+from effnet.errors import AwayError, BusyError, ConfigError, DataError, EffnetError, RunFailedError, StoppedError
 from effnet.exchange import Exchange
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
 from tasks import interrupt
 from tasks.job import BEAT_SECONDS, PoolJob
+from tasks.patience import Patience
 from tasks.placement import Order
 
 FLOW = "run_job"
@@ -27,7 +28,6 @@ POLL_SECONDS = 1.0
 ATTEMPTS = 5  # of a job that gets no further: its machine vanishes, or its run is held elsewhere
 SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long is taken for dead
 UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
-OUTAGE_SECONDS = 1800.0  # the server may be away for so long; jobs go on meanwhile
 STOP_SECONDS = 60.0  # cancelled jobs have this long to write their checkpoints
 
 _NAMES: dict[str, type[EffnetError]] = {
@@ -36,7 +36,6 @@ _NAMES: dict[str, type[EffnetError]] = {
     "Busy": BusyError,
     "Stopped": StoppedError,
 }
-_T = TypeVar("_T")
 
 
 def state_name(error: EffnetError) -> str:
@@ -102,7 +101,8 @@ class _Pool:
         self._client, self._compute, self._store, self._warn = client, compute, store, warn
         self._place = compute.exchange or str(store.root)
         self._exchange = Exchange(self._place, store)
-        self._away_since: float | None = None
+        self._patient = Patience("Prefect server", warn, _away)
+        self._handed = Patience("exchange", warn)
         self._deployment = self._patient(self._find_deployment)
 
     def run(self, batches: Sequence[Sequence[Order]], tick: Callable[[], None], done: Callable[[Order], None]) -> None:
@@ -144,7 +144,7 @@ class _Pool:
 
         if not job.shared:
             for key in dict.fromkeys(key for order in job.orders for key in order.runs):
-                self._exchange.offer(key)
+                self._handed(lambda key=key: self._exchange.offer(key))  # type: ignore[misc]
         name = job.orders[0].name + (f" +{len(job.orders) - 1}" if len(job.orders) > 1 else "")
         run: Any = self._patient(
             lambda: run_deployment(
@@ -220,7 +220,7 @@ class _Pool:
     def _silent(self, each: _Running) -> bool:
         try:
             pulse = self._exchange.pulse(str(each.run))
-        except EffnetError:  # the place is away, which says nothing of the job
+        except AwayError:  # which says nothing of the job
             pulse, each.heard = each.pulse, time.monotonic()
         if pulse != each.pulse:
             each.pulse, each.heard = pulse, time.monotonic()
@@ -230,7 +230,11 @@ class _Pool:
         if not each.job.shared:
             for order in each.job.orders:
                 for key in order.runs:
-                    self._exchange.collect(RunFolder(self._store.runs / key), results=results)
+                    folder = RunFolder(self._store.runs / key)
+                    if results:
+                        self._handed(lambda folder=folder: self._exchange.collect(folder, results=True))  # type: ignore[misc]
+                    else:
+                        self._handed.once(lambda folder=folder: self._exchange.collect(folder))  # type: ignore[misc]
 
     def _progress(self, job: PoolJob) -> int:
         paths = [RunFolder(self._store.runs / key).metrics_path for order in job.orders for key in order.runs]
@@ -277,33 +281,15 @@ class _Pool:
                 f"`effnet deploy --pool {self._compute.work_pool}`"
             ) from error
 
-    def _patient(self, call: Callable[[], _T]) -> _T:
-        """Return what a call gives that talks to the Prefect server, which may be away for a while."""
-        import httpx
-        from prefect.exceptions import PrefectHTTPStatusError
 
-        while True:
-            try:
-                answer = call()
-            except (httpx.TransportError, PrefectHTTPStatusError) as error:
-                status = error.response.status_code if isinstance(error, PrefectHTTPStatusError) else 503
-                if status < 500:
-                    raise RunFailedError(f"Prefect server: refused ({_short(error)})") from error
-                now = time.monotonic()
-                if self._away_since is None:
-                    self._away_since = now
-                    self._warn(f"Prefect server: away ({_short(error)}); trainings go on, waiting for it")
-                if now - self._away_since > OUTAGE_SECONDS:
-                    raise RunFailedError(
-                        f"Prefect server: away for {OUTAGE_SECONDS / 60:.0f} min; run the command again later"
-                    ) from error
-                time.sleep(POLL_SECONDS)
-                interrupt.check()
-                continue
-            if self._away_since is not None:
-                self._away_since = None
-                self._warn("Prefect server: back")
-            return answer
+def _away(error: Exception) -> str | None:
+    """Say that an error means that the Prefect server is away; refusals do not."""
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    if isinstance(error, PrefectHTTPStatusError):
+        return _short(error) if error.response.status_code >= 500 else None
+    return _short(error) if isinstance(error, httpx.TransportError) else None
 
 
 def _short(error: Exception) -> str:

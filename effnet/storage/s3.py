@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effnet.errors import ConfigError, DataError
+from effnet.errors import AwayError, ConfigError, DataError
 from effnet.storage import File
 from effnet.store import temporary_name
 
@@ -248,7 +248,7 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
         except EndpointConnectionError as error:
             last: Exception = error
             if attempt >= 2:
-                raise ConfigError(
+                raise AwayError(
                     f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
                 ) from error
         except ClientError as error:
@@ -257,7 +257,7 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
         except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last = error
         _pause(attempt)
-    raise DataError(f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later") from last
+    raise AwayError(f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later") from last
 
 
 def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
