@@ -39,7 +39,8 @@ class Stack:
     def __init__(self, folder: Path, s3: dict[str, str] | None = None) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.secrets = {name: f"{name.lower().replace('_', '-')}-{CANARY}" for name in _secret_names()}
+        self.secrets = {name: f"{name.lower()}-{CANARY}" for name in _secret_names()}
+        self.secrets |= {name: "somebody" for name in self.secrets if name.endswith("_USER")}  # no secret
         self._ports = {name: free_port() for name in SERVERS}
         self._s3 = s3 or {}
         self._composed = self._compose()
