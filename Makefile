@@ -8,7 +8,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 faults: .venv/installed
 	EFFNET_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 5000
 
-.PHONY: faults demo test lint format clean
+.PHONY: audit faults demo test lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -22,6 +22,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Known holes in the locked packages; says so, and goes on, where the advisories cannot be reached.
+audit: .venv/installed
+	$(BIN)/python .ci/audit.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
