@@ -1,4 +1,4 @@
-"""Ask PyPI's advisories about every locked package. Exit code 1 if one has a known hole; loud if they could not be asked."""
+"""Ask PyPI about known holes in every locked package. Exit code 1 if there is one; loud if it could not be asked."""
 
 from __future__ import annotations
 
