@@ -184,7 +184,7 @@ def _run(flow: Any, settings: FamilyConfig, base: Path, root: Store) -> Any:
     with PrefectApi(root.root, configured_api()) as api:
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
-        with connected(url, api.pages):
+        with connected(url, api.pages, patient=not api.in_store):
             if api.in_store:
                 with root.building(settings.family):  # so none of its runs can be running
                     crash_stale_runs(flow.name, settings.family)

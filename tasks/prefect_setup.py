@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 DRAIN_SECONDS = 10.0
 
@@ -26,18 +27,30 @@ def configured_api() -> str | None:
 
 
 @contextlib.contextmanager
-def connected(url: str, pages: str | None = None) -> Iterator[None]:
+def connected(url: str, pages: str | None = None, *, patient: bool = False) -> Iterator[None]:
     """Let the flows in the block report to the Prefect API at `url`; nothing is left to send when the block ends.
 
     Args:
         url: of the API.
         pages: where links to its pages lead, if it is elsewhere.
+        patient: wait for minutes while the server is away or unwell: a server that others run comes back.
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_CLIENT_RETRY_EXTRA_CODES,
+        PREFECT_UI_URL,
+        temporary_settings,
+    )
 
-    with temporary_settings({PREFECT_API_URL: url, **({PREFECT_UI_URL: pages} if pages else {})}):
+    settings: dict[Any, Any] = {PREFECT_API_URL: url}
+    if pages:
+        settings[PREFECT_UI_URL] = pages
+    if patient:  # waits of 2, 4, 8 … s: over four minutes; 500 is what a server without its database answers
+        settings |= {PREFECT_CLIENT_MAX_RETRIES: 7, PREFECT_CLIENT_RETRY_EXTRA_CODES: {500}}
+    with temporary_settings(settings):
         try:
             yield
         finally:  # a server of our own stops next, and both would try again for a minute

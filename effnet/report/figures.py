@@ -57,7 +57,7 @@ def accuracy_figure(
 def latency_figure(points: Sequence[Point], title: str, targets: Targets) -> None:
     """Draw top-1 against the time for one image on one core (paper, table 4)."""
     with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
-        _family_line(axis, [point.latency_ms for point in points], points)
+        _members(axis, [point.latency_ms for point in points], points)  # no line: times of near sizes differ by noise
         axis.set_xlabel("milliseconds for one image on one core")
         axis.set_ylabel("top-1 on the validation split (%)")
         axis.set_title(title, fontsize=11)
@@ -216,12 +216,16 @@ def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Se
 
 
 def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
+    axis.plot(x, [100 * point.top1 for point in points], color=BLUE, linewidth=1.6, label="family")
+    _members(axis, x, points)
+
+
+def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     top1 = [100 * point.top1 for point in points]
     intervals = [wilson_interval(point.top1, point.samples) for point in points]
     below = [value - 100 * low for value, (low, _) in zip(top1, intervals, strict=True)]
     above = [100 * high - value for value, (_, high) in zip(top1, intervals, strict=True)]
     axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)
-    axis.plot(x, top1, color=BLUE, linewidth=1.6, label="family")
     for number, (value, point, (_, high)) in enumerate(zip(x, points, intervals, strict=True)):
         axis.plot([value], [100 * point.top1], "o", color=BLUE, gid=f"point-{point.name}")
         # Higher and lower in turn: members that cost nearly the same keep readable names.

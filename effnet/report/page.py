@@ -25,6 +25,12 @@ class Shown(NamedTuple):
     section: str
 
 
+def _is_wide(svg: str) -> bool:
+    """Say whether a figure has panels side by side, and so needs a row of its own."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    return bool(box and float(box[1]) > 1.8 * float(box[2]))
+
+
 def page(facts: Facts, figures: Sequence[Shown]) -> str:
     """Return the report as HTML, figures inside."""
     from jinja2 import Environment, PackageLoader
@@ -35,7 +41,8 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
     drawn: dict[str, list[dict[str, Any]]] = {}
     for number, figure in enumerate(figures):
         svg = inline_svg(figure.file.read_text(encoding="utf-8"), f"f{number}", figure.title)
-        drawn.setdefault(figure.section, []).append({"svg": svg, "title": figure.title, "caption": figure.caption})
+        shown = {"svg": svg, "title": figure.title, "caption": figure.caption, "wide": _is_wide(svg)}
+        drawn.setdefault(figure.section, []).append(shown)
     return environment.get_template("family.html").render(
         facts=facts,
         rows=member_rows(facts),

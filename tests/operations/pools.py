@@ -54,6 +54,13 @@ class Workers:
             )
         return scratch
 
+    def kill_workers_only(self) -> None:
+        """Kill the workers; what they run goes on."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._processes = []
+
     def kill(self) -> None:
         """Kill all workers and what they run, as a machine does that loses power."""
         for process in self._processes:
