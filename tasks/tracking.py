@@ -155,7 +155,7 @@ class Tracker:
                 f"Left after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
                 f"{last['minival_top1']:.2%} on minival: others promised more (successive halving)."
             )
-            self._end_training(folder.key, final, last["epoch"], last["time"], "minival", note)
+            self._end_training(folder.key, final, last["time"], "minival", note)
 
         self.attempt(call)
 
@@ -280,6 +280,7 @@ class Tracker:
             return
         # The same names in every run: top1 is of val where the run was evaluated, of minival where it was not.
         final = {"best_minival_top1": result.top1, "best_minival_loss": result.loss, "top1": result.top1}
+        final["best_epoch"] = result.best_epoch
         final |= {"params": result.params, "macs": result.macs, "train_hours": result.seconds / 3600}
         final |= _latency(folder)
         if evaluation:
@@ -292,17 +293,14 @@ class Tracker:
                 self.client.log_artifact(run_id, str(path))
         split, note = "val" if evaluation else "minival", run_note(folder, result, evaluation)
         # The file's own time: what is sent twice is the same row, which MLflow keeps once.
-        self._end_training(folder.key, final, result.best_epoch, folder.result_path.stat().st_mtime, split, note)
+        self._end_training(folder.key, final, folder.result_path.stat().st_mtime, split, note)
 
-    def _end_training(
-        self, key: str, final: Mapping[str, float], epoch: int, seconds: float, split: str, note: str
-    ) -> None:
+    def _end_training(self, key: str, final: Mapping[str, float], seconds: float, split: str, note: str) -> None:
         from mlflow.entities import Metric
 
         run_id, stamp = self._known[key].run_id, round(seconds * 1000)
-        self.client.log_batch(
-            run_id, metrics=[Metric(name, float(value), stamp, epoch) for name, value in final.items()]
-        )
+        # At step 0 MLflow's page draws them as bars beside those of other runs.
+        self.client.log_batch(run_id, metrics=[Metric(name, float(value), stamp, 0) for name, value in final.items()])
         self.client.set_tag(run_id, "effnet.top1_of", split)
         self.client.set_tag(run_id, NOTE, note)
         self._set_status(key, FINISHED)

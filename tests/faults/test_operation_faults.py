@@ -1,4 +1,4 @@
-"""A family on a real stack while its servers, its worker and its own process are killed; and two that want one output."""
+"""A family on a real stack whose servers, worker and own process are killed; and two families that want one output."""
 
 from __future__ import annotations
 
