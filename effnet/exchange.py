@@ -20,7 +20,7 @@ from effnet.data.manifest import MANIFEST as DATASET
 from effnet.data.manifest import load_manifest
 from effnet.data.remote import ORIGIN, Origin, mirror
 from effnet.data.shards import publish_dataset
-from effnet.errors import ConfigError, DataError
+from effnet.errors import AwayError, ConfigError, DataError
 from effnet.runs import RunFolder, read_value
 from effnet.storage import File, open_folder
 from effnet.store import Store, publish_folder
@@ -104,9 +104,12 @@ class Exchange:
 
     def pulse(self, job: str) -> bytes | None:
         """Return what a job said last; None if nothing yet."""
-        if not any(file.name == f"jobs/{job}" for file in self._place.list(f"jobs/{job}")):
+        try:
+            return self._place.read(f"jobs/{job}")
+        except AwayError:
+            raise
+        except DataError:
             return None
-        return self._place.read(f"jobs/{job}")
 
     def _offer_dataset(self, digest: str) -> None:
         folder = self._store.datasets / digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,11 +27,14 @@ class LocalFolder:
     def list(self, prefix: str = "") -> list[File]:
         """Return the files whose names begin so; unfinished ones are not seen."""
         found = []
-        for path in self._path.rglob("*"):
-            name = path.relative_to(self._path).as_posix()
-            if path.is_file() and name.startswith(prefix) and not path.name.startswith(TEMPORARY):
-                status = path.stat()
-                found.append(File(name, status.st_size, str(status.st_mtime_ns)))
+        top = self._path / prefix.rpartition("/")[0]  # nothing above it begins so
+        for folder, _, names in os.walk(top):  # passes over folders that vanish meanwhile
+            for path in (Path(folder) / name for name in names if not name.startswith(TEMPORARY)):
+                name = path.relative_to(self._path).as_posix()
+                with contextlib.suppress(FileNotFoundError):
+                    if name.startswith(prefix) and path.is_file():
+                        status = path.stat()
+                        found.append(File(name, status.st_size, str(status.st_mtime_ns)))
         return sorted(found)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:

@@ -77,7 +77,8 @@ class Site:
     def __init__(self, stack: Stack, folder: Path, family: str) -> None:
         self.stack, self.folder, self.family = stack, folder, family
         self.environment = stack.environment
-        text = CONFIG.replace("family: tiny", f"family: {family}").replace("epochs: 3", "epochs: 12")
+        text = CONFIG.replace("family: tiny", f"family: {family}").replace("epochs: 3", "epochs: 60")
+        text = text.replace("phi: [0, 1, 2]", "phi: [0]") + "coefficients: [1.2, 1.1, 1.15]\n"
         self.config = write_tiny(folder, text + "compute: {work_pool: effnet-gpu}\n")
         self.workers = Workers(self.environment["PREFECT_API_URL"], folder / "workers", self.environment)
         self.process: subprocess.Popen[bytes]

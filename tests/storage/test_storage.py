@@ -170,3 +170,24 @@ def test_killed_server_leaves_whole_objects_or_none(rgw: Rgw, real_bucket: str, 
         folder.upload(tmp_path / "file", f"file{number}")
         folder.fetch(f"file{number}", tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == data
+
+
+def test_listing_a_folder_passes_over_what_vanishes(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path)
+    folder.put("a/1", b"")
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            folder.put("a/b/2", b"")
+            (tmp_path / "a" / "b" / "2").unlink(missing_ok=True)
+            (tmp_path / "a" / "b").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert "a/1" in [file.name for file in folder.list()]
+    finally:
+        stop.set()
+        thread.join()
