@@ -22,7 +22,7 @@ from effnet.runs import RunFolder, read_journal
 from tasks.prefect_setup import connected
 from tests.faults.counts import show, wanted
 from tests.operations.pools import Workers, wait_until
-from tests.operations.stack import POSTGRES, ROOT, Stack
+from tests.operations.stack import ROOT, Stack, running_stack
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
 P1 = ("Prefect away for 10 s", "flow killed", "worker killed", "Prefect away for 90 s")
@@ -31,16 +31,10 @@ P2 = ("PostgreSQL stopped hard",)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if POSTGRES is None:
-        pytest.skip("NO POSTGRESQL HERE: operations are not disturbed")
-    stack = Stack(tmp_path_factory.mktemp("stack"))
-    try:
-        stack.start()
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
         done = run_effnet("deploy", "--project", ROOT, cwd=stack.folder, **stack.environment)
         assert done.returncode == 0, done.stderr
         yield stack
-    finally:
-        stack.stop()
 
 
 def test_family_goes_on_whatever_is_killed(stack: Stack, tmp_path: Path) -> None:

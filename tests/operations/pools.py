@@ -64,13 +64,7 @@ class Workers:
     def kill(self) -> None:
         """Kill all workers and what they run, as a machine does that loses power."""
         for process in self._processes:
-            family = [process.pid]
-            with contextlib.suppress(psutil.NoSuchProcess):
-                family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-            for pid in family:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+            kill_family(process)
         self._processes = []
 
 
@@ -92,6 +86,17 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> It
         assert done.returncode == 0, done.stderr
         assert "build_family/digits" in done.stdout
         yield url
+
+
+def kill_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it started."""
+    family = [process.pid]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> Any:

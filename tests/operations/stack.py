@@ -6,18 +6,19 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
+import pytest
 
+from tests.operations.pools import kill_family
 from tests.tiny import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -96,14 +97,7 @@ class Stack:
 
     def kill(self, name: str) -> None:
         """Kill a server with all its processes."""
-        process = self._processes.pop(name)
-        family = [process.pid]
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
-        for each in family:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each, signal.SIGKILL)
-        process.wait()
+        kill_family(self._processes.pop(name))
 
     def start_postgres(self) -> None:
         """Start the database server."""
@@ -195,6 +189,19 @@ class Stack:
             text = text.replace(f"//{there}", f"//127.0.0.1:{self._ports[server]}")
             text = text.replace(f"localhost:{there.split(':')[1]}", f"127.0.0.1:{self._ports[server]}")
         return text.replace("/etc/mlflow/basic_auth.ini", str(self.folder / "basic_auth.ini"))
+
+
+@contextlib.contextmanager
+def running_stack(folder: Path) -> Iterator[Stack]:
+    """Run the stack while the block runs; skip the test, loudly, where there is no PostgreSQL."""
+    if POSTGRES is None:
+        pytest.skip("NO POSTGRESQL HERE: the stack of infra/compose.yaml is not tried")
+    stack = Stack(folder)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
 
 
 def status(url: str, login: str = "", data: bytes | None = None, method: str | None = None, **headers: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.operations.pools import Workers
-from tests.operations.stack import CANARY, POSTGRES, Stack, status
+from tests.operations.stack import CANARY, Stack, running_stack, status
 from tests.tiny import CONFIG, run_effnet, write_tiny
 
 POOLED = CONFIG + "compute: {work_pool: effnet-gpu}\n"
@@ -17,14 +17,8 @@ POOLED = CONFIG + "compute: {work_pool: effnet-gpu}\n"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if POSTGRES is None:
-        pytest.skip("NO POSTGRESQL HERE: the stack of infra/compose.yaml is not tried")
-    stack = Stack(tmp_path_factory.mktemp("stack"))
-    try:
-        stack.start()
+    with running_stack(tmp_path_factory.mktemp("stack")) as stack:
         yield stack
-    finally:
-        stack.stop()
 
 
 @pytest.mark.parametrize(
