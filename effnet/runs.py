@@ -209,6 +209,12 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{self.latency_path}: no latency here ({error}); remove it and run again") from error
 
+    def known_latency_ms(self) -> float | None:
+        """Return the evaluation's latency, else that of latency.json; None if the network was never timed."""
+        if evaluation := self.evaluation():
+            return evaluation.latency_ms
+        return self.latency_ms() if self.latency_path.exists() else None
+
     def trained(self) -> RunResult:
         """Read result.json of a run that was trained just now; raise DataError if it has gone."""
         if (result := self.result()) is None:

@@ -12,7 +12,7 @@ import click
 from effnet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from effnet.runs import Evaluation, RunFolder
+    from effnet.runs import RunFolder
     from effnet.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -148,15 +148,9 @@ def _row(folder: RunFolder) -> dict[str, Any] | None:
         "macs": result.macs if result else None,
         "minival_top1": result.top1 if result else lines[-1]["minival_top1"] if lines else None,
         "top1": evaluation.top1 if evaluation else None,
-        "latency_ms": _latency(folder, evaluation),
+        "latency_ms": folder.known_latency_ms(),
         "seconds": lines[-1]["seconds"] if lines else 0.0,
     }
-
-
-def _latency(folder: RunFolder, evaluation: Evaluation | None) -> float | None:
-    if evaluation:
-        return evaluation.latency_ms
-    return folder.latency_ms() if folder.latency_path.exists() else None
 
 
 def _whole(folder: RunFolder) -> dict[str, Any]:

@@ -361,10 +361,8 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _latency(folder: RunFolder) -> dict[str, float]:
-    evaluation = folder.evaluation()
-    if evaluation:
-        return {"latency_ms": evaluation.latency_ms}
-    return {"latency_ms": folder.latency_ms()} if folder.latency_path.exists() else {}
+    latency = folder.known_latency_ms()
+    return {} if latency is None else {"latency_ms": latency}
 
 
 def _read_mark(folder: RunFolder, uri: str) -> dict[str, Any]:
