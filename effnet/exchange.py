@@ -96,7 +96,7 @@ class Exchange:
 
     def collect(self, folder: RunFolder, *, results: bool = False) -> None:
         """Have the journal here as far as it was sent, and the results if wanted."""
-        self._fetch(folder.path, self._list(folder.key), (*_GROWING, *(_RESULTS if results else ())))
+        self._fetch(folder.path, self._files(folder.key), (*_GROWING, *(_RESULTS if results else ())))
 
     def beat(self, job: str, count: int) -> None:
         """Say that a job is alive."""
@@ -147,10 +147,14 @@ class Exchange:
             self._sent.setdefault(_full(folder.key, name), (file.size, 0))
 
     def _list(self, key: str) -> dict[str, File]:
-        runs, checkpoints = f"runs/{key}/", f"checkpoints/{key}/"
-        found = {file.name.removeprefix(runs): file for file in self._place.list(runs)}
-        steps = self._place.list(checkpoints)
-        return found | {f"checkpoints/{file.name.removeprefix(checkpoints)}": file for file in steps}
+        prefix = f"checkpoints/{key}/"
+        steps = {f"checkpoints/{file.name.removeprefix(prefix)}": file for file in self._place.list(prefix)}
+        return self._files(key) | steps
+
+    def _files(self, key: str) -> dict[str, File]:
+        """Return what was sent of a run, but for its checkpoints."""
+        prefix = f"runs/{key}/"
+        return {file.name.removeprefix(prefix): file for file in self._place.list(prefix)}
 
     def _send(self, folder: Path, names: Iterable[str]) -> None:
         for name in names:

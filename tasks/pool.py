@@ -54,6 +54,7 @@ class _Running:
     began: bool = False
     pulse: bytes | None = None
     heard: float = field(default_factory=time.monotonic)  # submitted, begun, or its pulse seen to change
+    looked: float = 0.0  # at what it sent
     progress: int = 0  # bytes of journals when the attempt began
     warned: bool = False
 
@@ -181,6 +182,9 @@ class _Pool:
         if state.is_running():
             if not each.began:
                 each.began, each.heard = True, time.monotonic()
+            if time.monotonic() - each.looked < BEAT_SECONDS:
+                return each  # it says nothing more often
+            each.looked = time.monotonic()
             self._collect(each, results=False)
             if self._silent(each):
                 self._crash(each)
@@ -277,8 +281,8 @@ class _Pool:
             return UUID(str(self._client.read_deployment_by_name(name).id))
         except ObjectNotFound as error:
             raise ConfigError(
-                f"compute.work_pool: no deployment {name} on the Prefect server; make it with "
-                f"`effnet deploy --pool {self._compute.work_pool}`"
+                f"compute.work_pool: no deployment {name} on the Prefect server; name a pool "
+                "of prefect.yaml, and register it with `effnet deploy`"
             ) from error
 
 
