@@ -116,7 +116,8 @@ def running(root: Path) -> list[Server]:
 class PrefectApi:
     """A Prefect API for one flow: the configured one, the store's server, or one of its own that ends with the block.
 
-    The server of its own starts when the block is entered; `url` waits for it, so imports can go on meanwhile.
+    The server of its own starts when the block is entered; `url` waits for it, so imports can go on meanwhile. Until
+    it answers no other server of the store starts: two that make its database at once spoil each other's start.
 
     Args:
         root: the store's folder.
@@ -127,6 +128,7 @@ class PrefectApi:
         self.root, self.configured = root, configured
         self._process: subprocess.Popen[bytes] | None = None
         self._own_url = ""
+        self._starting = contextlib.ExitStack()
 
     @property
     def in_store(self) -> bool:
@@ -139,21 +141,25 @@ class PrefectApi:
         return f"http://{HOST}:{PREFECT.port}" if self._process else None
 
     def __enter__(self) -> PrefectApi:
+        if self.configured:
+            return self
+        self._starting.enter_context(hold(self.root / "servers.lock"))
         here = [server.url for server in running(self.root) if server.name == PREFECT.name]
-        if not self.configured and here:
+        if here:
             self._own_url = here[0]
-        elif not self.configured:
-            port = _free_port()
-            self._own_url = f"http://{HOST}:{port}"
-            with _log(self.root, "prefect-temporary").open("wb") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "tasks.temporary_server", str(port)],
-                    stdin=subprocess.PIPE,  # its end tells the server that this process is gone
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C must not end it before the flow
-                    env=_environment(PREFECT, self.root, port) | {PARENT_PIPE: "1"},
-                )
+            self._starting.close()
+            return self
+        port = _free_port()
+        self._own_url = f"http://{HOST}:{port}"
+        with _log(self.root, "prefect-temporary").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.temporary_server", str(port)],
+                stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C must not end it before the flow
+                env=_environment(PREFECT, self.root, port) | {PARENT_PIPE: "1"},
+            )
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -164,6 +170,7 @@ class PrefectApi:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self._starting.close()
 
     def url(self) -> str:
         """Return the API's address once it answers.
@@ -175,6 +182,7 @@ class PrefectApi:
         if self._process:
             process = self._process
             _wait_until_healthy(PREFECT, self._own_url, lambda: process.poll() is None, self.root, "prefect-temporary")
+            self._starting.close()
         url = self.configured or f"{self._own_url}/api"
         if not _answers(f"{url.rstrip('/')}/health", seconds=10):
             raise ConfigError(

@@ -83,15 +83,27 @@ def test_configured_server_that_does_not_answer_is_told(root: Path) -> None:
         api.url()
 
 
-def test_temporary_server_ends_when_its_flow_is_killed(root: Path) -> None:
+def start_temporary(root: Path) -> subprocess.Popen[bytes]:
+    """Start a process that has a temporary server, prints its address, and ends with its standard input."""
     code = (
         "import sys, pathlib; from tasks.servers import PrefectApi\n"
         "with PrefectApi(pathlib.Path(sys.argv[1]), None) as api:\n"
-        "    print(api.url(), flush=True); input()"
+        "    print(api.url(), flush=True); sys.stdin.read()"
     )
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment()
     )
+
+
+def test_two_that_begin_at_once_in_a_new_store_both_get_a_server(root: Path) -> None:
+    both = [start_temporary(root) for _ in range(2)]
+    told = [process.communicate(timeout=300)[0] for process in both]
+    assert all(line.startswith(b"http://127.0.0.1:") for line in told)
+    assert [process.returncode for process in both] == [0, 0]
+
+
+def test_temporary_server_ends_when_its_flow_is_killed(root: Path) -> None:
+    process = start_temporary(root)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(b"http://127.0.0.1:")
     (server,) = psutil.Process(process.pid).children()
