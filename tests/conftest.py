@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,35 @@ from effnet.data.manifest import Manifest
 from effnet.data.shards import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
+from tests import parallel
+from tests.faults.counts import TABLES
 from tests.flows.fixtures import home, prefect_home
 from tests.operations.pools import deployed
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
 
 __all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    parallel.order(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand the tables of faults of this process of xdist, if it is one, to the process that prints."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["fault_tables"] = TABLES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    TABLES.extend(getattr(node, "workeroutput", {}).get("fault_tables", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for table in TABLES:
+        terminalreporter.write_line(table)
 
 
 @pytest.fixture(scope="session")
