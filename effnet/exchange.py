@@ -3,7 +3,7 @@
     datasets/<digest>/       a dataset, or origin.json, which says where it lies
     runs/<key>/              a run folder, as far as it has come, without its checkpoints
     checkpoints/<key>/       those: a rule of the bucket can remove them after some time
-    jobs/<id>                a number that grows while a job is alive
+    jobs/<id>                what jobs say: a number that grows while one is alive, an address to meet at
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
 train the same run by mistake send the same bytes, since a training is a pure function of its spec.
@@ -80,8 +80,8 @@ class Exchange:
 
     def send(self, folder: RunFolder) -> None:
         """Send what is new of a run, checkpoints whole, results last; forget checkpoints that are kept no more."""
-        self._send(folder.path, _GROWING)
         here = [path for path in folder.checkpoints.glob("step-*") if (path / CHECKPOINT).is_file()]
+        self._send(folder.path, _GROWING)  # after the look: who goes on from one of these has the journal up to it
         for path in sorted(here):  # a copy: some may vanish meanwhile
             try:
                 names = sorted(item.name for item in path.iterdir() if item.name != CHECKPOINT)
@@ -98,14 +98,14 @@ class Exchange:
         """Have the journal here as far as it was sent, and the results if wanted."""
         self._fetch(folder.path, self._files(folder.key), (*_GROWING, *(_RESULTS if results else ())))
 
-    def beat(self, job: str, count: int) -> None:
-        """Say that a job is alive."""
-        self._place.put(f"jobs/{job}", str(count).encode())
+    def say(self, name: str, line: str) -> None:
+        """Let all sides hear a line under a name, instead of what was said before."""
+        self._place.put(f"jobs/{name}", line.encode())
 
-    def pulse(self, job: str) -> bytes | None:
-        """Return what a job said last; None if nothing yet."""
+    def heard(self, name: str) -> str | None:
+        """Return what was said last under a name; None if nothing yet."""
         try:
-            return self._place.read(f"jobs/{job}")
+            return self._place.read(f"jobs/{name}").decode()
         except AwayError:
             raise
         except DataError:

@@ -70,8 +70,8 @@ def test_trainer_takes_and_sends_runs_and_deletes_nothing(
         (checkpoint / name).write_bytes(b"x")
     taken.metrics_path.write_bytes(b"{}\n")
     trainer.send(taken)
-    trainer.beat("job", 1)
-    assert trainer.pulse("job") == b"1"
+    trainer.say("job", "1")
+    assert trainer.heard("job") == "1"
     assert place.read(f"checkpoints/{run.key}/step-1/MANIFEST.json") == b"x"
     assert refused(place.delete, [f"runs/{run.key}/config.json"])
     assert refused(place.put, f"datasets/{manifest.digest}/manifest.json", b"forged")
