@@ -318,11 +318,23 @@ class PoolCompute(Value):
     """Trainings run as jobs of a Prefect work pool: other processes, containers or machines."""
 
     work_pool: Annotated[str, Field(min_length=1, max_length=100, description="name of the pool")]
-    jobs: Annotated[int, Field(ge=0, le=10_000, description="jobs at a time; 0: as many as the pool takes")] = 0
+    jobs: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=10_000,
+            description="jobs at a time, those of several machines counted as one; 0: as many as the pool takes, or "
+            "one of several machines",
+        ),
+    ] = 0
     batch: Annotated[int, Field(ge=1, le=1000, description="trainings of one job: more than 1 for small trials")] = 1
     parallel: Annotated[int, Field(ge=0, le=256, description="trainings of a job at a time; 0: one per core")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
     gpus: Annotated[int, Field(ge=0, le=64, description="that a job must find, or it fails at once")] = 0
+    ranks: Annotated[
+        int, Field(ge=1, le=256, description="processes that train one network on a machine: one per GPU")
+    ] = 1
+    machines: Annotated[int, Field(ge=1, le=256, description="jobs that train one network together")] = 1
     exchange: Annotated[
         str | None,
         Field(
@@ -336,6 +348,12 @@ class PoolCompute(Value):
         dict[str, str | int | bool],
         Field(default_factory=dict, description="for the pool's job template, such as an image or a node type"),
     ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.machines > 1 and self.batch > 1:
+            raise ValueError(f"batch must be 1 where {self.machines} machines train one network (got {self.batch})")
+        return self
 
 
 class FamilyConfig(Value):

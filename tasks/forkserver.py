@@ -41,13 +41,14 @@ class ForkServer:
     def __init__(self, threads: int) -> None:
         alive, self._alive = os.pipe()  # children see its end when this process is gone, however it ended
         number = str(threads)
+        self._threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}  # ranks are new processes, and look too
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tasks.forkserver", str(alive)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(alive,),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops the children in order
-            env=os.environ | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number},
+            env=os.environ | self._threads,
         )
         os.close(alive)
         assert self._server.stdout  # noqa: S101
@@ -65,7 +66,8 @@ class ForkServer:
         """Start `python -m module arguments` with this process's environment; what it prints is added to the log."""
         self._started += 1
         request = {"child": self._started, "module": module, "arguments": list(arguments), "log": str(log)}
-        self._send(request | {"folder": str(Path.cwd()), "environment": dict(os.environ) | {PARENT_PIPE: "1"}})
+        environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads
+        self._send(request | {"folder": str(Path.cwd()), "environment": environment})
         return Fork(self, self._started)
 
     def code(self, child: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -12,20 +13,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from effnet.config import LocalCompute
-from effnet.errors import ConfigError, EffnetError, RunFailedError
+from effnet.errors import ConfigError, EffnetError, RunFailedError, StoppedError
 from effnet.exchange import Exchange
 from effnet.runs import RunFolder
 from effnet.storage import is_remote
 from effnet.store import Store, digest
+from effnet.train.launch import MEETING_SECONDS
 from effnet.values import Value
+from tasks import interrupt
 from tasks.patience import Patience
-from tasks.placement import Order, carry_out
+from tasks.placement import Meeting, Order, carry_out
 
 BEAT_SECONDS = 5.0  # between heartbeats, and between looks for what is new
+ADDRESS = "EFFNET_ADDRESS"  # of this machine, for others that train one network with it
 SCRATCH = "EFFNET_SCRATCH"  # where a job keeps fetched data and runs; else the machine's temporary folder
 
 
@@ -38,8 +43,14 @@ class PoolJob(Value):
     parallel: Annotated[int, Field(ge=0, le=256, description="orders at a time; 0: one per core")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each child process")] = 1
     gpus: Annotated[int, Field(ge=0, le=64, description="that must be found, or the job fails at once")] = 0
+    machine: Annotated[int, Field(ge=0, description="which of the order's machines this job is")] = 0
     cache_bytes: Annotated[int, Field(gt=0, description="of the disk, for fetched shards")] = 100_000_000_000
     attempt: Annotated[int, Field(ge=1, description="counted from 1; another one is another job")] = 1
+
+    @property
+    def machines(self) -> int:
+        """How many machines do this together."""
+        return self.orders[0].machines
 
 
 def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -63,14 +74,16 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         folders = []
         if not job.shared:
             folders = [patient(lambda key=key: exchange.take(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
-        sender = _Sender(exchange, folders, patient)
+        # Of several machines the first one's first rank writes what there is to send.
+        sender = _Sender(exchange, [] if job.machine else folders, patient)
 
         def done(order: Order) -> None:
             say(f"{order.name}: done")
 
         try:
             compute = LocalCompute(parallel=job.parallel, threads=job.threads)
-            carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn)
+            meeting = _meet(job, exchange, patient) if job.machines > 1 else None
+            carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn, meeting=meeting)
         finally:
             patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
 
@@ -107,9 +120,43 @@ def _store(job: PoolJob) -> Store:
             )
         return store
     scratch = os.environ.get(SCRATCH) or Path(tempfile.gettempdir()) / "effnet"
-    store = Store(Path(scratch).absolute() / digest(job.place)[:16])
+    own = f"-{job.machine}" if job.machine else ""  # two machines of one training may be two workers on one
+    store = Store(Path(scratch).absolute() / f"{digest(job.place)[:16]}{own}")
     store.prepare()
     return store
+
+
+def _meet(job: PoolJob, exchange: Exchange, patient: Patience) -> Meeting:
+    """Agree with the other machines of a training on an address: the first one says it, the others wait for it.
+
+    Raises:
+        StoppedError: if the first one does not come in time.
+    """
+    name = f"{digest(job.model_copy(update={'machine': 0}).model_dump(mode='json'))[:16]}.meet"
+    if job.machine == 0:
+        address = _own_address()
+        patient(lambda: exchange.say(name, address))
+        return Meeting(address=address, machine=0)
+    deadline = time.monotonic() + MEETING_SECONDS
+    while (heard := patient(lambda: exchange.heard(name))) is None:
+        interrupt.check()
+        if time.monotonic() > deadline:
+            raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")
+        time.sleep(1)
+    return Meeting(address=heard, machine=job.machine)
+
+
+def _own_address() -> str:
+    """Return HOST:PORT of a free port here: ADDRESS if it is set, else where this machine leaves towards Prefect."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    if host := os.environ.get(ADDRESS):
+        return f"{host}:{port}"
+    server = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or "localhost"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((server, 9))  # sends nothing: it only asks which way
+        return f"{probe.getsockname()[0]}:{port}"
 
 
 @contextmanager
@@ -120,7 +167,7 @@ def _beating(exchange: Exchange, name: str) -> Iterator[None]:
     def beat() -> None:
         for count in itertools.count():
             with contextlib.suppress(EffnetError, OSError):
-                exchange.beat(name, count)
+                exchange.say(name, str(count))
             if ended.wait(BEAT_SECONDS):
                 return
 

@@ -21,8 +21,16 @@ class Order(Value):
     action: Literal["train", "evaluate", "latency"]
     runs: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...], Field(min_length=1)]  # keys
     work: float = 1.0  # expected size, in any unit: the largest order starts first
-    ranks: Annotated[int, Field(ge=1, le=256, description="processes that train together")] = 1
+    ranks: Annotated[int, Field(ge=1, le=256, description="processes of each machine that train together")] = 1
+    machines: Annotated[int, Field(ge=1, le=256, description="that train it together")] = 1
     until: Annotated[int | None, Field(ge=1, description="epochs after which a training is left")] = None
+
+
+class Meeting(Value):
+    """Where the machines of one training find each other (effnet.train.launch.Meeting)."""
+
+    address: str
+    machine: int
 
 
 def carry_out(
@@ -33,25 +41,32 @@ def carry_out(
     tick: Callable[[], None],
     done: Callable[[Order], None],
     warn: Callable[[str], None],
+    meeting: Meeting | None = None,
 ) -> None:
-    """Carry out all orders, largest first; see tasks.dispatch.run_jobs, which says what is raised."""
+    """Carry out all orders, largest first; see tasks.dispatch.run_jobs, which says what is raised.
+
+    `meeting` is for orders of several machines, here on one of them.
+    """
     if isinstance(compute, PoolCompute):
         from tasks.pool import run_on_pool
 
         run_on_pool(orders, compute, store, tick=tick, done=done, warn=warn)
         return
     by_name = {order.name: order for order in orders}
-    jobs = [_job(order, store) for order in orders]
+    jobs = [_job(order, store, meeting) for order in orders]
     run_jobs(jobs, compute, tick=tick, done=lambda job: done(by_name[job.name]), warn=warn)
 
 
-def _job(order: Order, store: Store) -> Job:
+def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
     folders = tuple(str(store.runs / key) for key in order.runs)
     log = store.logs / f"{order.action}.log"
     if order.action == "train":
-        log = Path(folders[0]) / "output.log"
+        log = Path(folders[0]) / (f"output-{meeting.machine}.log" if meeting and meeting.machine else "output.log")
         ranks = ("--ranks", str(order.ranks)) if order.ranks > 1 else ()
         until = ("--until", str(order.until)) if order.until else ()
-        return Job(order.name, "effnet.train", (*folders, *ranks, *until), log, order.work)
+        together: tuple[str, ...] = ()
+        if meeting:
+            together = ("--machines", str(order.machines), "--machine", str(meeting.machine), "--meet", meeting.address)
+        return Job(order.name, "effnet.train", (*folders, *ranks, *together, *until), log, order.work)
     latency = ("--latency",) if order.action == "latency" else ()
     return Job(order.name, "effnet.evaluation", (*latency, *folders), log, order.work)

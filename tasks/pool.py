@@ -1,7 +1,8 @@
 """Orders as jobs of a Prefect work pool: submitted, watched, started again when their machine vanishes, cancelled.
 
 A job is a run of the deployment `run_job/POOL`. Its idempotency key is made from what it is to do and its attempt, so a
-parent that was killed finds its jobs again, and only a job that ended badly is followed by another attempt.
+parent that was killed finds its jobs again, and only a job that ended badly is followed by another attempt. A network
+that several machines train is a job for each of them: they end together, and are started again together.
 """
 
 from __future__ import annotations
@@ -44,19 +45,32 @@ def state_name(error: EffnetError) -> str:
 
 
 @dataclass
+class _Part:
+    """A machine's part of a job."""
+
+    run: UUID
+    began: bool = False
+    pulse: str | None = None
+    heard: float = field(default_factory=time.monotonic)  # submitted, begun, or its pulse seen to change
+    looked: float = 0.0  # at its pulse
+
+
+@dataclass
 class _Running:
     """A job that was submitted."""
 
     job: PoolJob
-    run: UUID
     name: str
     tries: int  # by this parent, since the job last got further
-    began: bool = False
-    pulse: bytes | None = None
-    heard: float = field(default_factory=time.monotonic)  # submitted, begun, or its pulse seen to change
+    parts: list[_Part]
     looked: float = 0.0  # at what it sent
     progress: int = 0  # bytes of journals when the attempt began
     warned: bool = False
+
+    @property
+    def run(self) -> UUID:
+        """Its flow run; of several machines, the first one's."""
+        return self.parts[0].run
 
 
 def run_on_pool(
@@ -110,9 +124,11 @@ class _Pool:
         waiting = deque(batches)
         running: list[_Running] = []
         try:
+            # Two of several machines each could take half of the pool, and wait for the rest for ever.
+            most = self._compute.jobs or (1 if self._compute.machines > 1 else len(batches))
             while waiting or running:
                 interrupt.check()
-                while waiting and (not self._compute.jobs or len(running) < self._compute.jobs):
+                while waiting and len(running) < most:
                     running.append(self._submit(self._job(waiting.popleft())))
                 for place, each in reversed(list(enumerate(running))):
                     if (still := self._look(each)) is not None:
@@ -141,25 +157,33 @@ class _Pool:
 
     def _submit(self, job: PoolJob, tries: int = 1) -> _Running:
         """Start a job, or find the one that an earlier parent started, unless that one ended badly."""
-        from prefect.deployments import run_deployment
-
         if not job.shared:
             for key in dict.fromkeys(key for order in job.orders for key in order.runs):
                 self._handed(lambda key=key: self._exchange.offer(key))  # type: ignore[misc]
         name = job.orders[0].name + (f" +{len(job.orders) - 1}" if len(job.orders) > 1 else "")
-        run: Any = self._patient(
+        parts = []
+        for machine in range(job.machines):
+            run = self._start(job.model_copy(update={"machine": machine}), name)
+            parts.append(_Part(run.id))
+            if run.state is not None and run.state.is_final() and not run.state.is_completed():
+                self._end(parts, "another machine's part ended before")
+                return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
+        return _Running(job, name, tries, parts, progress=self._progress(job))
+
+    def _start(self, job: PoolJob, name: str) -> Any:
+        from prefect.deployments import run_deployment
+
+        part = f" {job.machine + 1}/{job.machines}" if job.machines > 1 else ""
+        return self._patient(
             lambda: run_deployment(
                 self._deployment,
                 parameters={"job": job.model_dump(mode="json")},
-                flow_run_name=name,
+                flow_run_name=name + part,
                 timeout=0,
                 idempotency_key=digest(job.model_dump(mode="json")),
                 job_variables=dict(self._compute.job_variables),
             )
         )
-        if run.state is not None and run.state.is_final() and not run.state.is_completed():
-            return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
-        return _Running(job, run.id, name, tries, progress=self._progress(job))
 
     def _look(self, each: _Running) -> _Running | None:
         """Return the job as it is now, or its next attempt; None if it is done.
@@ -167,30 +191,27 @@ class _Pool:
         Raises:
             EffnetError: if it failed, or ended without a result too often.
         """
-        state = self._patient(lambda: self._client.read_flow_run(each.run)).state
-        if state is None:
-            return each
-        if state.is_completed():
+        states = [self._state(part) for part in each.parts]
+        if all(state.is_completed() for state in states):
             self._collect(each, results=True)
             if all(map(self._fulfilled, each.job.orders)):
                 return None
             return self._again(each, "Lost", "it ended well, but its results are not there")
-        if state.is_cancelled():
-            raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
-        if state.is_final():
+        if any(state.is_final() and not state.is_completed() for state in states):
+            cancelled = any(state.is_cancelled() for state in states)
+            self._end(each.parts, "another machine's part ended")
+            if cancelled:
+                raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
+            state = min((self._state(part) for part in each.parts), key=_gravity)
             return self._again(each, state.name, state.message or "no reason was given")
-        if state.is_running():
-            if not each.began:
-                each.began, each.heard = True, time.monotonic()
-            if time.monotonic() - each.looked < BEAT_SECONDS:
-                return each  # it says nothing more often
+        if any(state.is_running() for state in states) and time.monotonic() - each.looked > BEAT_SECONDS:
             each.looked = time.monotonic()
             self._collect(each, results=False)
-            if self._silent(each):
-                self._crash(each)
-                return self._again(each, "Crashed", "its heartbeat stopped")
-        else:
-            self._tell_if_untaken(each)
+        for part, state in zip(each.parts, states, strict=True):
+            if state.is_running() and self._silent(part):
+                self._crash(part)
+            elif not state.is_running() and not state.is_final():
+                self._tell_if_untaken(each, part)
         return each
 
     def _again(self, each: _Running, name: str, reason: str) -> _Running:
@@ -221,14 +242,25 @@ class _Pool:
             for folder in folders
         )
 
-    def _silent(self, each: _Running) -> bool:
-        try:
-            pulse = self._exchange.pulse(str(each.run))
-        except AwayError:  # which says nothing of the job
-            pulse, each.heard = each.pulse, time.monotonic()
-        if pulse != each.pulse:
-            each.pulse, each.heard = pulse, time.monotonic()
-        return time.monotonic() - each.heard > SILENT_SECONDS
+    def _state(self, part: _Part) -> Any:
+        from prefect.states import Pending
+
+        return self._patient(lambda: self._client.read_flow_run(part.run)).state or Pending()
+
+    def _silent(self, part: _Part) -> bool:
+        """Say whether a running job has said nothing for so long that it must be dead."""
+        now = time.monotonic()
+        if not part.began:
+            part.began, part.heard = True, now
+        if now - part.looked > BEAT_SECONDS:  # it says nothing more often
+            part.looked = now
+            try:
+                pulse = self._exchange.heard(str(part.run))
+            except AwayError:  # which says nothing of the job
+                pulse, part.heard = part.pulse, now
+            if pulse != part.pulse:
+                part.pulse, part.heard = pulse, now
+        return now - part.heard > SILENT_SECONDS
 
     def _collect(self, each: _Running, *, results: bool) -> None:
         if not each.job.shared:
@@ -244,32 +276,47 @@ class _Pool:
         paths = [RunFolder(self._store.runs / key).metrics_path for order in job.orders for key in order.runs]
         return sum(path.stat().st_size for path in paths if path.exists())
 
-    def _tell_if_untaken(self, each: _Running) -> None:
-        if not each.warned and time.monotonic() - each.heard > UNTAKEN_SECONDS:
+    def _tell_if_untaken(self, each: _Running, part: _Part) -> None:
+        if not each.warned and time.monotonic() - part.heard > UNTAKEN_SECONDS:
             each.warned = True
             self._warn(
                 f"{each.name}: no worker takes it; is one running? prefect worker start --pool "
                 f"{self._compute.work_pool}"
             )
 
-    def _crash(self, each: _Running) -> None:
+    def _crash(self, part: _Part) -> None:
         from prefect.states import Crashed
 
         state: Any = Crashed(message="its heartbeat stopped")
-        self._patient(lambda: self._client.set_flow_run_state(each.run, state, force=True))
+        self._patient(lambda: self._client.set_flow_run_state(part.run, state, force=True))
+
+    def _end(self, parts: Sequence[_Part], why: str) -> None:
+        """Cancel what runs of a job of several machines, and wait until it has ended or is silent."""
+        from prefect.states import Cancelling
+
+        left = [part for part in parts if not self._state(part).is_final()]
+        for part in left:
+            self._patient(lambda part=part: self._client.set_flow_run_state(part.run, Cancelling(message=why)))  # type: ignore[misc]
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := [part for part in left if not self._state(part).is_final()]:
+            interrupt.check()
+            for part in left:
+                if time.monotonic() > deadline or self._silent(part):
+                    self._crash(part)
+            time.sleep(POLL_SECONDS)
 
     def _cancel(self, running: Sequence[_Running]) -> None:
         """Cancel jobs, and wait until they have ended or their time is over."""
         from prefect.states import Cancelling
 
-        left = list(running)
+        left = [part.run for each in running for part in each.parts]
         deadline = time.monotonic() + STOP_SECONDS
         try:
-            for each in left:
-                self._client.set_flow_run_state(each.run, Cancelling(message="the family is no longer built"))
+            for run in left:
+                self._client.set_flow_run_state(run, Cancelling(message="the family is no longer built"))
             while left and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-                left = [each for each in left if not self._client.read_flow_run(each.run).state.is_final()]
+                left = [run for run in left if not self._client.read_flow_run(run).state.is_final()]
         except Exception as error:
             self._warn(f"jobs on work pool {self._compute.work_pool} could not be cancelled ({_short(error)})")
 
@@ -284,6 +331,13 @@ class _Pool:
                 f"compute.work_pool: no deployment {name} on the Prefect server; name a pool "
                 "of prefect.yaml, and register it with `effnet deploy`"
             ) from error
+
+
+def _gravity(state: Any) -> int:
+    """Rank how parts of a job ended: what one of them did wrong comes before what that did to the others."""
+    if state.is_failed() and _NAMES.get(state.name) in (ConfigError, DataError, None):
+        return 0
+    return 1 if state.is_crashed() else 2 if state.is_failed() else 3
 
 
 def _away(error: Exception) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, Recipe
+from effnet.config import FamilyConfig, PoolCompute, Recipe
 from effnet.data.manifest import Manifest
 from effnet.errors import DataError
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
@@ -96,7 +96,7 @@ def train_units(
         units: trainings; those that are done are only forwarded.
         kind: "fit" or "member": for the screen, and a tag in MLflow.
         parent: MLflow run that the trainings' runs belong under.
-        ranks: processes that train each together.
+        ranks: processes of a machine that train each together; a work pool's config may ask for more.
         until: epochs after which to leave them, to be gone on with later.
     """
     for unit in units:
@@ -112,8 +112,19 @@ def train_units(
     if len(left) < len(units):
         work.screen.say(f"{TITLES[kind]}: {len(units) - len(left)} of {len(units)} trainings reused")
     board = _Board(work, units, kind, until)
+    machines = 1
+    if isinstance(compute := work.config.compute, PoolCompute):
+        ranks, machines = max(ranks, compute.ranks), compute.machines
     orders = [
-        Order(name=unit.name, action="train", runs=(unit.folder.key,), work=unit.work, ranks=ranks, until=until)
+        Order(
+            name=unit.name,
+            action="train",
+            runs=(unit.folder.key,),
+            work=unit.work,
+            ranks=ranks,
+            machines=machines,
+            until=until,
+        )
         for unit in left
     ]
     try:

@@ -1,7 +1,7 @@
 """`python -m effnet.train RUN_FOLDER [--ranks N] [--until EPOCHS]`: the one entry of a training.
 
-With --ranks, N processes of this machine train together; torchrun may start `python -m effnet.train RUN_FOLDER` itself,
-on any number of machines that share the store.
+With --ranks, N processes of this machine train together, with --meet those of other machines too, each started with its
+own --machine; torchrun may start `python -m effnet.train RUN_FOLDER` itself.
 
 Exit codes: 0 done, 75 stopped with a checkpoint (start it again), 2 bad configuration, 65 bad data, 73 another process
 trains this run, 70 our bug or a diverged training. SIGTERM and SIGINT ask it to stop.
@@ -21,12 +21,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m effnet.train", description="Train a run folder to its end.")
     parser.add_argument("run_folder", type=Path)
     parser.add_argument("--ranks", type=int, default=1, help="processes of this machine that train together")
+    parser.add_argument("--machines", type=int, default=1, help="machines that train it together, each so started")
+    parser.add_argument("--machine", type=int, default=0, help="which of them this one is, counted from 0")
+    parser.add_argument("--meet", default="", help="HOST:PORT of machine 0, a port that is free there")
     parser.add_argument("--until", type=int, help="epochs after which to leave it, to be gone on with later")
     options = parser.parse_args()
-    if options.ranks > 1:
-        from effnet.train.launch import launch
+    if options.ranks > 1 or options.machines > 1:
+        from effnet.train.launch import Meeting, launch
 
-        launch(options.run_folder, options.ranks)
+        meeting = Meeting(options.meet, options.machine, options.machines) if options.machines > 1 else None
+        launch(options.run_folder, options.ranks, meeting, options.until)
         return
     if "RANK" in os.environ:
         die_with_parent()

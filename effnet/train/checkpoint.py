@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,17 @@ def problem(folder: Path) -> str | None:
     return None
 
 
-def newest(checkpoints: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest valid checkpoint; broken ones are named to `warn` and passed over."""
+def newest(checkpoints: Path, warn: Callable[[str], None], among: Container[int] | None = None) -> Path | None:
+    """Return the newest valid checkpoint; broken ones are named to `warn` and passed over.
+
+    Args:
+        checkpoints: folder of checkpoints.
+        warn: told about broken ones.
+        among: the steps that may be used; all if not given.
+    """
     for step in steps(checkpoints):
+        if among is not None and step not in among:
+            continue
         folder = checkpoints / f"step-{step}"
         trouble = problem(folder)
         if trouble is None:

@@ -23,6 +23,7 @@ class World:
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of these, on this machine
         local = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
@@ -58,6 +59,14 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def common(self, values: set[Any]) -> set[Any]:
+        """Return those of the values (plain data) that every rank has."""
+        if self.size == 1:
+            return values
+        boxes: list[set[Any]] = [set() for _ in range(self.size)]
+        dist.all_gather_object(boxes, values)
+        return set.intersection(*boxes)
+
     def copy_from_leader(self, network: nn.Module) -> None:
         """Give every rank the leader's batch-norm statistics."""
         if self.size > 1:
@@ -68,6 +77,11 @@ class World:
         """End the group, in order."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def lost_others(error: RuntimeError) -> bool:
+    """Say whether an error means that another rank is gone, or that the network to it is."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def synchronize_norms(network: nn.Module, world: World, ranks: int) -> None:

@@ -19,7 +19,7 @@ from effnet.process import say
 from effnet.runs import RunFolder, RunResult
 from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
-from effnet.train.distributed import World
+from effnet.train.distributed import World, lost_others
 from effnet.train.schedule import adapted, learning_rate, stage
 from effnet.train.state import Progress, Training, environment, prepare, resume, save
 from effnet.train.step import take_step
@@ -41,7 +41,8 @@ def train(
 ) -> RunResult | None:
     """Train the run in `folder` and return its result; a finished run is returned as it is.
 
-    In a process that torchrun started, this is one of several ranks; the first one writes the files.
+    In a process that torchrun started, this is one of several ranks; the first one writes the files. The others may
+    be on machines that see none of them.
 
     Args:
         folder: holds config.json; its dataset lies in the same store.
@@ -55,15 +56,21 @@ def train(
         DataError: if the dataset, a checkpoint or the weights to start from are missing, broken or of something else,
             or the disk is full.
         BusyError: if another process trains this run.
-        StoppedError: if `stop` asked for it; a checkpoint was written.
+        StoppedError: if `stop` asked for it, and a checkpoint was written; or if another rank is gone.
         RunFailedError: if the loss is no longer a number.
     """
-    if result := folder.result():
-        return result
     world = World()
     try:
+        if result := _result(folder, world):
+            return result
         with _held(folder, world):
             return _train(folder, world, started, stop, warn, until)
+    except RuntimeError as error:
+        if world.size == 1 or not lost_others(error):
+            raise
+        raise StoppedError(
+            f"run {folder.key}: rank {world.rank} lost the others ({str(error).splitlines()[0][:120]}); start it again"
+        ) from error
     except OSError as error:
         raise DataError(
             f"{error.filename or folder.path}: {(error.strerror or str(error)).lower()}; what is saved is whole, start "
@@ -91,7 +98,7 @@ def _held(folder: RunFolder, world: World) -> Iterator[None]:
 def _train(
     folder: RunFolder, world: World, started: float, stop: Stop, warn: Callable[[str], None], until: int | None
 ) -> RunResult | None:
-    if result := folder.result():  # another process finished while this one came to the lock
+    if result := _result(folder, world):
         return result
     training = prepare(folder, world, started, warn)
     try:
@@ -105,14 +112,19 @@ def _train(
             _train_epoch(training, epoch, stop)
         if world.leads:
             _finish(training)
-        world.tell(None)
-        result = folder.result()
-        if result is None:
+        if (result := _result(folder, world)) is None:
             raise DataError(f"{folder.result_path}: has gone; run the command again")
         return result
     finally:
         training.train_loader.close()
         training.minival_loader.close()
+
+
+def _result(folder: RunFolder, world: World) -> RunResult | None:
+    """Return the result that the leader sees."""
+    result = folder.result() if world.leads else None
+    told = world.tell(result.model_dump_json() if result else None)
+    return RunResult.model_validate_json(told) if told else None
 
 
 def _epochs_left(training: Training) -> Iterator[int]:

@@ -91,7 +91,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     optimizer = Optimizer(network, recipe)
     synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
     # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
-    cores = len(os.sched_getaffinity(0)) // world.size
+    cores = len(os.sched_getaffinity(0)) // world.local_size
     threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores)
     shared = {
         "resolution": spec.architecture.resolution,
@@ -196,7 +196,9 @@ def save(training: Training) -> None:
 
 
 def resume(training: Training) -> None:
-    """Take the newest valid checkpoint over, if there is one; the leader chooses.
+    """Take the newest valid checkpoint over, if there is one; the leader chooses among those that all ranks see.
+
+    Machines that share no store may have come to different ones: the leader's newest may not have been sent.
 
     A checkpoint of another run or of another version of effnet is refused. One that was written with other threads,
     ranks or versions of torch is used and told about: the training goes on with every sample in its place, but its
@@ -206,7 +208,8 @@ def resume(training: Training) -> None:
         DataError: if the checkpoint does not fit.
     """
     world = training.world
-    found = checkpoint.newest(training.folder.checkpoints, training.warn) if world.leads else None
+    everywhere = world.common(set(checkpoint.steps(training.folder.checkpoints)))
+    found = checkpoint.newest(training.folder.checkpoints, training.warn, everywhere) if world.leads else None
     name = world.tell(found.name if found else None)
     if name is None:
         return

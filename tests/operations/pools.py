@@ -29,8 +29,8 @@ class Workers:
         self.url, self.folder, self.environment = url, folder, environment or {}
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, pool: str, name: str) -> Path:
-        """Start a worker; return its scratch folder."""
+    def start(self, pool: str, name: str, limit: int = 2) -> Path:
+        """Start a worker that runs so many jobs at a time; return its scratch folder."""
         scratch = self.folder / name
         scratch.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -40,7 +40,8 @@ class Workers:
             "EFFNET_SCRATCH": str(scratch),
             "DO_NOT_TRACK": "true",
         }
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name, "--limit", "2"]
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+        command += ["--limit", str(limit)]
         with (scratch / "worker.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -61,11 +62,12 @@ class Workers:
             process.wait()
         self._processes = []
 
-    def kill(self) -> None:
-        """Kill all workers and what they run, as a machine does that loses power."""
-        for process in self._processes:
+    def kill(self, number: int | None = None) -> None:
+        """Kill a worker and what it runs, as a machine does that loses power; all of them if none is named."""
+        doomed = self._processes if number is None else [self._processes[number]]
+        for process in doomed:
             kill_family(process)
-        self._processes = []
+        self._processes = [process for process in self._processes if process not in doomed]
 
 
 @pytest.fixture(scope="session")

@@ -83,12 +83,13 @@ def weights(store: Store, order: Order) -> str:
     return RunFolder(store.runs / order.runs[0]).trained().weights_sha256
 
 
-def trained_here(spec: RunSpec, dataset_store: Store, folder: Path) -> str:
+def trained_here(spec: RunSpec, dataset_store: Store, folder: Path, ranks: int = 1) -> str:
     """Return the weights that a training gives without a pool."""
     here = Store(folder)
     here.root.mkdir()
     os.symlink(dataset_store.datasets, here.datasets)
     (order,) = train(here, spec)
+    order = order.model_copy(update={"ranks": ranks})
     carry_out([order], LocalCompute(), here, tick=lambda: None, done=lambda _: None, warn=print)
     return weights(here, order)
 
@@ -177,6 +178,43 @@ def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weight
     assert not jobs(deployed, "Running")
     assert folder.metrics_path.read_text().startswith(seen[0])  # no epoch was trained twice
     assert weights(store, order) == trained_here(whole, dataset_store, tmp_path / "here")
+
+
+def test_two_machines_train_one_network_and_go_on_when_one_of_them_vanishes(
+    deployed: str,
+    workers: Workers,
+    store: Store,
+    spec: RunSpec,
+    bucket: str,
+    dataset_store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "SILENT_SECONDS", 20.0)
+    workers.environment = aws()
+    scratches = [workers.start(POOL, name, limit=1) for name in ("one", "two")]
+    compute = PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team", machines=2)
+    watched = Watched(deployed, store, compute)
+    whole = longer(spec, 8, seed=10)
+    (order,) = train(store, whole)
+    together = order.model_copy(update={"machines": 2})
+    folder = RunFolder(store.runs / order.runs[0])
+
+    def lose() -> None:
+        wait_until(lambda: folder.metrics_path.exists())  # so a checkpoint was sent as well
+        workers.kill(1)
+        workers.start(POOL, "another", limit=1)
+
+    loser = threading.Thread(target=lose)
+    loser.start()
+    watched.run(together)
+    loser.join()
+    assert watched.done == ["t0"]
+    assert any("started again, it goes on from its last checkpoint" in line for line in watched.warned)
+    assert all(list(scratch.glob("*/runs/*/config.json")) for scratch in scratches)
+    assert folder.trained().environment["ranks"] == "2"
+    assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, 9))
+    assert weights(store, order) == trained_here(whole, dataset_store, tmp_path / "here", ranks=2)
 
 
 def test_stopping_the_parent_stops_the_jobs_with_a_checkpoint(
