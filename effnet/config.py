@@ -335,6 +335,9 @@ class PoolCompute(Value):
         int, Field(ge=1, le=256, description="processes that train one network on a machine: one per GPU")
     ] = 1
     machines: Annotated[int, Field(ge=1, le=256, description="jobs that train one network together")] = 1
+    shard_jobs: Annotated[
+        int, Field(ge=1, le=1000, description="jobs that write the dataset; 1: it is written where the flow runs")
+    ] = 1
     exchange: Annotated[
         str | None,
         Field(

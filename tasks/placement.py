@@ -9,17 +9,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from effnet.config import LocalCompute, PoolCompute
+from effnet.data.parts import Part
 from effnet.store import Store
 from effnet.values import Value
 from tasks.dispatch import Job, run_jobs
 
 
 class Order(Value):
-    """What one child process is to do with runs of the store."""
+    """What one child process is to do with runs of the store, or with a part of a dataset."""
 
     name: str  # for people
-    action: Literal["train", "evaluate", "latency"]
-    runs: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...], Field(min_length=1)]  # keys
+    action: Literal["train", "evaluate", "latency", "shard"]
+    runs: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()  # keys
+    shards: Annotated[Part | None, Field(description="of `shard`")] = None
     work: float = 1.0  # expected size, in any unit: the largest order starts first
     ranks: Annotated[int, Field(ge=1, le=256, description="processes of each machine that train together")] = 1
     machines: Annotated[int, Field(ge=1, le=256, description="that train it together")] = 1
@@ -60,6 +62,9 @@ def carry_out(
 def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
     folders = tuple(str(store.runs / key) for key in order.runs)
     log = store.logs / f"{order.action}.log"
+    if order.action == "shard" and order.shards:
+        arguments = (order.shards.model_dump_json(), str(store.datasets))
+        return Job(order.name, "effnet.data.parts", arguments, log, order.work)
     if order.action == "train":
         log = Path(folders[0]) / (f"output-{meeting.machine}.log" if meeting and meeting.machine else "output.log")
         ranks = ("--ranks", str(order.ranks)) if order.ranks > 1 else ()

@@ -8,9 +8,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import Coefficients
+from effnet.config import PoolCompute
 from effnet.data.manifest import Manifest
 from effnet.data.shards import write_shards
 from effnet.family import FamilyResult, Member, MemberResult
+from tasks.sharding import shard_on_pool
 from tasks.training import Unit, Work, evaluate_units, train_units
 
 
@@ -21,7 +23,10 @@ def shard_dataset(work: Work) -> Manifest:
     def progress(done: int, total: int) -> None:
         work.screen.progress("shard dataset", done / total, ("images", "of"), [(str(done), str(total))])
 
+    compute = work.config.compute
     try:
+        if isinstance(compute, PoolCompute) and compute.shard_jobs > 1:
+            shard_on_pool(work, compute)
         manifest, reused = write_shards(work.config.data, work.store.datasets, progress, base=work.base)
     finally:
         work.screen.settle()

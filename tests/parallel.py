@@ -14,6 +14,8 @@ _LONG = ("home", "deployed", "stack", "test_operation_faults", "test_family", "t
 def group(item: pytest.Item) -> str:
     """Return the name of the tests that an item has to stay with."""
     used: list[str] = getattr(item, "fixturenames", [])
+    if any(name in item.name for name in ("radosgw", "real_bucket")):  # asked for by a parameter
+        return "rgw"
     return next((name for name in _COSTLY if name in used), item.path.stem)
 
 

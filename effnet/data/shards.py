@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,7 +50,7 @@ FORMAT = 2  # of the folder's layout; part of every digest
 _SOURCES = ".sources"
 
 
-class _Written(NamedTuple):
+class Written(NamedTuple):
     """What became of one shard's plan: kept beside the shard until the dataset is whole."""
 
     info: dict[str, Any]
@@ -113,7 +113,7 @@ def _write(
             if to:
                 publish_dataset(datasets / manifest.digest, manifest, to)
             return manifest, True
-        partial = datasets / f"{TEMPORARY}{key}"
+        partial = partial_folder(datasets, key)
         busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
         with hold(datasets / _SOURCES / f"{key}.lock", busy):
             if manifest := _found(datasets, key):  # another process finished while this one came to the lock
@@ -129,9 +129,19 @@ def _write(
                 if publisher:
                     publisher.stop()
             _move(partial, datasets, manifest)
-            publish(datasets / _SOURCES / f"{key}.json", canonical_json({"dataset": manifest.digest}))
+            note_source(datasets, key, manifest)
     remove_folder(scratch)
     return manifest, False
+
+
+def partial_folder(datasets: Path, key: str) -> Path:
+    """Return where the shards of a source lie until the dataset is whole and has its name."""
+    return datasets / f"{TEMPORARY}{key}"
+
+
+def note_source(datasets: Path, key: str, manifest: Manifest) -> None:
+    """Note which dataset a source and settings gave."""
+    publish(datasets / _SOURCES / f"{key}.json", canonical_json({"dataset": manifest.digest}))
 
 
 def _publisher(to: str | None) -> Publisher | None:
@@ -205,17 +215,26 @@ def _write_all(
 ) -> Manifest:
     plans = plan_shards(source.entries(), config)
     total = sum(len(plan.entries) for plan in plans)
-    written: list[_Written] = []
+    written: list[Written] = []
     done = 0
-    with ThreadPoolExecutor(workers, "shard") as pool, _cancelled_on_error(pool):
+    with ThreadPoolExecutor(workers, "shard") as pool, cancelled_on_error(pool):
         for plan, result in zip(
-            plans, pool.map(lambda plan: _write_or_find(source, plan, partial, config), plans), strict=True
+            plans, pool.map(lambda plan: write_or_find(source, plan, partial, config), plans), strict=True
         ):
             written.append(result)
             if publisher:
                 publisher.add(partial / plan.name, result.info["xxh128"])
             done += len(plan.entries)
             progress(done, total)
+    return finish(config, source, partial, written, total)
+
+
+def finish(config: DataConfig, source: Source, partial: Path, written: Sequence[Written], total: int) -> Manifest:
+    """Write index and manifest over the shards, and clear what only the writing needed.
+
+    Raises:
+        DataError: if more images were left out than is allowed, or a split stays empty.
+    """
     bad = [row for result in written for row in result.bad]
     if bad:
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
@@ -224,11 +243,12 @@ def _write_all(
             f"{bad[0]['where']}: {bad[0]['reason']}; {len(bad):,} bad images of {total:,}, data.images.max_bad allows "
             f"{config.images.max_bad:,}; all are listed in {partial / QUARANTINE}"
         )
-    return _finish(config, source, partial, written)
+    return _name(config, source, partial, written)
 
 
 @contextlib.contextmanager
-def _cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
+def cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Let a pool begin nothing more if the block raises."""
     try:
         yield
     except BaseException:
@@ -236,8 +256,7 @@ def _cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
         raise
 
 
-def _finish(config: DataConfig, source: Source, partial: Path, written: list[_Written]) -> Manifest:
-    """Write index and manifest over the shards, and clear what only the writing needed."""
+def _name(config: DataConfig, source: Source, partial: Path, written: Sequence[Written]) -> Manifest:
     rows = [row | {"sha256": bytes.fromhex(row["sha256"])} for result in written for row in result.rows]
     shards = tuple(ShardInfo(**result.info) for result in written)
     samples = {split: sum(shard.samples for shard in shards if shard.split == split) for split in SPLITS}
@@ -264,11 +283,12 @@ def _finish(config: DataConfig, source: Source, partial: Path, written: list[_Wr
     return manifest
 
 
-def _write_or_find(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> _Written:
+def write_or_find(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> Written:
+    """Write a shard, its DALI index and what is noted of it, unless an interrupted write has finished it already."""
     return _finished(partial, plan) or _write_shard(source, plan, partial, config)
 
 
-def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> _Written:
+def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> Written:
     """Write one shard and its DALI index, and then its part file, which says that both are whole."""
     import xxhash
 
@@ -314,8 +334,8 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
         "bytes": writer.position,
         "xxh128": checksum.hexdigest(),
     }
-    written = _Written(info, rows, bad, dict(actions))
-    publish(_part(partial, plan), canonical_json({"key": _plan_key(plan), **written._asdict()}))
+    written = Written(info, rows, bad, dict(actions))
+    publish(partial / part_name(plan), canonical_json({"key": _plan_key(plan), **written._asdict()}))
     return written
 
 
@@ -344,24 +364,34 @@ def _dali_index(rows: list[dict[str, Any]]) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _finished(partial: Path, plan: ShardPlan) -> _Written | None:
+def _finished(partial: Path, plan: ShardPlan) -> Written | None:
     """Return what an interrupted write already finished of a shard, if its bytes still are what they were."""
     try:
-        part = json.loads(_part(partial, plan).read_bytes())
-    except (FileNotFoundError, ValueError):
+        written = read_part((partial / part_name(plan)).read_bytes(), plan)
+    except FileNotFoundError:
         return None
     path = partial / plan.name
-    if part.pop("key", None) != _plan_key(plan) or not path.is_file() or xxh128_file(path) != part["info"]["xxh128"]:
+    if written is None or not path.is_file() or xxh128_file(path) != written.info["xxh128"]:
         return None
-    return _Written(**part)
+    return written
+
+
+def read_part(data: bytes, plan: ShardPlan) -> Written | None:
+    """Return what was noted of a finished shard; None if it is broken, or of other images."""
+    try:
+        part = json.loads(data)
+    except ValueError:
+        return None
+    return Written(**part) if part.pop("key", None) == _plan_key(plan) else None
 
 
 def _plan_key(plan: ShardPlan) -> str:
     return digest([[entry.key, entry.label] for entry in plan.entries])
 
 
-def _part(partial: Path, plan: ShardPlan) -> Path:
-    return partial / f"{plan.name}.part.json"
+def part_name(plan: ShardPlan) -> str:
+    """Return the name of the file that says that a shard is whole, and what is in it."""
+    return f"{plan.name}.part.json"
 
 
 __all__ = ["Manifest", "load_manifest", "source_key", "verify", "write_shards"]

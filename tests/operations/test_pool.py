@@ -13,13 +13,18 @@ from prefect.client.orchestration import get_client
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, LocalCompute, PoolCompute, Recipe
-from effnet.data.manifest import Manifest
+from effnet.data.manifest import Manifest, load_manifest
+from effnet.data.parts import is_written
 from effnet.errors import ConfigError, RunFailedError, StoppedError
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
 from tasks import interrupt, pool
 from tasks.placement import Order, carry_out
 from tasks.prefect_setup import connected
+from tasks.screen import Screen
+from tasks.sharding import shard_on_pool
+from tasks.tracking import Tracker
+from tasks.training import Work
 from tests.operations.pools import Workers, wait_until
 
 POOL = "effnet-gpu"
@@ -215,6 +220,38 @@ def test_two_machines_train_one_network_and_go_on_when_one_of_them_vanishes(
     assert folder.trained().environment["ranks"] == "2"
     assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, 9))
     assert weights(store, order) == trained_here(whole, dataset_store, tmp_path / "here", ranks=2)
+
+
+def test_jobs_write_the_dataset_and_train_from_it_where_it_lies(
+    deployed: str,
+    workers: Workers,
+    baseline: Architecture,
+    config: FamilyConfig,
+    manifest: Manifest,
+    bucket: str,
+    tmp_path: Path,
+) -> None:
+    workers.environment = aws()
+    scratches = [workers.start(POOL, name, limit=1) for name in ("one", "two")]
+    compute = PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team", shard_jobs=2)
+    store = Store(tmp_path / "store")
+    store.prepare()
+    pooled = config.model_copy(update={"compute": compute})
+    tracker = Tracker(str(tmp_path / "no-mlflow"), "tiny", None, lambda _line: None)
+    work = Work(pooled, baseline, store, tmp_path, tracker, Screen())
+    with connected(deployed):
+        shard_on_pool(work, compute)
+        assert is_written(config.data, store.datasets, tmp_path)
+        shard_on_pool(work, compute)  # which finds it: there is nobody to write it again
+    assert all(list(scratch.glob("*/logs/shard.log")) for scratch in scratches)
+    folder = store.datasets / manifest.digest
+    assert load_manifest(folder) == manifest
+    assert not list(folder.glob("*.tar"))  # the shards stay where they are
+
+    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
+    watched = Watched(deployed, store, compute)
+    watched.run(*train(store, longer(spec, 1, seed=11)))
+    assert watched.done == ["t0"]
 
 
 def test_stopping_the_parent_stops_the_jobs_with_a_checkpoint(

@@ -1,0 +1,76 @@
+"""Datasets that several machines write: the same bytes as one writes, wherever they come together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from effnet.config import DataConfig
+from effnet.data import parts as parts_module
+from effnet.data.manifest import load_manifest
+from effnet.data.parts import Part, gather, is_written, write_part
+from effnet.data.shards import write_shards
+from effnet.data.verify import verify
+from effnet.errors import ConfigError, DataError
+from effnet.storage import open_folder
+from tests.storage.test_remote import config, place
+
+__all__ = ["config", "place"]
+
+
+def part(data: DataConfig, number: int, to: str | None = None) -> Part:
+    return Part(data=data, part=number, parts=3, to=to)
+
+
+def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob(pattern)}
+
+
+def test_parts_in_a_shared_store_are_what_one_machine_writes(config: DataConfig, tmp_path: Path) -> None:
+    alone, _ = write_shards(config, tmp_path / "alone")
+    datasets = tmp_path / "shared"
+    assert not is_written(config, datasets, Path())
+    assert sum(write_part(part(config, number), datasets) for number in range(3)) == len(alone.shards)
+    written = {path: path.stat().st_mtime_ns for path in datasets.glob(".tmp-*/*.tar")}
+    assert len(written) == len(alone.shards)
+    manifest, _ = write_shards(config, datasets)
+    folder = datasets / manifest.digest
+    assert files(folder) == files(tmp_path / "alone" / alone.digest)
+    assert sorted(written.values()) == sorted(path.stat().st_mtime_ns for path in folder.glob("*.tar"))  # not again
+    assert is_written(config, datasets, Path())
+
+
+def test_parts_of_machines_that_share_nothing_come_together_at_a_place(
+    config: DataConfig, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = write_shards(config, tmp_path / "alone")
+    for number in (0, 1):
+        write_part(part(config, number, place), tmp_path / f"machine{number}")
+    with pytest.raises((ConfigError, DataError), match=r"part\.json"):  # a shard that nobody has written
+        gather(config, tmp_path / "flow", Path(), place, 1 << 30)
+    write_part(part(config, 2, place), tmp_path / "machine2")
+    assert not list(tmp_path.glob("machine*/.tmp-*/*.tar"))  # no disk is taken by what was sent
+
+    def no_writing(*_: object) -> None:
+        raise AssertionError("a shard was written twice")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts_module, "write_or_find", no_writing)
+        write_part(part(config, 1, place), tmp_path / "another")  # what is at the place is not written again
+    manifest = gather(config, tmp_path / "flow", Path(), place, 1 << 30)
+    assert manifest == alone
+    assert is_written(config, tmp_path / "flow", Path())
+    (location,) = {file.name.split("/")[1] for file in open_folder(place).list("parts/")}
+    assert verify(f"{place}/parts/{location}") == []
+    assert load_manifest(tmp_path / "flow" / manifest.digest) == alone
+    assert gather(config, tmp_path / "again", Path(), place, 1 << 30) == alone
+
+
+def test_bad_images_of_all_parts_are_counted(config: DataConfig, place: str, tmp_path: Path) -> None:
+    for name in ("0.jpg", "1.jpg"):
+        next((tmp_path / "images").rglob(name)).write_bytes(b"no image")
+    for number in range(3):
+        write_part(part(config, number, place), tmp_path / f"machine{number}")
+    with pytest.raises(DataError, match=r"2 bad images of 60, data.images.max_bad allows 0"):
+        gather(config, tmp_path / "flow", Path(), place, 1 << 30)
