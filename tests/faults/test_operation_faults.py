@@ -25,8 +25,13 @@ from tests.operations.pools import Workers, wait_until
 from tests.operations.stack import ROOT, Stack, running_stack
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
-P1 = ("Prefect away for 10 s", "flow killed", "worker killed", "Prefect away for 90 s")
-P2 = ("PostgreSQL stopped hard",)
+FAULTS = {  # P1 and P2, and how often each
+    "Prefect away for 10 s": wanted(1, 6),
+    "Prefect away for 90 s": wanted(0, 6),
+    "flow killed": wanted(0, 6),
+    "worker killed": wanted(1, 6),
+    "PostgreSQL stopped hard": wanted(1, 20),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +42,24 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-def test_family_goes_on_whatever_is_killed(stack: Stack, tmp_path: Path) -> None:
-    source = random.Random(0)
-    reference = Site(stack, tmp_path / "reference", "reference")
+@pytest.fixture(scope="module")
+def reference(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A family that nothing disturbed."""
+    site = Site(stack, tmp_path_factory.mktemp("reference"), "reference")
     try:
-        reference.start()
-        assert reference.process.wait(400) == 0, reference.told()
+        site.start()
+        assert site.process.wait(400) == 0, site.told()
     finally:
-        reference.workers.kill()
-    plan = [P1[number % len(P1)] for number in range(wanted(1, 24))]
-    plan += [P2[number % len(P2)] for number in range(wanted(1, 20))]
+        site.workers.kill()
+    return site
+
+
+@pytest.mark.parametrize("fault", [fault for fault, number in FAULTS.items() if number])
+def test_family_goes_on_whatever_is_killed(stack: Stack, reference: Site, tmp_path: Path, fault: str) -> None:
+    source = random.Random(fault)
     fired: Counter[str] = Counter()
-    for number, fault in enumerate(plan):
-        site = Site(stack, tmp_path / str(number), f"trial{number}")
+    for number in range(FAULTS[fault]):
+        site = Site(stack, tmp_path / str(number), f"{fault.lower().replace(' ', '-')}-{number}")
         try:
             site.start()
             wait_until(site.trains, 120)
@@ -61,8 +71,8 @@ def test_family_goes_on_whatever_is_killed(stack: Stack, tmp_path: Path) -> None
             site.check(reference, fault)
         finally:
             site.workers.kill()
-    show("operations disturbed", fired, {"families finished, right everywhere": len(plan)})
-    assert sum(fired.values()) == len(plan)
+    show("operations disturbed", fired, {"families finished, right everywhere": FAULTS[fault]})
+    assert sum(fired.values()) == FAULTS[fault]
 
 
 class Site:
