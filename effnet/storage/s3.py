@@ -8,6 +8,7 @@ the server verifies, and carries its own (CRC32), which is verified when it is r
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import threading
@@ -25,6 +26,8 @@ from effnet.store import temporary_name
 PART_BYTES = 16 << 20  # of one request
 PARALLEL = 8  # requests at a time for one file
 ATTEMPTS = 8  # of one request, ours over boto3's own
+RESTART_SECONDS = 10.0  # a server that answered before, and now refuses connections, is waited for
+UNKNOWN_SECONDS = 0.1  # one that never answered, hardly: the address may be wrong
 CONNECT_SECONDS, READ_SECONDS = 5, 10  # a connection that is silent for so long is cut
 _CRC = "effnet-crc32"  # the object's own checksum, in its metadata
 
@@ -112,7 +115,7 @@ class S3Folder:
         """Say whether the server honours If-None-Match: two writes of one name tell."""
         name = f".probe-{random.getrandbits(64):016x}"  # a name that nobody else has
         try:
-            self._put(name, b"")
+            _patient(functools.partial(self._put, name, b""), self.url)
             return _patient(lambda: self._put(name, b"", IfNoneMatch="*"), self.url) is _REFUSED
         finally:
             self.delete([name])
@@ -238,16 +241,19 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
     )
     from urllib3.exceptions import HTTPError
 
-    for attempt in range(ATTEMPTS):
+    began = time.monotonic()
+    for attempt in itertools.count():
         try:
-            return run()
+            answer = run()
+            _heard.set()
+            return answer
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise ConfigError(
                 f"{where}: no credentials for S3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         except EndpointConnectionError as error:
             last: Exception = error
-            if attempt >= 2:
+            if time.monotonic() - began > (RESTART_SECONDS if _heard.is_set() else UNKNOWN_SECONDS):
                 raise AwayError(
                     f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
                 ) from error
@@ -256,8 +262,12 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
             _judge(error, where)
         except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last = error
+        if attempt >= ATTEMPTS - 1 and not isinstance(last, EndpointConnectionError):
+            raise AwayError(
+                f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later"
+            ) from last
         _pause(attempt)
-    raise AwayError(f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later") from last
+    raise AssertionError("unreachable")
 
 
 def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
@@ -308,6 +318,7 @@ def _crc_file(path: Path) -> int:
     return crc
 
 
+_heard = threading.Event()  # whether the server ever answered: then it will come back
 _lock = threading.Lock()
 _clients: dict[int, Any] = {}
 
@@ -338,3 +349,4 @@ def forget_client() -> None:
     """Make a new client next time, with the environment as it is then."""
     with _lock:
         _clients.clear()
+        _heard.clear()

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from effnet.config import DataConfig, DigitsSource, PoolCompute
+from effnet.data.shards import write_shards
+from effnet.data.verify import verify
 from effnet.errors import EffnetError
+from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.storage import open_folder, s3
+from effnet.store import Store
 from tests.faults.counts import show, wanted
 from tests.faults.proxy import FaultProxy
+from tests.operations.pools import Workers, wait_until
+from tests.operations.test_pool import POOL, Watched, aws, longer, spec, train, trained_here, weights, workers
+from tests.rgw import Rgw
+
+__all__ = ["spec", "workers"]
 
 REQUESTS = wanted(30, 600)  # spoiled ones, at least
 
@@ -61,3 +74,89 @@ def test_objects_arrive_whole(
         proxy.stop()
     show(f"S3 requests spoiled ({server})", proxy.fired, outcomes)
     assert outcomes["told"] <= 0.02 * number  # eight tries at one in five: hardly ever
+
+
+@contextmanager
+def crashing(rgw: Rgw, fired: Counter[str], name: str, pause: Callable[[], float]) -> Iterator[None]:
+    """Kill the S3 server again and again while the block runs, each time for some seconds; it is back afterwards."""
+    over = threading.Event()
+    source = random.Random(name)
+
+    def crash() -> None:
+        while not over.wait(pause()):
+            rgw.kill_gateway()
+            fired[name] += 1
+            over.wait(source.uniform(0.2, 6))
+            rgw.start_gateway()
+
+    thread = threading.Thread(target=crash)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.timeout(3000)
+def test_a_dataset_arrives_whatever_becomes_of_the_server(rgw: Rgw, real_bucket: str, tmp_path: Path) -> None:
+    """X2, while images are sharded."""
+    data = DataConfig(source=DigitsSource(image_size=64), shard_samples=60)
+    alone, _ = write_shards(data, tmp_path / "alone")
+    fired: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+    source = random.Random(1)
+    number = 0
+    while sum(fired.values()) < wanted(3, 25):
+        number += 1
+        place = f"s3://{real_bucket}/set{number}"
+        with crashing(rgw, fired, "killed while sharding", lambda: source.uniform(0.1, 2)):
+            for _ in range(20):
+                try:
+                    manifest, _ = write_shards(data, tmp_path / str(number), to=place)
+                    break
+                except EffnetError as error:
+                    assert "\n" not in str(error)
+                    outcomes["told, and gone on with"] += 1
+        assert manifest == alone
+        assert verify(place) == []
+        outcomes["the same dataset"] += 1
+    show("S3 server killed", fired, outcomes)
+
+
+@pytest.mark.timeout(3000)
+def test_a_training_ends_the_same_whatever_becomes_of_the_server(
+    rgw: Rgw,
+    real_bucket: str,
+    deployed: str,
+    workers: Workers,
+    spec: RunSpec,
+    dataset_store: Store,
+    tmp_path: Path,
+) -> None:
+    """X2, while a job of a work pool trains."""
+    workers.environment = aws()
+    workers.start(POOL, "one")
+    fired: Counter[str] = Counter()
+    source = random.Random(2)
+    whole = longer(spec, 30, seed=20)
+    wanted_weights = trained_here(whole, dataset_store, tmp_path / "here")
+    number = 0
+    while sum(fired.values()) < wanted(1, 25):
+        number += 1
+        own = Store(tmp_path / f"store{number}")
+        own.root.mkdir()
+        os.symlink(dataset_store.datasets, own.datasets)
+        watched = Watched(deployed, own, PoolCompute(work_pool=POOL, exchange=f"s3://{real_bucket}/x{number}"))
+        (order,) = train(own, whole)
+        folder = RunFolder(own.runs / order.runs[0])
+        thread = threading.Thread(target=watched.run, args=(order,))
+        thread.start()
+        wait_until(folder.metrics_path.exists, 120)
+        with crashing(rgw, fired, "killed while training", lambda: source.uniform(2, 6)):
+            while thread.is_alive():
+                thread.join(1)
+        assert watched.done == ["t0"], watched.warned
+        assert weights(own, order) == wanted_weights
+        assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, 31))
+    show("S3 server killed under jobs", fired, {"trainings ended the same to the bit": number})

@@ -300,3 +300,19 @@ def test_a_full_disk_is_named_and_costs_no_checkpoint(make: Callable[[], RunFold
         train(folder)
         check_same(folder, undisturbed)
     show("flushes on a full disk", fired, {"named, and gone on to the same bits": sum(fired.values())})
+
+
+def test_one_of_two_trainers_of_a_run_wins(make: Callable[[], RunFolder], undisturbed: RunFolder) -> None:
+    """W2: the other says that the run is held, or finds it done; nothing is trained twice."""
+    outcomes: Counter[str] = Counter()
+    trials = wanted(2, 80)
+    for _ in range(trials):
+        folder = make()
+        both = [start(folder) for _ in range(2)]
+        told = [process.communicate(timeout=120)[1] for process in both]
+        codes = sorted(process.returncode for process in both)
+        assert codes in ([0, 73], [0, 0]), told
+        assert codes == [0, 0] or any("another process is training this run" in text for text in told)
+        check_same(folder, undisturbed)
+        outcomes["one won, the other said so" if codes == [0, 73] else "one after the other"] += 1
+    show("two trainers of one run", Counter({"two trainers at once": trials}), outcomes)
