@@ -3,6 +3,7 @@
     datasets/<digest>/       a dataset, or origin.json, which says where it lies
     runs/<key>/              a run folder, as far as it has come, without its checkpoints
     checkpoints/<key>/       those: a rule of the bucket can remove them after some time
+    weights/<sha256>         weights that runs start from
     jobs/<id>                what jobs say: a number that grows while one is alive, an address to meet at
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
@@ -21,9 +22,9 @@ from effnet.data.manifest import load_manifest
 from effnet.data.remote import ORIGIN, Origin, mirror
 from effnet.data.shards import publish_dataset
 from effnet.errors import AwayError, ConfigError, DataError
-from effnet.runs import RunFolder, read_value
+from effnet.runs import RunFolder, Start, read_value
 from effnet.storage import File, open_folder
-from effnet.store import Store, publish_folder
+from effnet.store import Store, publish, publish_folder, sha256_file
 
 CHECKPOINT = "MANIFEST.json"  # of a checkpoint: written last (effnet.train.checkpoint)
 _FIRST = ("config.json", "about.json")
@@ -45,18 +46,11 @@ class Exchange:
         self._offered: set[str] = set()  # datasets
 
     def offer(self, key: str) -> None:
-        """Let others take a run: its spec, its dataset, and what is there of it.
-
-        Raises:
-            ConfigError: if the run starts from weights of this machine, which others do not have.
-        """
+        """Let others take a run: its spec, its dataset, the weights that it starts from, and what is there of it."""
         folder = RunFolder(self._store.runs / key)
         spec = folder.spec()
         if spec.start:
-            raise ConfigError(
-                f"run {key}: starts from {spec.start.path}, which other machines do not have; train it here, or share "
-                "the store instead of an exchange"
-            )
+            self._offer_weights(spec.start)
         if spec.dataset not in self._offered:
             self._offer_dataset(spec.dataset)
             self._offered.add(spec.dataset)
@@ -75,7 +69,11 @@ class Exchange:
             raise DataError(f"{self._place.url}: no run {key} there")
         self._fetch(folder.path, there, (*_FIRST, *_GROWING, *_RESULTS))
         self._take_checkpoints(folder, there)
-        self._take_dataset(folder.spec().dataset, cache_bytes)
+        spec = folder.spec()
+        self._take_dataset(spec.dataset, cache_bytes)
+        if spec.start:
+            start = self._take_weights(spec.start)
+            publish(folder.config_path, spec.model_copy(update={"start": start}).model_dump_json(indent=2).encode())
         return folder
 
     def send(self, folder: RunFolder) -> None:
@@ -121,6 +119,21 @@ class Exchange:
             if manifest is None:
                 raise DataError(f"{folder}: no dataset here; run the command again to write it")
             publish_dataset(folder, manifest, f"{self._place.url}/{prefix}")
+
+    def _offer_weights(self, start: Start) -> None:
+        name = _weights_name(start)
+        if not any(file.name == name for file in self._place.list(name)):
+            path = Path(start.path)
+            if not path.is_file() or sha256_file(path) != start.sha256:
+                raise DataError(f"{path}: missing, or not the weights that the run starts from")
+            self._place.upload(path, name)
+
+    def _take_weights(self, start: Start) -> Start:
+        """Return where the weights are here; the training checks that they are the right ones."""
+        path = self._store.root / _weights_name(start)
+        if not path.exists():
+            self._place.fetch(_weights_name(start), path)
+        return start.model_copy(update={"path": str(path)})
 
     def _take_dataset(self, digest: str, cache_bytes: int) -> None:
         if load_manifest(self._store.datasets / digest):
@@ -190,6 +203,10 @@ class Exchange:
         with contextlib.suppress(ConfigError):  # a trainer need not be allowed to delete: the bucket's rules do it then
             self._place.delete([name for name in sent if name.endswith(CHECKPOINT)])
             self._place.delete([name for name in sent if not name.endswith(CHECKPOINT)])
+
+
+def _weights_name(start: Start) -> str:
+    return f"weights/{start.sha256}{Path(start.path).suffix}"
 
 
 def _full(key: str, name: str) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from effnet.errors import DataError
 from effnet.exchange import Exchange
-from effnet.runs import RunFolder, read_journal
+from effnet.runs import RunFolder, Start, read_journal
 from effnet.storage import open_folder
-from effnet.store import Store
+from effnet.store import Store, sha256_file
 
 
 def train_epoch(folder: RunFolder, epoch: int) -> None:
@@ -41,3 +42,31 @@ def test_no_checkpoint_is_sent_that_is_ahead_of_the_journal(tmp_path: Path, monk
     lines, _ = read_journal(tmp_path / "exchange" / "runs" / folder.key / "metrics.jsonl")
     assert steps
     assert max(steps) <= lines[-1]["step"]
+
+
+def test_weights_to_start_from_come_along(run_folder: RunFolder, tmp_path: Path) -> None:
+    weights = tmp_path / "b0.safetensors"
+    weights.write_bytes(b"weights")
+    start = Start(path=str(weights), sha256=sha256_file(weights))
+    folder = RunFolder.create(run_folder.store, run_folder.spec().model_copy(update={"start": start}))
+    Exchange(str(tmp_path / "exchange"), run_folder.store).offer(folder.key)
+    weights.unlink()  # another machine does not have it
+
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.prepare()
+    for _ in range(2):
+        taken = Exchange(str(tmp_path / "exchange"), elsewhere).take(folder.key, 1 << 30)
+        found = taken.spec().start
+        assert found is not None
+        assert Path(found.path).is_relative_to(elsewhere.root)
+        assert Path(found.path).read_bytes() == b"weights"
+
+
+def test_weights_that_changed_are_not_offered(run_folder: RunFolder, tmp_path: Path) -> None:
+    weights = tmp_path / "b0.safetensors"
+    weights.write_bytes(b"weights")
+    start = Start(path=str(weights), sha256=sha256_file(weights))
+    folder = RunFolder.create(run_folder.store, run_folder.spec().model_copy(update={"start": start}))
+    weights.write_bytes(b"other weights")
+    with pytest.raises(DataError, match="not the weights that the run starts from"):
+        Exchange(str(tmp_path / "exchange"), run_folder.store).offer(folder.key)
