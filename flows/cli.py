@@ -48,9 +48,7 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
     root = _open_store(store or Path(settings.store))
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
-    from flows.build_family import build_family
-
-    result = _run(build_family, settings, config.parent, root)
+    result = _run("flows.build_family", "build_family", settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -168,20 +166,22 @@ def _settings(config: Path) -> FamilyConfig:
 
 def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
     root = _open_store(store or Path(settings.store))
-    from flows import explore
-
-    click.echo(_run(getattr(explore, stage), settings, config.parent, root))
+    click.echo(_run("flows.explore", stage, settings, config.parent, root))
 
 
-def _run(flow: Any, settings: FamilyConfig, base: Path, root: Store) -> Any:
+def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store) -> Any:
     """Run a flow with a Prefect server: the one that is configured, the store's, or one for this run."""
+    import importlib
+
     from rich.console import Console
 
     from tasks.prefect_setup import configured_api, connected, crash_stale_runs
     from tasks.servers import PrefectApi
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
+    # Prefect's own lines are kept from the terminal by what configured_api sets: nothing may import Prefect before it.
     with PrefectApi(root.root, configured_api()) as api:
+        flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url, api.pages, patient=not api.in_store):
