@@ -89,6 +89,10 @@ def test_sharder_writes_datasets_only(rgw: Rgw, real_bucket: str, monkeypatch: p
     assert dataset.create("manifest.json", b"{}")
     assert not dataset.create("manifest.json", b"[]")
     assert [file.name for file in place.list("datasets/d")] == ["datasets/d/manifest.json"]
+    part = open_folder(f"s3://{real_bucket}/exchange/parts/p")  # of a dataset that several jobs write
+    part.put("train-00000.tar.part.json", b"{}")
+    assert [file.name for file in part.list()] == ["train-00000.tar.part.json"]
+    part.delete(["train-00000.tar.part.json"])
     assert refused(place.put, "runs/r/result.json", b"forged")
     assert refused(place.list, "runs/")
 
