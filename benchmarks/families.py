@@ -1,6 +1,6 @@
 """How many families one stack carries at once: PostgreSQL, Prefect and MLflow as infra/compose.yaml starts them.
 
-    python benchmarks/concurrent.py FOLDER [--numbers 1 2 4 8]
+    python benchmarks/families.py FOLDER [--numbers 1 2 4 8]
 
 For each number, so many families on scikit-learn's digits, each with a store of its own, begin at the same moment and
 train on this machine. An error is an exit code that is not 0, or a record that did not reach MLflow.
