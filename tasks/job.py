@@ -44,6 +44,7 @@ class PoolJob(Value):
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each child process")] = 1
     gpus: Annotated[int, Field(ge=0, le=64, description="that must be found, or the job fails at once")] = 0
     machine: Annotated[int, Field(ge=0, description="which of the order's machines this job is")] = 0
+    first: Annotated[str, Field(description="the heartbeat of machine 0, for the others")] = ""
     cache_bytes: Annotated[int, Field(gt=0, description="of the disk, for fetched shards")] = 100_000_000_000
     attempt: Annotated[int, Field(ge=1, description="counted from 1; another one is another job")] = 1
 
@@ -82,7 +83,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
 
         try:
             compute = LocalCompute(parallel=job.parallel, threads=job.threads)
-            meeting = _meet(job, exchange, patient) if job.machines > 1 else None
+            meeting = _meet(job, name, exchange, patient) if job.machines > 1 else None
             carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn, meeting=meeting)
         finally:
             patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
@@ -126,19 +127,18 @@ def _store(job: PoolJob) -> Store:
     return store
 
 
-def _meet(job: PoolJob, exchange: Exchange, patient: Patience) -> Meeting:
+def _meet(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Meeting:
     """Agree with the other machines of a training on an address: the first one says it, the others wait for it.
 
     Raises:
         StoppedError: if the first one does not come in time.
     """
-    name = f"{digest(job.model_copy(update={'machine': 0}).model_dump(mode='json'))[:16]}.meet"
     if job.machine == 0:
         address = _own_address()
-        patient(lambda: exchange.say(name, address))
+        patient(lambda: exchange.say(f"{name}.meet", address))
         return Meeting(address=address, machine=0)
     deadline = time.monotonic() + MEETING_SECONDS
-    while (heard := patient(lambda: exchange.heard(name))) is None:
+    while (heard := patient(lambda: exchange.heard(f"{job.first}.meet"))) is None:
         interrupt.check()
         if time.monotonic() > deadline:
             raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")

@@ -161,9 +161,10 @@ class _Pool:
             for key in dict.fromkeys(key for order in job.orders for key in order.runs):
                 self._handed(lambda key=key: self._exchange.offer(key))  # type: ignore[misc]
         name = job.orders[0].name + (f" +{len(job.orders) - 1}" if len(job.orders) > 1 else "")
-        parts = []
+        parts: list[_Part] = []
         for machine in range(job.machines):
-            run = self._start(job.model_copy(update={"machine": machine}), name)
+            first = str(parts[0].run) if parts else ""
+            run = self._start(job.model_copy(update={"machine": machine, "first": first}), name)
             parts.append(_Part(run.id))
             if run.state is not None and run.state.is_final() and not run.state.is_completed():
                 self._end(parts, "another machine's part ended before")

@@ -39,7 +39,7 @@ def launch(run_folder: Path, ranks: int, meeting: Meeting | None = None, until: 
         meeting: with the other machines that train this run, each with as many ranks.
         until: epochs after which to leave it.
     """
-    from torch.distributed import DistNetworkError
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
@@ -49,7 +49,7 @@ def launch(run_folder: Path, ranks: int, meeting: Meeting | None = None, until: 
     arguments = ("-m", "effnet.train", str(run_folder), *(("--until", str(until)) if until else ()))
     try:
         elastic_launch(_config(ranks, meeting), sys.executable)(*arguments)
-    except (DistNetworkError, RendezvousError) as error:
+    except (DistError, RendezvousError) as error:
         raise StoppedError(
             f"run {run_folder.name}: the machines that train it did not meet ({str(error).splitlines()[0][:120]}); "
             "start it again"
