@@ -36,7 +36,7 @@ class BusyError(EffnetError):
 
 
 class StoppedError(EffnetError):
-    """The work was asked to stop and has saved its state: start it again to go on."""
+    """The work was asked to stop, or lost others that it needs: start it again to go on from what is saved."""
 
     exit_code = 75
 

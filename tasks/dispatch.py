@@ -35,6 +35,7 @@ class Job:
     arguments: tuple[str, ...]
     log: Path  # what the child prints is added to it
     work: float = 1.0  # expected size, in any unit: the largest job starts first
+    alone: bool = True  # whether it can be started again without other machines
 
 
 @dataclass
@@ -124,6 +125,8 @@ def _start(job: Job, compute: LocalCompute) -> _Child:
 def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
     """Start a child again that was killed, or that found its run held by another process; raise if it may not be."""
     now = time.monotonic()
+    if code < 0 and not child.job.alone:
+        raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines start again together")
     if code == BusyError.exit_code and now - (child.busy_since or now) < BUSY_SECONDS:
         again = _start(child.job, compute)
         again.busy_since, again.attempt = child.busy_since or now, child.attempt

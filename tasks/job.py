@@ -154,9 +154,12 @@ def _own_address() -> str:
     if host := os.environ.get(ADDRESS):
         return f"{host}:{port}"
     server = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or "localhost"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((server, 9))  # sends nothing: it only asks which way
-        return f"{probe.getsockname()[0]}:{port}"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((server, 9))  # sends nothing: it only asks which way
+            return f"{probe.getsockname()[0]}:{port}"
+    except OSError as error:
+        raise ConfigError(f"no way from {os.uname().nodename} to {server} ({error}); set {ADDRESS}") from error
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
     log = store.logs / f"{order.action}.log"
     if order.action == "shard" and order.shards:
         arguments = (order.shards.model_dump_json(), str(store.datasets))
+        log = store.logs / f"shard-{order.shards.part}.log"
         return Job(order.name, "effnet.data.parts", arguments, log, order.work)
     if order.action == "train":
         log = Path(folders[0]) / (f"output-{meeting.machine}.log" if meeting and meeting.machine else "output.log")
@@ -72,6 +73,7 @@ def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
         together: tuple[str, ...] = ()
         if meeting:
             together = ("--machines", str(order.machines), "--machine", str(meeting.machine), "--meet", meeting.address)
-        return Job(order.name, "effnet.train", (*folders, *ranks, *together, *until), log, order.work)
+        arguments = (*folders, *ranks, *together, *until)
+        return Job(order.name, "effnet.train", arguments, log, order.work, alone=meeting is None)
     latency = ("--latency",) if order.action == "latency" else ()
     return Job(order.name, "effnet.evaluation", (*latency, *folders), log, order.work)

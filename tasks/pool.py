@@ -125,7 +125,8 @@ class _Pool:
         running: list[_Running] = []
         try:
             # Two of several machines each could take half of the pool, and wait for the rest for ever.
-            most = self._compute.jobs or (1 if self._compute.machines > 1 else len(batches))
+            several = any(order.machines > 1 for batch in batches for order in batch)
+            most = self._compute.jobs or (1 if several else len(batches))
             while waiting or running:
                 interrupt.check()
                 while waiting and len(running) < most:
@@ -164,7 +165,11 @@ class _Pool:
         parts: list[_Part] = []
         for machine in range(job.machines):
             first = str(parts[0].run) if parts else ""
-            run = self._start(job.model_copy(update={"machine": machine, "first": first}), name)
+            try:
+                run = self._start(job.model_copy(update={"machine": machine, "first": first}), name)
+            except BaseException:
+                self._cancel([_Running(job, name, tries, parts)])
+                raise
             parts.append(_Part(run.id))
             if run.state is not None and run.state.is_final() and not run.state.is_completed():
                 self._end(parts, "another machine's part ended before")
@@ -233,8 +238,8 @@ class _Pool:
     def _fulfilled(self, order: Order) -> bool:
         """Say whether the runs have what was ordered."""
         folders = [RunFolder(self._store.runs / key) for key in order.runs]
-        if order.action == "shard":
-            return True  # who puts the parts together sees whether all shards are there
+        if part := order.shards:
+            return self._handed(lambda: part.is_written(self._store.datasets))
         if order.action == "evaluate":
             return all(folder.evaluation_path.exists() for folder in folders)
         if order.action == "latency":

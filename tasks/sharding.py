@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from effnet.config import PoolCompute
-from effnet.data.parts import Part, gather, is_written
+from effnet.data.parts import gather, split_work
+from tasks.patience import Patience
 from tasks.placement import Order, carry_out
 from tasks.training import Work
 
@@ -14,17 +15,14 @@ def shard_on_pool(work: Work, compute: PoolCompute) -> None:
     Every job opens the source itself: it has to be on S3, or mounted at the same path everywhere.
     """
     data, datasets, base = work.config.data, work.store.datasets, work.base.absolute()
-    if is_written(data, datasets, base):
-        return
     number = compute.shard_jobs
+    patient = Patience("exchange", work.screen.warn)
     orders = [
-        Order(
-            name=f"shards {part + 1}/{number}",
-            action="shard",
-            shards=Part(data=data, base=str(base), part=part, parts=number, to=compute.exchange),
-        )
-        for part in range(number)
+        Order(name=f"shards {part.part + 1}/{number}", action="shard", shards=part)
+        for part in split_work(data, datasets, base, number, compute.exchange)
     ]
+    if not orders:
+        return
     finished = 0
 
     def done(_order: Order) -> None:
@@ -33,5 +31,5 @@ def shard_on_pool(work: Work, compute: PoolCompute) -> None:
         work.screen.progress("shard dataset", finished / number, ("jobs", "of"), [(str(finished), str(number))])
 
     carry_out(orders, compute, work.store, tick=lambda: None, done=done, warn=work.screen.warn)
-    if compute.exchange:
-        gather(data, datasets, base, compute.exchange, round(compute.cache_gb * 1e9))
+    if to := compute.exchange:
+        patient(lambda: gather(data, datasets, base, to, round(compute.cache_gb * 1e9)))

@@ -30,12 +30,13 @@ from effnet.data.shards import (
     partial_folder,
     read_part,
     source_key,
+    told_in_a_line,
     write_or_find,
 )
 from effnet.data.sources import Source, open_source
 from effnet.data.splits import plan_shards
-from effnet.errors import DataError
-from effnet.process import child_main
+from effnet.errors import AwayError, DataError, StoppedError
+from effnet.process import child_main, stop_on_signals
 from effnet.storage import Folder, open_folder
 from effnet.store import TEMPORARY, hold, remove_folder
 from effnet.values import Value
@@ -47,6 +48,7 @@ class Part(Value):
     """Every `parts`th shard of a dataset, from number `part` on."""
 
     data: DataConfig
+    source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="key of the source (effnet.data.shards)")]
     base: Annotated[str, Field(description="folder that relative paths of the source begin at")] = "."
     part: Annotated[int, Field(ge=0)]
     parts: Annotated[int, Field(ge=1)]
@@ -58,10 +60,37 @@ class Part(Value):
             raise ValueError(f"part must be below {self.parts} (got {self.part})")
         return self
 
+    @property
+    def note(self) -> str:
+        """Name of the file that says that all of the part is written."""
+        return f"{self.part}-of-{self.parts}.part.json"
 
-def is_written(data: DataConfig, datasets: Path, base: Path) -> bool:
-    """Say whether a dataset is there, or lies elsewhere and has only to be found: there is nothing to spread then."""
-    return isinstance(data.source, DatasetSource) or find_dataset(data, datasets, base) is not None
+    def place(self, datasets: Path) -> Folder:
+        """Return where the shards come together."""
+        return open_folder(f"{self.to}/{PLACE}/{self.source}" if self.to else partial_folder(datasets, self.source))
+
+    def is_written(self, datasets: Path) -> bool:
+        """Say whether all of the part is there."""
+        return bool({self.note, MANIFEST} & {file.name for file in self.place(datasets).list()})
+
+
+def split_work(data: DataConfig, datasets: Path, base: Path, parts: int, to: str | None) -> list[Part]:
+    """Return the parts of a dataset; none if it is there, or lies elsewhere and has only to be found.
+
+    Args:
+        data: source, split and shard settings.
+        datasets: folder of datasets.
+        base: folder that the source's relative paths begin at.
+        parts: how many.
+        to: place that all machines reach, if they do not share the store.
+    """
+    if isinstance(data.source, DatasetSource) or find_dataset(data, datasets, base):
+        return []
+    with told_in_a_line(datasets), contextlib.closing(open_source(data.source, base, _scratch(datasets))) as source:
+        key = source_key(data, source)
+    return [
+        Part(data=data, source=key, base=str(base.absolute()), part=part, parts=parts, to=to) for part in range(parts)
+    ]
 
 
 def write_part(part: Part, datasets: Path) -> int:
@@ -73,11 +102,14 @@ def write_part(part: Part, datasets: Path) -> int:
         BusyError: if another process writes this part here.
         ConfigError, DataError: as `write_shards` does, but for images that are left out: `gather` counts them.
     """
-    with contextlib.closing(open_source(part.data.source, Path(part.base), datasets / f"{TEMPORARY}scratch")) as source:
-        key = source_key(part.data, source)
-        partial = partial_folder(datasets, key)
-        place = open_folder(f"{part.to}/{PLACE}/{key}") if part.to else None
-        there = {file.name for file in place.list()} if place else set()
+    opened = open_source(part.data.source, Path(part.base), _scratch(datasets))
+    with told_in_a_line(datasets), contextlib.closing(opened) as source:
+        if (key := source_key(part.data, source)) != part.source:
+            raise DataError(
+                f"the images have changed since the work was split ({part.source}, now {key}); run it again"
+            )
+        partial, place = partial_folder(datasets, key), part.place(datasets)
+        there = {file.name for file in place.list()} if part.to else set()
         plans = plan_shards(source.entries(), part.data)[part.part :: part.parts]
 
         def write(number: int) -> None:
@@ -85,7 +117,7 @@ def write_part(part: Part, datasets: Path) -> int:
             if part_name(plan) in there or MANIFEST in there:
                 return
             write_or_find(source, plan, partial, part.data)
-            if place:
+            if part.to:
                 path = partial / plan.name
                 place.upload(path, plan.name)
                 place.upload(path.with_suffix(".idx"), path.with_suffix(".idx").name)
@@ -98,6 +130,7 @@ def write_part(part: Part, datasets: Path) -> int:
             threads = len(os.sched_getaffinity(0))
             with ThreadPoolExecutor(threads, "shard") as pool, cancelled_on_error(pool):
                 list(pool.map(write, range(len(plans))))
+            place.put(part.note, b"{}")
     return len(plans)
 
 
@@ -114,7 +147,7 @@ def gather(data: DataConfig, datasets: Path, base: Path, to: str, cache_bytes: i
     Raises:
         DataError: if shards are missing there, or too many images were bad.
     """
-    with contextlib.closing(open_source(data.source, base, datasets / f"{TEMPORARY}scratch")) as source:
+    with told_in_a_line(datasets), contextlib.closing(open_source(data.source, base, _scratch(datasets))) as source:
         key = source_key(data, source)
         location = f"{to}/{PLACE}/{key}"
         place = open_folder(location)
@@ -139,14 +172,21 @@ def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> Non
         if (scratch / name).is_file():
             place.upload(scratch / name, name)
     place.create(MANIFEST, (scratch / MANIFEST).read_bytes())  # who else does the same writes the same
-    place.delete([part_name(plan) for plan in plans])
+    place.delete([file.name for file in place.list() if file.name.endswith(".part.json")])
     remove_folder(scratch)
+
+
+def _scratch(datasets: Path) -> Path:
+    return datasets / f"{TEMPORARY}scratch"
 
 
 def main() -> None:
     """Write the part that the command line names: PART DATASETS."""
-    part = Part.model_validate_json(sys.argv[1])
-    write_part(part, Path(sys.argv[2]))
+    stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # what is not whole yet is written anew
+    try:
+        write_part(Part.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+    except AwayError as error:
+        raise StoppedError(f"{error}; start it again to go on") from error
 
 
 if __name__ == "__main__":

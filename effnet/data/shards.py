@@ -21,6 +21,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +42,17 @@ from effnet.data.splits import SPLITS, ShardPlan, plan_shards
 from effnet.data.tar import TarWriter
 from effnet.errors import DataError
 from effnet.storage import is_remote
-from effnet.store import TEMPORARY, canonical_json, digest, hold, publish, remove_folder, sha256_file, sync_folder
+from effnet.store import (
+    TEMPORARY,
+    canonical_json,
+    digest,
+    hold,
+    publish,
+    remove_folder,
+    sha256_file,
+    sync_folder,
+    temporary_name,
+)
 
 if TYPE_CHECKING:
     from effnet.data.remote import Publisher
@@ -84,8 +95,15 @@ def write_shards(
         DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl), or
             the disk is full.
     """
-    try:
+    with told_in_a_line(datasets):
         return _write(config, datasets, progress, base, workers, to)
+
+
+@contextlib.contextmanager
+def told_in_a_line(datasets: Path) -> Iterator[None]:
+    """Turn what the disk says into a DataError."""
+    try:
+        yield
     except OSError as error:
         where = error.filename or datasets
         raise DataError(
@@ -297,7 +315,7 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
     bad: list[dict[str, Any]] = []
     actions: Counter[str] = Counter()
     checksum = xxhash.xxh3_128()
-    with path.open("wb", buffering=0) as file:
+    with _whole(path) as file:
         writer = TarWriter(file.fileno(), checksum)
         for entry in plan.entries:
             data = source.read(entry)
@@ -325,7 +343,6 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
                 }
             )
         writer.finish()
-        os.fsync(file.fileno())
     publish(path.with_suffix(".idx"), _dali_index(rows))
     info = {
         "name": plan.name,
@@ -337,6 +354,20 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
     written = Written(info, rows, bad, dict(actions))
     publish(partial / part_name(plan), canonical_json({"key": _plan_key(plan), **written._asdict()}))
     return written
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[FileIO]:
+    """Open a file for writing that gets its name when the block ends: another writer may be at the same shard."""
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _bad_row(source: Source, entry: Entry, split: str, data: bytes, reason: str) -> dict[str, Any]:

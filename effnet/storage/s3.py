@@ -241,7 +241,8 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
     )
     from urllib3.exceptions import HTTPError
 
-    began = time.monotonic()
+    refused: float | None = None  # since when connections are
+    failed = 0
     for attempt in itertools.count():
         try:
             answer = run()
@@ -253,7 +254,8 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
             ) from error
         except EndpointConnectionError as error:
             last: Exception = error
-            if time.monotonic() - began > (RESTART_SECONDS if _heard.is_set() else UNKNOWN_SECONDS):
+            refused = refused or time.monotonic()
+            if time.monotonic() - refused > (RESTART_SECONDS if _heard.is_set() else UNKNOWN_SECONDS):
                 raise AwayError(
                     f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
                 ) from error
@@ -262,7 +264,9 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
             _judge(error, where)
         except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last = error
-        if attempt >= ATTEMPTS - 1 and not isinstance(last, EndpointConnectionError):
+        if not isinstance(last, EndpointConnectionError):
+            refused, failed = None, failed + 1
+        if failed >= ATTEMPTS:
             raise AwayError(
                 f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later"
             ) from last

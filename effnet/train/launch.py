@@ -51,7 +51,7 @@ def launch(run_folder: Path, ranks: int, meeting: Meeting | None = None, until: 
         elastic_launch(_config(ranks, meeting), sys.executable)(*arguments)
     except (DistError, RendezvousError) as error:
         raise StoppedError(
-            f"run {run_folder.name}: the machines that train it did not meet ({str(error).splitlines()[0][:120]}); "
+            f"run {run_folder.name}: its processes did not meet ({type(error).__name__}: {str(error)[:120]}); "
             "start it again"
         ) from error
     except SignalException as error:
@@ -59,7 +59,9 @@ def launch(run_folder: Path, ranks: int, meeting: Meeting | None = None, until: 
     except ChildFailedError as error:
         # A rank that was killed may be noticed after those that lost their connection to it, or were told to end.
         killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
-        rank, failure = killed[0] if killed else error.get_first_failure()
+        # One that failed by itself may be noticed together with those that lost it, and ended with StoppedError.
+        failed = [(r, f) for r, f in error.failures.items() if f.exitcode > 0 and f.exitcode != StoppedError.exit_code]
+        rank, failure = next(iter([*killed, *failed]), error.get_first_failure())
         if failure.exitcode > 0:
             sys.exit(failure.exitcode)  # the rank has said why
         how = signal.Signals(-failure.exitcode)

@@ -59,17 +59,18 @@ def train(
         StoppedError: if `stop` asked for it, and a checkpoint was written; or if another rank is gone.
         RunFailedError: if the loss is no longer a number.
     """
-    world = World()
+    world: World | None = None
     try:
+        world = World()
         if result := _result(folder, world):
             return result
         with _held(folder, world):
             return _train(folder, world, started, stop, warn, until)
     except RuntimeError as error:
-        if world.size == 1 or not lost_others(error):
+        if not lost_others(error):
             raise
         raise StoppedError(
-            f"run {folder.key}: rank {world.rank} lost the others ({str(error).splitlines()[0][:120]}); start it again"
+            f"run {folder.key}: lost the other ranks ({str(error).strip()[:120].splitlines()[0]}); start it again"
         ) from error
     except OSError as error:
         raise DataError(
@@ -77,7 +78,8 @@ def train(
             "the training again to go on"
         ) from error
     finally:
-        world.leave()
+        if world:
+            world.leave()
 
 
 @contextmanager

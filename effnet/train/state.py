@@ -195,6 +195,12 @@ def save(training: Training) -> None:
     training.world.tell(None)
 
 
+def _usable_steps(checkpoints: Path, world: World) -> set[int]:
+    """Return the steps that this rank could go on from; the leader looks at its own when it chooses, and tells."""
+    steps = checkpoint.steps(checkpoints)
+    return {step for step in steps if world.leads or checkpoint.problem(checkpoints / f"step-{step}") is None}
+
+
 def resume(training: Training) -> None:
     """Take the newest valid checkpoint over, if there is one; the leader chooses among those that all ranks see.
 
@@ -208,7 +214,7 @@ def resume(training: Training) -> None:
         DataError: if the checkpoint does not fit.
     """
     world = training.world
-    everywhere = world.common(set(checkpoint.steps(training.folder.checkpoints)))
+    everywhere = world.common(_usable_steps(training.folder.checkpoints, world))
     found = checkpoint.newest(training.folder.checkpoints, training.warn, everywhere) if world.leads else None
     name = world.tell(found.name if found else None)
     if name is None:

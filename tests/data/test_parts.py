@@ -9,7 +9,7 @@ import pytest
 from effnet.config import DataConfig
 from effnet.data import parts as parts_module
 from effnet.data.manifest import load_manifest
-from effnet.data.parts import Part, gather, is_written, write_part
+from effnet.data.parts import Part, gather, split_work, write_part
 from effnet.data.shards import write_shards
 from effnet.data.verify import verify
 from effnet.errors import ConfigError, DataError
@@ -20,7 +20,11 @@ __all__ = ["config", "place"]
 
 
 def part(data: DataConfig, number: int, to: str | None = None) -> Part:
-    return Part(data=data, part=number, parts=3, to=to)
+    return split_work(data, Path("nowhere"), Path(), 3, to)[number]
+
+
+def is_written(data: DataConfig, datasets: Path) -> bool:
+    return not split_work(data, datasets, Path(), 3, None)
 
 
 def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
@@ -30,15 +34,17 @@ def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 def test_parts_in_a_shared_store_are_what_one_machine_writes(config: DataConfig, tmp_path: Path) -> None:
     alone, _ = write_shards(config, tmp_path / "alone")
     datasets = tmp_path / "shared"
-    assert not is_written(config, datasets, Path())
+    assert not is_written(config, datasets)
+    assert not part(config, 0).is_written(datasets)
     assert sum(write_part(part(config, number), datasets) for number in range(3)) == len(alone.shards)
+    assert all(part(config, number).is_written(datasets) for number in range(3))
     written = {path: path.stat().st_mtime_ns for path in datasets.glob(".tmp-*/*.tar")}
     assert len(written) == len(alone.shards)
     manifest, _ = write_shards(config, datasets)
     folder = datasets / manifest.digest
     assert files(folder) == files(tmp_path / "alone" / alone.digest)
     assert sorted(written.values()) == sorted(path.stat().st_mtime_ns for path in folder.glob("*.tar"))  # not again
-    assert is_written(config, datasets, Path())
+    assert is_written(config, datasets)
 
 
 def test_parts_of_machines_that_share_nothing_come_together_at_a_place(
@@ -60,7 +66,7 @@ def test_parts_of_machines_that_share_nothing_come_together_at_a_place(
         write_part(part(config, 1, place), tmp_path / "another")  # what is at the place is not written again
     manifest = gather(config, tmp_path / "flow", Path(), place, 1 << 30)
     assert manifest == alone
-    assert is_written(config, tmp_path / "flow", Path())
+    assert is_written(config, tmp_path / "flow")
     (location,) = {file.name.split("/")[1] for file in open_folder(place).list("parts/")}
     assert verify(f"{place}/parts/{location}") == []
     assert load_manifest(tmp_path / "flow" / manifest.digest) == alone
@@ -74,3 +80,11 @@ def test_bad_images_of_all_parts_are_counted(config: DataConfig, place: str, tmp
         write_part(part(config, number, place), tmp_path / f"machine{number}")
     with pytest.raises(DataError, match=r"2 bad images of 60, data.images.max_bad allows 0"):
         gather(config, tmp_path / "flow", Path(), place, 1 << 30)
+
+
+def test_images_that_changed_meanwhile_are_told(config: DataConfig, place: str, tmp_path: Path) -> None:
+    before = part(config, 0, place)
+    next((tmp_path / "images").rglob("0.jpg")).unlink()
+    assert part(config, 0, place) != before  # so another job is ordered, not the one that was done
+    with pytest.raises(DataError, match="the images have changed since the work was split"):
+        write_part(before, tmp_path / "machine")

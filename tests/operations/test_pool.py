@@ -14,7 +14,7 @@ from prefect.client.orchestration import get_client
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, LocalCompute, PoolCompute, Recipe
 from effnet.data.manifest import Manifest, load_manifest
-from effnet.data.parts import is_written
+from effnet.data.parts import split_work
 from effnet.errors import ConfigError, RunFailedError, StoppedError
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
@@ -241,9 +241,9 @@ def test_jobs_write_the_dataset_and_train_from_it_where_it_lies(
     work = Work(pooled, baseline, store, tmp_path, tracker, Screen())
     with connected(deployed):
         shard_on_pool(work, compute)
-        assert is_written(config.data, store.datasets, tmp_path)
+        assert split_work(config.data, store.datasets, tmp_path, 2, None) == []
         shard_on_pool(work, compute)  # which finds it: there is nobody to write it again
-    assert all(list(scratch.glob("*/logs/shard.log")) for scratch in scratches)
+    assert all(list(scratch.glob("*/logs/shard-*.log")) for scratch in scratches)
     folder = store.datasets / manifest.digest
     assert load_manifest(folder) == manifest
     assert not list(folder.glob("*.tar"))  # the shards stay where they are

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from effnet.data.sources.base import Entry
 from effnet.data.sources.files import Files
-from effnet.store import publish_folder
+from effnet.store import hold, publish_folder
 
 _IMAGES, _ENTRIES = "images.bin", "entries.parquet"
 
@@ -34,15 +34,19 @@ class Spool:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not (self._folder / _ENTRIES).is_file():
-            entries = []
-            with publish_folder(self._folder) as folder:
-                with (folder / _IMAGES).open("wb") as file:
-                    for sample in samples():
-                        entries.append(Entry(sample.key, sample.label, sample.split, 0, file.tell(), len(sample.image)))
-                        file.write(sample.image)
-                columns = dict(zip(Entry._fields, zip(*entries, strict=True), strict=True)) if entries else {}
-                pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), folder / _ENTRIES)
+        with hold(self._folder.with_name(f".{self._folder.name}.lock")):  # parts of a dataset may read one source
+            if not (self._folder / _ENTRIES).is_file():
+                entries = []
+                with publish_folder(self._folder) as folder:
+                    with (folder / _IMAGES).open("wb") as file:
+                        for sample in samples():
+                            place = (0, file.tell(), len(sample.image))
+                            entries.append(Entry(sample.key, sample.label, sample.split, *place))
+                            file.write(sample.image)
+                    columns = dict(zip(Entry._fields, zip(*entries, strict=True), strict=True)) if entries else {}
+                    pq.write_table(
+                        pa.table({name: list(values) for name, values in columns.items()}), folder / _ENTRIES
+                    )
         table = pq.read_table(self._folder / _ENTRIES)
         return [Entry(*row) for row in zip(*(table[name].to_pylist() for name in Entry._fields), strict=True)]
 
