@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests at a time: many of them wait for servers and for processes that are killed (tests/parallel.py).
-TESTS ?= 3
+TESTS ?= 2
 # uv reads its own variable; this passes on what pip was told about folders with packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
@@ -17,7 +17,7 @@ demo: .venv/installed
 	$(BIN)/effnet family configs/digits.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests --numprocesses $(TESTS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest tests --numprocesses $(TESTS) --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

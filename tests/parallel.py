@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-# Fixtures that take many seconds to make, and that every process of xdist would make anew. A test belongs to the first
-# of these that it uses; a test with none of them stays with its file.
-_COSTLY = ("home", "rgw", "stack", "deployed")
-# Groups that take minutes: begun first, so that no process is left with one of them at the end.
-_LONG = ("home", "deployed", "stack", "test_operation_faults", "test_family", "test_training_faults", "rgw")
+# Fixtures that take many seconds to make and that every process of xdist would make anew, and the files that use them.
+_SHARED = {
+    "a family with every stage": ("test_explore", "test_records", "test_stage_faults"),
+    "a Prefect server with pools": ("test_pool", "test_templates"),
+    "a real S3 server": ("test_s3_faults", "test_storage", "test_remote", "test_roles", "test_parts"),
+}
+_GROUPS = {file: name for name, files in _SHARED.items() for file in files}
+# Those that take minutes: begun first, so that no process is left with one of them at the end.
+_LONG = ("test_operation_faults", *_SHARED, "test_family", "test_ranks", "test_stack", "test_training_faults")
 
 
-def group(item: pytest.Item) -> str:
-    """Return the name of the tests that an item has to stay with."""
-    used: list[str] = getattr(item, "fixturenames", [])
-    if any(name in item.name for name in ("radosgw", "real_bucket")):  # asked for by a parameter
-        return "rgw"
-    return next((name for name in _COSTLY if name in used), item.path.stem)
+def group(nodeid: str) -> str:
+    """Return the name of the tests that a test has to stay with: its file's, or those of files that share a fixture."""
+    file = PurePosixPath(nodeid.split("::")[0]).stem
+    return _GROUPS.get(file, file)
 
 
 def order(items: list[pytest.Item]) -> None:
     """Put groups together, the long ones first, each in its own order."""
     places = {name: place for place, name in enumerate(_LONG)}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: places.get(group(item), len(places)))
+    items.sort(key=lambda item: places.get(group(item.nodeid), len(places)))
+
+
+class Scheduler(LoadScopeScheduling):
+    """Hands out groups. (xdist's own loadgroup does not work with pytest 9.2, whose node ids cannot be set.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
