@@ -135,8 +135,14 @@ class Augment(Value):
     )
     flip: Annotated[bool, Field(description="mirror half of the images")] = True
     crop_padding: Annotated[
-        int, Field(ge=0, le=1_000, description="pixels that the central crop of an evaluation leaves away")
-    ] = 32
+        int | None,
+        Field(
+            ge=0,
+            le=1_000,
+            description="pixels that the central crop of an evaluation leaves away; by default 32, or a seventh of a "
+            "side below 224",
+        ),
+    ] = None
 
     policy: Annotated[
         Literal["none", "autoaugment_v0", "autoaugment_imagenet", "randaugment"],

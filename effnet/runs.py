@@ -30,7 +30,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
-CACHE_VERSION = 3  # raise it when a change makes stored results wrong
+CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 
 _V = TypeVar("_V", bound=Value)
 

@@ -75,7 +75,7 @@ def train(
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the run's own]")
 @click.option("--split", type=click.Choice(["val", "minival", "train"]), default="val", show_default=True)
 @_WEIGHTS
-@click.option("--crop-padding", type=click.IntRange(0), help="Of the crop.  [default: as trained, or 32]")
+@click.option("--crop-padding", type=click.IntRange(0), help="Of the crop.  [default: as trained]")
 @click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
 @_HOME
 @_JSON

@@ -28,8 +28,8 @@ def is_flipped(config: Augment, numbers: NDArray[np.float64]) -> bool:
 def random_box(width: int, height: int, config: Augment, numbers: NDArray[np.float64]) -> Box:
     """Return a box of random area and ratio inside the image, by a sample's draws; the central square if no try fits.
 
-    Inception-style cropping (Szegedy et al., 2014), as distorted_bounding_box_crop in preprocessing.py of the official
-    code without its object boxes.
+    Inception-style cropping (Szegedy et al., 2014): area uniform, ratio log-uniform, as torchvision and timm draw. The
+    official code draws the side and the ratio uniformly (distorted_bounding_box_crop in preprocessing.py).
     """
     low, high = (math.log(ratio) for ratio in config.crop_ratio)
     for area, ratio, x, y in numbers[1:].reshape(_TRIES, 4).tolist():

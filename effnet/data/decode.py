@@ -17,6 +17,7 @@ from effnet.errors import DataError
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 
 MAX_PIXELS = 400_000_000  # refuses decompression bombs; shards hold none, data.images.max_pixels sees to it
+CROP_PADDING = 32  # pixels, of the official code's central crop
 _FORMATS = ("PNG", "JPEG")
 _JPEG = b"\xff\xd8"
 
@@ -71,11 +72,15 @@ def resize_into(out: Tensor, crop: Pixels, *, flip: bool = False) -> None:
     torch.ops.aten._upsample_bicubic2d_aa.out(planes, list(out.shape[:2]), False, None, None, out=row)
 
 
-def center_box(width: int, height: int, resolution: int, padding: int) -> Box:
+def center_box(width: int, height: int, resolution: int, padding: int | None) -> Box:
     """Return the central square for evaluation: resolution / (resolution + padding) of the shorter side.
 
-    Source: _decode_and_center_crop in preprocessing.py of the official code, where padding is 32.
+    Source: _decode_and_center_crop in preprocessing.py of the official code, where padding is 32 pixels. For networks
+    below 224 pixels that would leave too much away (half of each side at 32): without a padding it is a seventh of the
+    resolution there, which is 32 pixels at 224 and what the official code does since 2021.
     """
+    if padding is None:
+        padding = min(CROP_PADDING, round(resolution / 7))
     side = max(1, int(min(width, height) * resolution / (resolution + padding)))
     return Box((width - side + 1) // 2, (height - side + 1) // 2, side, side)
 

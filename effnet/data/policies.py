@@ -20,7 +20,9 @@ from effnet.data import pillow_ops
 from effnet.data.image_ops import OPS
 from effnet.data.keyed import mix, uniform
 
-LEVELS = 10.0  # magnitudes go from 0 to this
+LEVELS = 10.0  # the strongest usual magnitude; those of tables go from 0 to this
+FAINT = 0.1  # the least factor of brightness, colour, contrast and sharpness
+FAR = 0.75  # of the side: the furthest that an image is moved
 
 _STREAM = 0xA06  # keeps these draws apart from the crop's
 _PER_STEP = 3  # draws of one operation: whether, sign, and which (RandAugment)
@@ -77,11 +79,16 @@ POLICIES = {"v0": _parse(_V0), "imagenet": _parse(_IMAGENET)}
 
 
 def value_of(policy: str, op: str, magnitude: float, size: int, sign: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an operation's value for a magnitude (0..10) and signs (±1), in the units of effnet.data.image_ops.
+    """Return an operation's value for a magnitude (0..30) and signs (±1), in the units of effnet.data.image_ops.
 
-    `v0` as the official code's: posterize keeps 0..4 bits, translation goes up to 250 pixels whatever the image's side.
+    `v0` as the official code's: posterize keeps 1..4 bits (its 0 bits come out as 1: TensorFlow shifts a byte by 7 at
+    most), translation goes up to 250 pixels whatever the image's side, here never beyond three quarters of it.
     `imagenet` as the paper's table 6: 4..8 bits, translation up to 150 of 331 pixels. `rand`: stronger is always
-    further from the image; translation up to 100 of 224 pixels, as the official code's default.
+    further from the image; translation up to 100 of 224 pixels, as the official code's default. Magnitudes go up to 30:
+    from 10 on solarize inverts the whole image and translation stays where it is, from 17.5 on posterize keeps a bit.
+
+    No value turns an image into one colour: factors stay at 0.1 or above, as the official code's, a bit is kept, and a
+    part of the image stays in sight.
     """
     level = magnitude / LEVELS
     flat = np.ones_like(sign)
@@ -89,19 +96,20 @@ def value_of(policy: str, op: str, magnitude: float, size: int, sign: NDArray[np
         return 0.3 * level * sign
     if op.startswith("Translate"):
         limit = {"v0": 250.0, "imagenet": 150 / 331 * size, "rand": 100 / 224 * size}[policy]
-        return np.trunc(limit * level * sign)
+        far = {"v0": FAR * size, "imagenet": limit, "rand": limit}[policy]
+        return np.trunc(min(limit * level, far) * sign)
     if op == "Rotate":
         return 30.0 * level * sign
     if op in ("Brightness", "Color", "Contrast", "Sharpness"):
-        return 1 + 0.9 * level * sign if policy == "rand" else (0.1 + 1.8 * level) * flat
+        return np.maximum(FAINT, 1 + 0.9 * level * sign) if policy == "rand" else (0.1 + 1.8 * level) * flat
     if op == "Solarize":
         threshold = int(256 * level)
-        return (256 - threshold if policy == "rand" else threshold) * flat
+        return max(0, 256 - threshold if policy == "rand" else threshold) * flat
     if op == "SolarizeAdd":
         return int(110 * level) * flat
     if op == "Posterize":
         bits = int(4 * level)
-        return {"v0": bits, "imagenet": 4 + bits, "rand": 8 - bits}[policy] * flat
+        return max(1, {"v0": bits, "imagenet": 4 + bits, "rand": 8 - bits}[policy]) * flat
     return 0 * flat
 
 
@@ -157,7 +165,7 @@ def auto_augment(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: i
 def rand_augment(
     images: Tensor, samples: NDArray[np.int64], seed: int, epoch: int, *, layers: int = 2, magnitude: float = 9.0
 ) -> Tensor:
-    """Apply `layers` operations, each drawn from fourteen, with one magnitude (0..10), to each image.
+    """Apply `layers` operations, each drawn from fourteen, with one magnitude (0..30), to each image.
 
     See `auto_augment` for the arguments; RandAugment, arXiv 1909.13719.
     """

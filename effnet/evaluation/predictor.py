@@ -35,7 +35,7 @@ class Predictor:
         crop_padding: of the central crop, as it was evaluated (Augment.crop_padding).
     """
 
-    def __init__(self, network: Network, class_names: Sequence[str], crop_padding: int) -> None:
+    def __init__(self, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
         if len(class_names) != network.classifier.out_features:
             raise DataError(f"{len(class_names)} class names for {network.classifier.out_features} outputs")
         self.network, self.class_names, self.crop_padding = network, tuple(class_names), crop_padding
@@ -76,7 +76,7 @@ class Predictor:
         return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
 
 
-def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int) -> None:
+def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
     """Write a model folder with all that a Predictor needs: tensors and JSON."""
     save_model(folder, network)
     content = {"classes": list(class_names), "crop_padding": crop_padding}
@@ -87,7 +87,8 @@ def load_predictor(folder: Path) -> Predictor:
     """Read what `save_predictor` wrote; raise DataError if it is broken."""
     try:
         content = json.loads((folder / CLASSES).read_bytes())
-        class_names, padding = [str(name) for name in content["classes"]], int(content["crop_padding"])
+        class_names, padding = [str(name) for name in content["classes"]], content["crop_padding"]
+        padding = None if padding is None else int(padding)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CLASSES}: no class names here ({error})") from error
     return Predictor(load_model(folder, len(class_names)), class_names, padding)

@@ -37,7 +37,8 @@ def warmup_epochs(recipe: Recipe) -> float:
 def final_ema_decay(recipe: Recipe, steps_per_epoch: int) -> float:
     """Return the recipe's decay, or what a short training can use: 0.9999 looks back over 10,000 steps.
 
-    The official training has 218,949 steps, so its own decay is within the limit.
+    The official training has 218,949 steps of 2,048 images, so its own decay is within the limit; the recipe `paper`,
+    with 4,096 images a step, gets 0.9998 on ImageNet.
     """
     return max(0.0, min(recipe.ema_decay, 1 - EMA_SHARE / (recipe.epochs * steps_per_epoch)))
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from effnet.config import Augment
-from effnet.data.decode import resize_into
+from effnet.data.decode import center_box, resize_into
 from effnet.data.decoded import DecodedCache
 from effnet.data.index import Index
 from effnet.data.loader import Loader
@@ -156,3 +156,11 @@ def test_inference_mode_reads_the_same(folder: Path) -> None:
         inside = list(make(folder, "val").epoch(0))
     for one, other in zip(inside, make(folder, "val").epoch(0), strict=True):
         assert torch.equal(one.images, other.images)
+
+
+def test_the_central_crop_leaves_a_seventh_away_below_224_pixels() -> None:
+    assert center_box(256, 256, 224, None).width == 224  # as the official code at B0
+    assert center_box(632, 700, 600, None).width == 600  # and at B7
+    assert center_box(37, 37, 32, None).width == 32  # 32 pixels of padding would leave 18 of 37
+    assert center_box(640, 640, 320, 32) == center_box(640, 640, 320, None)
+    assert Augment().crop_padding is None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from effnet.config import Augment
-from effnet.data import policies
+from effnet.config import Augment, Recipe
+from effnet.data import pillow_ops, policies
+from effnet.data.image_ops import OPS
 from effnet.data.policies import (
     POLICIES,
     RAND_OPS,
@@ -94,7 +97,8 @@ def test_values_grow_with_the_magnitude() -> None:
     one = np.ones(1)
     assert value_of("v0", "Rotate", 9, 224, -one)[0] == -27
     assert value_of("v0", "ShearX", 10, 224, one)[0] == pytest.approx(0.3)
-    assert value_of("v0", "TranslateY", 9, 224, one)[0] == 225
+    assert value_of("v0", "TranslateY", 9, 600, one)[0] == 225
+    assert value_of("v0", "TranslateY", 9, 224, -one)[0] == -168  # the official code's 225 would leave nothing of it
     assert value_of("v0", "Posterize", 6, 224, one)[0] == 2
     assert value_of("imagenet", "Posterize", 6, 224, one)[0] == 6
     assert value_of("v0", "Color", 0, 224, one)[0] == pytest.approx(0.1)
@@ -102,6 +106,44 @@ def test_values_grow_with_the_magnitude() -> None:
     for op in RAND_OPS:  # no magnitude: no change
         neutral = {"Solarize": 256, "Posterize": 8, "Color": 1, "Contrast": 1, "Brightness": 1, "Sharpness": 1}
         assert value_of("rand", op, 0, 224, one)[0] == neutral.get(op, 0)
+
+
+@given(
+    policy_op=st.sampled_from([("rand", op) for op in RAND_OPS])
+    | st.sampled_from(sorted({(name, step.op) for name, pairs in POLICIES.items() for pair in pairs for step in pair})),
+    magnitude=st.floats(0, 30),
+    sign=st.sampled_from([-1.0, 1.0]),
+    side=st.integers(8, 48),
+    seed=st.integers(0, 2**16),
+)
+@example(("rand", "Brightness"), 15.0, -1.0, 32, 0)  # was black
+@example(("rand", "Posterize"), 30.0, 1.0, 32, 0)
+@example(("rand", "TranslateX"), 30.0, 1.0, 32, 0)
+@example(("v0", "TranslateY"), 9.0, 1.0, 32, 0)
+@example(("v0", "Posterize"), 2.0, 1.0, 32, 0)
+@settings(max_examples=300, deadline=None)
+def test_no_operation_turns_an_image_into_one_colour(
+    policy_op: tuple[str, str], magnitude: float, sign: float, side: int, seed: int
+) -> None:
+    policy, op = policy_op
+    if policy != "rand":
+        magnitude = min(magnitude, 10.0)  # theirs go no further
+    value = value_of(policy, op, magnitude, side, np.array([sign]))
+    noise = torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    here = pillow_ops.apply(noise, [[(op, float(value[0]))]])
+    there = OPS[op](noise, torch.from_numpy(value))
+    assert torch.equal(here, there)
+    for channel in here[0]:
+        assert channel.min() < channel.max()
+
+
+def test_modern_trains_on_images_to_its_last_stage(images: torch.Tensor) -> None:
+    recipe = Recipe.model_validate("modern")
+    many = images.repeat(100, 1, 1, 1)
+    changed = augment_batch(many, recipe.augment, np.arange(len(many)), 0, 0)
+    blank = (changed.flatten(1).amax(1) == changed.flatten(1).amin(1)).float().mean()
+    assert blank < 0.005  # two layers can do it between them: a faint image that keeps two bits. Once 6.6 %
+    assert (changed.flatten(1).amax(1) == 0).float().mean() < 0.005
 
 
 def test_erasing_never_and_always(images: torch.Tensor) -> None:
