@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.errors import BusyError, ConfigError
+from effnet.files import open_regular
 
 TEMPORARY = ".tmp-"  # the prefix of everything that is not finished yet
 
@@ -34,7 +35,7 @@ def digest(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 (64 hex digits) of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

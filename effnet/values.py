@@ -12,8 +12,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from effnet.errors import ConfigError
+from effnet.files import read_regular, reason
 
-MAX_FILE_BYTES = 1 << 20  # no configuration is this large; refuses mistaken paths and alias bombs early
+MAX_FILE_BYTES = 1 << 18  # no configuration is this large; refuses mistaken paths early
+MAX_NODES = 20_000  # scalars, lists and maps of a file, those that an alias repeats counted each time
+MAX_DEPTH = 50  # of lists and maps in one another
+MAX_DIGITS = 100  # of a number
+_ZERO = r"\u0000"
+_SHOWN = 80  # letters of a broken value that a message shows
 
 
 class Value(BaseModel):
@@ -30,8 +36,10 @@ class Value(BaseModel):
         """
         try:
             text = json.dumps(data, allow_nan=False)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: holds something other than text, numbers, lists and maps ({error})") from error
+        if _ZERO in text and _ZERO in text.replace(r"\\", ""):
+            raise ConfigError(f"{where}: holds text with a zero byte in it, which no name or path has; remove it")
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
@@ -42,18 +50,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file that holds one map. YAML tags that build objects are refused.
 
     Raises:
-        ConfigError: if the file is missing, unreadable, too large, not YAML, holds a key twice or is no map.
+        ConfigError: if the file is missing, no file, unreadable, too large, not YAML, holds a key twice, repeats itself
+            by aliases without end, or is no map.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB, which no configuration is; is the path right?")
-        text = path.read_text(encoding="utf-8")
+        content = read_regular(path, MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 10} KiB, which no configuration is; check the path")
+        text = content.decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}; check the path") from error
+        raise ConfigError(f"{path}: {reason(error)}; check the path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
     try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+        data = _load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_explain_yaml(error)}") from error
     except RecursionError as error:
@@ -69,7 +79,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"]) or "the whole"
     if first["type"] == "extra_forbidden":
-        text = f"unknown key '{key}'{_suggestion(first['loc'], model)}"
+        text = f"unknown key {_shortened(key)}{_suggestion(first['loc'], model)}"
     elif first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         text = _explain_tag(key, first["ctx"])
     elif first["type"] == "missing":
@@ -78,25 +88,87 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
         given = first.get("input")
-        shown = f" (got {json.dumps(given)})" if isinstance(given, str | int | float | bool | None) else ""
+        plain = json.dumps(given) if isinstance(given, str | int | float | bool | None) else ""
+        shown = f" (got {plain if len(plain) <= _SHOWN else plain[:_SHOWN] + '…'})" if plain else ""
         text = f"{key}: {message}{shown}"
     more = len(problems) - 1
     return text + (f" (and {more} more)" if more else "")
 
 
+def _load(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _size(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many nodes a node holds, itself counted and what aliases name counted each time.
+
+    Raises:
+        YAMLError: if that is more than any configuration has, or a node is part of itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES  # a node that is met again before it is counted is part of itself
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    if known[id(node)] >= MAX_NODES:
+        raise _refused(f"more than {MAX_NODES:,} values, those that aliases repeat counted; too many", node.start_mark)
+    return known[id(node)]
+
+
+def _refused(problem: str, mark: yaml.Mark) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, instead of keeping the last."""
+    """SafeLoader with limits, that refuses a key given twice, instead of keeping the last, and numbers that are none."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MAX_NODES or self._depth > MAX_DEPTH:
+            limit = f"{MAX_NODES:,} values" if self._nodes > MAX_NODES else f"{MAX_DEPTH} levels"
+            raise _refused(f"more than {limit}; no configuration has so many", self.peek_event().start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        number = node.tag.endswith((":int", ":float"))
+        try:
+            if number and len(node.value) > MAX_DIGITS:
+                raise ValueError
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, KeyError, IndexError, AttributeError, TypeError) as error:
+            # What PyYAML's readers of numbers, dates and the like let through: the 99th of a month
+            raise _refused(f"{_shortened(str(node.value))} is no number or date that can be used", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode):
                 if key_node.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
-                    )
+                    raise _refused(f"key {_shortened(key_node.value)} is given twice", key_node.start_mark)
                 seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _shortened(text: str) -> str:
+    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…' ({len(text):,} letters)"
 
 
 def _explain_yaml(error: yaml.YAMLError) -> str:

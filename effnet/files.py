@@ -1,0 +1,43 @@
+"""Files that somebody else made: opened only if they are files, and read no further than is sensible."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; never wait for one that is a pipe, a device or a socket.
+
+    Raises:
+        OSError: if it cannot be read, or is no regular file; `strerror` says which.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a name with a zero byte in it
+        raise OSError(errno.EINVAL, "a name with a zero byte in it", repr(str(path))) from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "a folder, where a file is expected", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe, a device or a socket, where a file is expected", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, at_most: int | None = None) -> bytes:
+    """Return a file's bytes, `at_most` so many; see `open_regular` for what is raised."""
+    with open_regular(path) as file:
+        return file.read(-1 if at_most is None else at_most)
+
+
+def reason(error: OSError) -> str:
+    """Return what an error of the system says, for the middle of a line."""
+    text = error.strerror or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
