@@ -116,7 +116,12 @@ class DataConfig(Value):
     source: SourceConfig = DigitsSource()
     minival: Annotated[float, Field(gt=0, lt=0.5, description="share held out of training to decide by")] = 0.1
     val: Annotated[
-        float, Field(gt=0, lt=0.5, description="share held out to report with, used once; unless the source has one")
+        float,
+        Field(
+            gt=0,
+            lt=0.5,
+            description="share held out to report with, and to compare with the champion; unless the source has one",
+        ),
     ] = 0.2
     images: ImagePolicy = ImagePolicy()
     shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
+import re
 import signal
 import subprocess
 import time
@@ -36,6 +38,7 @@ class Job:
     log: Path  # what the child prints is added to it
     work: float = 1.0  # expected size, in any unit: the largest job starts first
     alone: bool = True  # whether it can be started again without other machines
+    ranks: int = 1  # its processes; each uses a GPU of its own, where there are so many
 
 
 @dataclass
@@ -43,6 +46,7 @@ class _Child:
     job: Job
     process: Fork
     log_start: int  # where its own output begins in the log
+    slot: int  # its place among those that run at a time: which GPUs are its own
     attempt: int = 1
     busy_since: float | None = None
 
@@ -84,7 +88,9 @@ def run_jobs(
         while waiting or children:
             interrupt.check()
             while waiting and len(children) < slots(compute):
-                children.append(_start(waiting.popleft(), compute))
+                taken = {child.slot for child in children}
+                free = next(slot for slot in range(slots(compute)) if slot not in taken)
+                children.append(_start(waiting.popleft(), compute, free))
             for child in list(children):
                 code = child.process.poll()
                 if code is None:
@@ -113,13 +119,38 @@ def _close_servers() -> None:
         server.close()
 
 
-def _start(job: Job, compute: LocalCompute) -> _Child:
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """Return the GPUs that children may use, as CUDA_VISIBLE_DEVICES names them. No CUDA call: forks would not live."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", done.stdout)
+    return tuple(name for name in found if name.startswith("MIG-")) or tuple(
+        found
+    )  # a divided GPU is used by its parts
+
+
+def _own_gpus(slot: int, ranks: int) -> dict[str, str]:
+    """Return what tells a child which GPUs are its own; nothing where there are not enough for all of its ranks."""
+    there = gpus()
+    if len(there) < max(ranks, 2):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(there[(slot * ranks + rank) % len(there)] for rank in range(ranks))}
+
+
+def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     server = _servers.get(compute.threads)
     if server is None or not server.running:
         server = _servers[compute.threads] = ForkServer(compute.threads)
     log_start = job.log.stat().st_size if job.log.exists() else 0
-    return _Child(job, server.start(job.module, job.arguments, job.log), log_start)
+    fork = server.start(job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
+    return _Child(job, fork, log_start, slot)
 
 
 def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
@@ -128,12 +159,12 @@ def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable
     if code < 0 and not child.job.alone:
         raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines start again together")
     if code == BusyError.exit_code and now - (child.busy_since or now) < BUSY_SECONDS:
-        again = _start(child.job, compute)
+        again = _start(child.job, compute, child.slot)
         again.busy_since, again.attempt = child.busy_since or now, child.attempt
         return again
     if code < 0 and child.attempt < ATTEMPTS:
         warn(f"{child.job.name}: killed by {_signal_name(code)}; started again, it goes on from its last checkpoint")
-        again = _start(child.job, compute)
+        again = _start(child.job, compute, child.slot)
         again.attempt = child.attempt + 1
         return again
     told = next(reversed(child.lines()), "it said nothing")

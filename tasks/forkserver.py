@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,11 +62,11 @@ class ForkServer:
         """Whether it can start children."""
         return self._server.poll() is None
 
-    def start(self, module: str, arguments: Sequence[str], log: Path) -> Fork:
-        """Start `python -m module arguments` with this process's environment; what it prints is added to the log."""
+    def start(self, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
+        """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log."""
         self._started += 1
         request = {"child": self._started, "module": module, "arguments": list(arguments), "log": str(log)}
-        environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads
+        environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads | dict(changes)
         self._send(request | {"folder": str(Path.cwd()), "environment": environment})
         return Fork(self, self._started)
 

@@ -74,6 +74,6 @@ def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
         if meeting:
             together = ("--machines", str(order.machines), "--machine", str(meeting.machine), "--meet", meeting.address)
         arguments = (*folders, *ranks, *together, *until)
-        return Job(order.name, "effnet.train", arguments, log, order.work, alone=meeting is None)
+        return Job(order.name, "effnet.train", arguments, log, order.work, alone=meeting is None, ranks=order.ranks)
     latency = ("--latency",) if order.action == "latency" else ()
     return Job(order.name, "effnet.evaluation", (*latency, *folders), log, order.work)
