@@ -25,8 +25,13 @@ class DataError(EffnetError):
     exit_code = 65
 
 
-class AwayError(ConfigError, DataError):
-    """A server that does not answer, or not well: it may come back."""
+class AwayError(EffnetError):
+    """A server that does not answer, or not well, and was waited for: start the work again when it is back.
+
+    Neither a configuration nor data is wrong, so whoever handles those errors does not handle this one.
+    """
+
+    exit_code = 75
 
 
 class BusyError(EffnetError):
@@ -39,6 +44,12 @@ class StoppedError(EffnetError):
     """The work was asked to stop, or lost others that it needs: start it again to go on from what is saved."""
 
     exit_code = 75
+
+
+class MachineError(EffnetError):
+    """This machine is broken (a GPU, a disk, its memory): start the work again on another one."""
+
+    exit_code = 76
 
 
 class RunFailedError(EffnetError):

@@ -21,7 +21,7 @@ from effnet.data.manifest import MANIFEST as DATASET
 from effnet.data.manifest import load_manifest
 from effnet.data.remote import ORIGIN, Origin, mirror
 from effnet.data.shards import publish_dataset
-from effnet.errors import AwayError, ConfigError, DataError
+from effnet.errors import ConfigError, DataError
 from effnet.runs import RunFolder, Start, read_value
 from effnet.storage import File, open_folder
 from effnet.store import Store, publish, publish_folder, sha256_file
@@ -104,8 +104,6 @@ class Exchange:
         """Return what was said last under a name; None if nothing yet."""
         try:
             return self._place.read(f"jobs/{name}").decode()
-        except AwayError:
-            raise
         except DataError:
             return None
 

@@ -14,7 +14,8 @@ from typing import NoReturn
 
 import psutil
 
-from effnet.errors import EffnetError
+from effnet import machine
+from effnet.errors import EffnetError, MachineError
 
 # Set by the parent that holds the other end of the child's standard input. Its end means that the parent is gone,
 # however it ended: nobody is left to take the result, so the child saves its state and stops.
@@ -28,8 +29,14 @@ WARNING = "warning: "  # lines that begin so are shown to the person at the term
 def child_main(main: Callable[[], None]) -> NoReturn:
     """Run `main` and leave with the exit code of what happened; errors are one line on standard error."""
     try:
-        main()
+        try:
+            main()
+        except Exception as error:
+            machine.raise_if_broken(error)
+            raise
     except EffnetError as error:
+        if isinstance(error, MachineError):
+            traceback.print_exc()  # whoever looks after the machine wants to know where
         _print(str(error))
         sys.exit(error.exit_code)
     except Exception:

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from effnet import machine
 from effnet.config import LocalCompute
-from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
+from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
 from effnet.process import WARNING
 from tasks import interrupt
 from tasks.forkserver import Fork, ForkServer
@@ -24,8 +25,11 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0  # a child that was asked to stop has this long to write its checkpoint
 BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
+MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
 
-_ERRORS = {2: ConfigError, 65: DataError, 73: BusyError, 75: StoppedError}
+_ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, BusyError, StoppedError, MachineError)}
+
+_KILLED = (-signal.SIGKILL, -signal.SIGBUS)  # by the system, for want of memory or because of bad memory
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,21 @@ def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable
         again.attempt = child.attempt + 1
         return again
     told = next(reversed(child.lines()), "it said nothing")
+    if code == MachineError.exit_code and child.job.alone and child.attempt < MACHINE_ATTEMPTS:
+        warn(f"{child.job.name}: {told}; started once more here")
+        again = _start(child.job, compute)
+        again.attempt = child.attempt + 1
+        return again
     if code in _ERRORS:
         raise _ERRORS[code](f"{child.job.name}: {told}")
     how = f"killed by {_signal_name(code)}, {ATTEMPTS} times" if code < 0 else f"exit code {code}"
-    raise RunFailedError(f"{child.job.name}: {how} ({told}); its output is in {child.job.log}; run the command again")
+    where = f"its output is in {child.job.log}"
+    if code in _KILLED:
+        raise MachineError(
+            f"{child.job.name}: {how} on machine {machine.name()}, as a machine does that runs out of memory; {where}; "
+            "run it again with fewer at a time (compute.parallel), or on another machine"
+        )
+    raise RunFailedError(f"{child.job.name}: {how} ({told}); {where}; run the command again")
 
 
 def _signal_name(code: int) -> str:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from effnet import machine
 from effnet.config import LocalCompute
-from effnet.errors import ConfigError, EffnetError, RunFailedError, StoppedError
+from effnet.errors import ConfigError, EffnetError, MachineError, StoppedError
 from effnet.exchange import Exchange
 from effnet.runs import RunFolder
 from effnet.storage import is_remote
@@ -93,23 +94,23 @@ def require_gpus(wanted: int) -> None:
     """Make sure that GPUs are there and work, before anything is fetched.
 
     Raises:
-        RunFailedError: if they are not or do not.
+        MachineError: if they are not or do not.
     """
     if not wanted:
         return
     import torch
 
-    where = f"{os.uname().nodename}, torch {torch.__version__}"
+    where = f"machine {machine.name()}, torch {torch.__version__}"
     found = torch.cuda.device_count()
     if found < wanted:
-        raise RunFailedError(
+        raise MachineError(
             f"{found} GPUs here, {wanted} wanted ({where}); check the driver, the image and the pool's GPU count"
         )
     for number in range(wanted):
         try:
             torch.ones(1, device=f"cuda:{number}").add(1).cpu()
         except Exception as error:
-            raise RunFailedError(f"GPU {number} does not work ({str(error).splitlines()[0]}; {where})") from error
+            raise MachineError(f"GPU {number} does not work ({str(error).splitlines()[0]}; {where})") from error
 
 
 def _store(job: PoolJob) -> Store:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from effnet.errors import AwayError, RunFailedError
+from effnet.errors import AwayError
 from tasks import interrupt
 
 OUTAGE_SECONDS = 1800.0  # trainings go on meanwhile
@@ -31,7 +31,7 @@ class Patience:
         self._since: float | None = None
 
     def __call__(self, call: Callable[[], _T]) -> _T:
-        """Return what a call gives; raise RunFailedError if the server stays away too long."""
+        """Return what a call gives; raise AwayError if the server stays away too long."""
         while True:
             try:
                 answer = call()
@@ -61,7 +61,7 @@ class Patience:
             self._since = now
             self._warn(f"{self._server}: away ({reason}); trainings go on, waiting for it")
         if now - self._since > OUTAGE_SECONDS:
-            raise RunFailedError(
+            raise AwayError(
                 f"{self._server}: away for {OUTAGE_SECONDS / 60:.0f} min ({reason}); run the command again later"
             ) from error
         time.sleep(POLL_SECONDS)

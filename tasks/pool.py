@@ -15,7 +15,16 @@ from typing import Any
 from uuid import UUID
 
 from effnet.config import PoolCompute
-from effnet.errors import AwayError, BusyError, ConfigError, DataError, EffnetError, RunFailedError, StoppedError
+from effnet.errors import (
+    AwayError,
+    BusyError,
+    ConfigError,
+    DataError,
+    EffnetError,
+    MachineError,
+    RunFailedError,
+    StoppedError,
+)
 from effnet.exchange import Exchange
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
@@ -36,6 +45,8 @@ _NAMES: dict[str, type[EffnetError]] = {
     "Bad data": DataError,
     "Busy": BusyError,
     "Stopped": StoppedError,
+    "Away": AwayError,
+    "Broken machine": MachineError,
 }
 
 
@@ -227,7 +238,7 @@ class _Pool:
             raise kind(f"{each.name}: {reason} (job {each.run} on work pool {self._compute.work_pool})")
         further = self._progress(each.job) > each.progress
         if not further and each.tries >= ATTEMPTS:
-            raise RunFailedError(
+            raise kind(
                 f"{each.name}: {reason}, {each.tries} times (work pool {self._compute.work_pool}, last job "
                 f"{each.run}); run the command again"
             )
@@ -345,7 +356,8 @@ def _gravity(state: Any) -> int:
     """Rank how parts of a job ended: what one of them did wrong comes before what that did to the others."""
     if state.is_failed() and _NAMES.get(state.name) in (ConfigError, DataError, None):
         return 0
-    return 1 if state.is_crashed() else 2 if state.is_failed() else 3
+    broken = _NAMES.get(state.name) is MachineError
+    return 1 if state.is_crashed() or broken else 2 if state.is_failed() else 3
 
 
 def _away(error: Exception) -> str | None:

@@ -35,7 +35,7 @@ from effnet.data.shards import (
 )
 from effnet.data.sources import Source, open_source
 from effnet.data.splits import plan_shards
-from effnet.errors import AwayError, DataError, StoppedError
+from effnet.errors import DataError, StoppedError
 from effnet.process import child_main, stop_on_signals
 from effnet.storage import Folder, open_folder
 from effnet.store import TEMPORARY, hold, remove_folder
@@ -183,10 +183,7 @@ def _scratch(datasets: Path) -> Path:
 def main() -> None:
     """Write the part that the command line names: PART DATASETS."""
     stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # what is not whole yet is written anew
-    try:
-        write_part(Part.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
-    except AwayError as error:
-        raise StoppedError(f"{error}; start it again to go on") from error
+    write_part(Part.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from effnet.errors import DataError
+from effnet.machine import raise_if_broken
 from effnet.store import canonical_json, publish_folder, remove_folder, sha256_file
 
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "MANIFEST.json"
@@ -93,6 +94,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes are as written, so this is a foreign or forged file
+        raise_if_broken(error)
         raise DataError(f"{folder}: not a checkpoint of this library ({type(error).__name__})") from error
     return weights, state
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from effnet.arch.cost import count
 from effnet.errors import BusyError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
+from effnet.machine import raise_if_broken
 from effnet.process import say
 from effnet.runs import RunFolder, RunResult
 from effnet.store import publish, sha256_file
@@ -73,6 +74,7 @@ def train(
             f"run {folder.key}: lost the other ranks ({str(error).strip()[:120].splitlines()[0]}); start it again"
         ) from error
     except OSError as error:
+        raise_if_broken(error)
         raise DataError(
             f"{error.filename or folder.path}: {(error.strerror or str(error)).lower()}; what is saved is whole, start "
             "the training again to go on"

@@ -15,6 +15,7 @@ import torch
 from effnet.data.loader import Loader
 from effnet.data.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
+from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build
 from effnet.models.weights import load_weights
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
@@ -232,6 +233,7 @@ def resume(training: Training) -> None:
         training.progress = Progress(**state["progress"])
         before = state["environment"]
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise_if_broken(error)
         raise DataError(f"{folder}: does not fit this run; remove the run's folder {training.folder.path}") from error
     if world.leads:
         training.loss_sum.fill_(training.progress.loss_sum)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, LocalCompute, PoolCompute, Recipe
 from effnet.data.manifest import Manifest, load_manifest
 from effnet.data.parts import split_work
-from effnet.errors import ConfigError, RunFailedError, StoppedError
+from effnet.errors import ConfigError, MachineError, StoppedError
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
 from tasks import interrupt, pool
@@ -280,14 +281,19 @@ def test_stopping_the_parent_stops_the_jobs_with_a_checkpoint(
     assert "asked to stop" in folder.log_path.read_text()
 
 
-def test_gpu_that_is_missing_fails_the_job_before_anything_is_fetched(
-    deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str
+def test_gpu_that_is_missing_is_looked_for_on_other_machines_before_anything_is_fetched(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "ATTEMPTS", 2)
     workers.environment = aws()
     scratch = workers.start(POOL, "one")
     watched = Watched(deployed, store, PoolCompute(work_pool=POOL, gpus=1, exchange=f"s3://{bucket}/gpus"))
-    with pytest.raises(RunFailedError, match=r"t0: 0 GPUs here, 1 wanted .* \(job .* on work pool effnet-gpu\)"):
+    where = f"t0: 0 GPUs here, 1 wanted (machine {os.uname().nodename}, "
+    with pytest.raises(MachineError, match=re.escape(where) + r".*, 2 times \(work pool effnet-gpu, last job"):
         watched.run(*train(store, spec))
+    (told,) = watched.warned
+    assert "broken machine" in told
+    assert where in told
     assert not list(scratch.glob("*/datasets/*"))
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from effnet.config import LocalCompute
-from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
+from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
 from tasks import dispatch, interrupt
 from tasks.dispatch import Job, run_jobs
 
@@ -74,7 +74,8 @@ def test_largest_first_and_so_many_at_a_time(job: Callable[..., Job], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(2, ConfigError), (65, DataError), (75, StoppedError), (70, RunFailedError)]
+    ("code", "kind"),
+    [(2, ConfigError), (65, DataError), (75, StoppedError), (76, MachineError), (70, RunFailedError)],
 )
 def test_childs_error_is_passed_on_with_its_line(job: Callable[..., Job], code: int, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=r"^bad: .*what went wrong"):
@@ -100,8 +101,19 @@ def test_killed_child_is_started_again_and_said(job: Callable[..., Job], tmp_pat
 
 def test_child_that_is_killed_every_time_is_given_up(job: Callable[..., Job]) -> None:
     notes = Notes()
-    with pytest.raises(RunFailedError, match="killed by SIGKILL, 3 times"):
+    with pytest.raises(MachineError, match=f"killed by SIGKILL, 3 times on machine {os.uname().nodename}"):
         notes.run(job("victim", "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert len(notes.warned) == 2
+
+
+def test_child_whose_machine_is_broken_is_started_once_more_here(job: Callable[..., Job], tmp_path: Path) -> None:
+    notes, mark = Notes(), str(tmp_path / "mark")
+    line = f"p = Path({mark!r}); again = p.exists(); p.touch(); again or (print('no GPU'), sys.exit(76))"
+    notes.run(job("unlucky", line))
+    assert notes.done == ["unlucky"]
+    assert notes.warned == ["unlucky: no GPU; started once more here"]
+    with pytest.raises(MachineError, match="doomed: no GPU"):
+        notes.run(job("doomed", "print('no GPU'); sys.exit(76)"))
     assert len(notes.warned) == 2
 
 
