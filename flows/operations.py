@@ -26,11 +26,23 @@ _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
 )
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Default of a job variable, e.g. gpus=2.")
 @click.option("--store", default=".effnet", show_default=True, help="Store of the deployed flows.")
+@click.option(
+    "--crashed-after",
+    type=click.IntRange(31),
+    envvar="EFFNET_CRASHED_AFTER",
+    help="Seconds without a heartbeat after which a run counts as crashed.  [default: 1800 and three beats]",
+)
 @click.option("--home", help="Folder that flows start in, where they run.  [default: the project]")
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="A clone of effnet.  [default: here]")
 @_JSON
 def deploy(
-    pool_type: str, settings: tuple[str, ...], store: str, home: str | None, project: Path, as_json: bool
+    pool_type: str,
+    settings: tuple[str, ...],
+    store: str,
+    crashed_after: int | None,
+    home: str | None,
+    project: Path,
+    as_json: bool,
 ) -> None:
     """Register the flows of prefect.yaml, their schedules and work pools on a Prefect server."""
     from tasks.deployment import FLOWS_POOL, TRAININGS_POOL
@@ -46,7 +58,8 @@ def deploy(
     with PrefectApi(folder, configured_api()) as api:
         url = api.url()
         with connected(url):
-            found = register(project.absolute(), pool_type, pairs, str(folder), home or str(project.absolute()))  # type: ignore[arg-type]
+            there = home or str(project.absolute())
+            found = register(project.absolute(), pool_type, pairs, str(folder), there, crashed_after)  # type: ignore[arg-type]
     if as_json:
         click.echo(json.dumps([each._asdict() for each in found], indent=2))
         return

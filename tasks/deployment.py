@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from effnet.errors import ConfigError, RunFailedError
+from tasks.patience import OUTAGE_SECONDS
 
 PoolType = Literal["process", "docker", "kubernetes", "ecs"]
 POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
 FLOWS_POOL, TRAININGS_POOL = "effnet", "effnet-gpu"  # as prefect.yaml names them
 AUTOMATION = "effnet: a run without a heartbeat has crashed"
-HEARTBEAT_SECONDS = 30  # PREFECT_FLOWS_HEARTBEAT_FREQUENCY of the workers; Prefect allows no less
+BEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"  # prefect.yaml sets it for every deployment
+DEFAULT_BEAT_SECONDS = 180  # where it is not set
 
 
 class Deployed(NamedTuple):
@@ -28,7 +31,14 @@ class Deployed(NamedTuple):
     schedule: str  # "", or when it starts by itself
 
 
-def deploy(project: Path, pool_type: PoolType, settings: Mapping[str, str], store: str, home: str) -> list[Deployed]:
+def deploy(
+    project: Path,
+    pool_type: PoolType,
+    settings: Mapping[str, str],
+    store: str,
+    home: str,
+    crashed_after: int | None = None,
+) -> list[Deployed]:
     """Make or update the work pools, register every deployment of prefect.yaml, and watch for dead runs.
 
     Args:
@@ -37,6 +47,7 @@ def deploy(project: Path, pool_type: PoolType, settings: Mapping[str, str], stor
         settings: defaults of the trainings pool's job variables to replace.
         store: the store that deployed flows use.
         home: folder that flows start in where they run.
+        crashed_after: seconds without a heartbeat after which a run counts as crashed; None: see `silence`.
 
     Raises:
         ConfigError: if files are missing, a variable is not the pool's, or a pool is of another type.
@@ -51,8 +62,9 @@ def deploy(project: Path, pool_type: PoolType, settings: Mapping[str, str], stor
         _make_pool(client, FLOWS_POOL, pool_type, None)
         _make_pool(client, TRAININGS_POOL, pool_type, template)
         _register(project, store, home)
-        _watch(client)
-        return _deployed(client)
+        ours = _ours(client)
+        _watch(client, ours, crashed_after)
+        return _deployed(client, ours)
 
 
 def pool_template(project: Path, pool_type: PoolType, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -111,52 +123,94 @@ def _register(project: Path, store: str, home: str) -> None:
         text=True,
         check=False,
     )
-    if done.returncode:
-        lines = (done.stderr + done.stdout).strip().splitlines()
-        raise RunFailedError(f"prefect deploy: {lines[-1].strip() if lines else 'failed without a word'}")
-
-
-def _watch(client: Any) -> None:
-    """Have the server mark runs as crashed whose process has gone without a word; the open-source one does not."""
-    from prefect.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
-    from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import ChangeFlowRunState
-
-    if client.read_automations_by_name(AUTOMATION):
+    if not done.returncode:
         return
-    client.create_automation(
-        AutomationCore(
-            name=AUTOMATION,
-            description="Three heartbeats missed: the process or its machine is gone. effnet's own trainings start "
-            "again by themselves; the family goes on where it was when its flow runs again.",
-            trigger=EventTrigger(
-                after={"prefect.flow-run.heartbeat"},
-                expect={
-                    "prefect.flow-run.heartbeat",
-                    *(f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")),
-                },
-                match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-                for_each={"prefect.resource.id"},
-                posture=Posture.Proactive,
-                threshold=1,
-                within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
-            ),
-            actions=[
-                ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone")
-            ],
-        )
+    if told := re.search(r"^effnet\.errors\.\w+: (.+)$", done.stderr, re.MULTILINE):  # of a config that it names
+        raise ConfigError(told[1])
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    raise RunFailedError(f"prefect deploy: {lines[-1].strip() if lines else 'failed without a word'}")
+
+
+def silence(frequencies: Iterable[int]) -> int:
+    """Return after how many seconds without a heartbeat a run counts as crashed.
+
+    Heartbeats that a server missed while it was away are lost, and when it is back it judges at once. So: as long as
+    everything here waits for a server that is away, and three of the slowest beats in use.
+    """
+    return round(OUTAGE_SECONDS) + 3 * max((DEFAULT_BEAT_SECONDS, *frequencies))
+
+
+def _watch(client: Any, deployments: Sequence[Any], crashed_after: int | None) -> None:
+    """Have the server mark our runs as crashed whose process has gone without a word; by itself it does not.
+
+    An automation that is there, also one of an earlier version, becomes the one that is wanted; whether it is switched
+    on stays as it is.
+    """
+    from prefect.automations import AutomationCore
+
+    trigger = _trigger(deployments, crashed_after or silence(_beats(deployments)))
+    first, *more = client.read_automations_by_name(AUTOMATION) or (None,)
+    wanted = AutomationCore(
+        name=AUTOMATION,
+        description="No heartbeat for a long time: the process or its machine is gone. Watches the runs of effnet's "
+        "deployments alone. The family goes on where it was when its flow runs again.",
+        enabled=first.enabled if first else True,
+        trigger=trigger,
+        actions=[_crash()],
+    )
+    if first is None:
+        client.create_automation(wanted)
+    else:
+        client.update_automation(first.id, wanted)
+    for each in more:
+        client.delete_automation(each.id)
+
+
+def _trigger(deployments: Sequence[Any], seconds: int) -> Any:
+    from prefect.automations import EventTrigger, Posture, ResourceSpecification
+
+    return EventTrigger(
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.*"},  # the next one, or a state: ends have names of our own, and retries wait
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        match_related=ResourceSpecification(
+            {
+                "prefect.resource.role": ["deployment"],
+                "prefect.resource.id": [f"prefect.deployment.{each.id}" for each in deployments],
+            }
+        ),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=seconds),
     )
 
 
-def _deployed(client: Any) -> list[Deployed]:
-    found = []
-    for deployment in client.read_deployments():
-        if deployment.work_pool_name in (FLOWS_POOL, TRAININGS_POOL):
-            flow = client.read_flow(deployment.flow_id).name
-            found.append(
-                Deployed(f"{flow}/{deployment.name}", deployment.work_pool_name, _schedule(deployment.schedules))
-            )
-    return sorted(found)
+def _crash() -> Any:
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    return ChangeFlowRunState(state=StateType.CRASHED, name="Crashed", message="no heartbeat: its process is gone")
+
+
+def _beats(deployments: Sequence[Any]) -> list[int]:
+    return [int(found) for each in deployments if (found := (each.job_variables.get("env") or {}).get(BEAT))]
+
+
+def _ours(client: Any) -> list[Any]:
+    """Return the deployments of our flows on our pools, of every clone that was deployed to this server."""
+    return [
+        each
+        for each in client.read_deployments()
+        if each.work_pool_name in (FLOWS_POOL, TRAININGS_POOL) and (each.entrypoint or "").startswith("flows.")
+    ]
+
+
+def _deployed(client: Any, deployments: Sequence[Any]) -> list[Deployed]:
+    return sorted(
+        Deployed(f"{client.read_flow(each.flow_id).name}/{each.name}", each.work_pool_name, _schedule(each.schedules))
+        for each in deployments
+    )
 
 
 def _schedule(schedules: Any) -> str:

@@ -14,6 +14,7 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for whoever watches the server that the flow reports to
 }
 
 
