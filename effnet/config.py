@@ -34,11 +34,11 @@ Location = Annotated[str, Field(min_length=1, description="local path (relative 
 
 
 class FolderSource(Value):
-    """One folder per class with JPEG and PNG files in it, at any depth."""
+    """One folder per class with images in it, at any depth."""
 
     kind: Literal["folder"]
-    train: Location
-    val: Location | None = None  # without it, a share of the images is held out
+    train: Annotated[Location, Field(description="folder of the class folders, or of `train`, `val` and `test`")]
+    val: Location | None = None  # without it, and if there is no `val` in it, a share of the images is held out
 
 
 class IdxSource(Value):
@@ -56,7 +56,7 @@ class ParquetSource(Value):
     train: Annotated[Location, Field(description="file, folder or pattern")]
     val: Location | None = None
     image: str = "image"  # bytes, or a struct with a field `bytes`
-    label: str = "label"  # integers, or text
+    label: str = "label"  # integers, text, or true and false
 
 
 class ImageNetSource(Value):
@@ -70,7 +70,7 @@ class ImageNetSource(Value):
 
 
 class WebDatasetSource(Value):
-    """Existing WebDataset shards: an image (jpg, jpeg, png) and a label (cls) per sample."""
+    """Existing WebDataset shards: an image (jpg, png, webp, ...) and a label (cls) per sample."""
 
     kind: Literal["webdataset"]
     train: Annotated[Location, Field(description="pattern, as train-{000..099}.tar or train-*.tar")]
@@ -107,6 +107,10 @@ class ImagePolicy(Value):
     max_pixels: Annotated[int, Field(ge=1, le=400_000_000, description="refuse larger images, from the header")] = (
         50_000_000
     )
+    orientation: Annotated[
+        Literal["auto", "apply", "keep"],
+        Field(description="turn images as EXIF says; auto: those of folders and Parquet files"),
+    ] = "auto"
     max_bad: Annotated[int, Field(ge=0, description="bad images to leave out, listed, before it is an error")] = 0
 
 
@@ -126,6 +130,12 @@ class DataConfig(Value):
     images: ImagePolicy = ImagePolicy()
     shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split and of the order in the shards")] = 0
+
+    @property
+    def turns_images(self) -> bool:
+        """Whether EXIF's orientation is applied. ImageNet's images are used as they lie, as in the paper."""
+        wanted = self.images.orientation
+        return wanted == "apply" or (wanted == "auto" and isinstance(self.source, FolderSource | ParquetSource))
 
 
 class Augment(Value):

@@ -24,6 +24,7 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from effnet.config import load_config
+    from effnet.data.quarantine import remarks
     from effnet.data.shards import write_shards
     from effnet.store import Store
 
@@ -51,8 +52,8 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     for action, number in manifest.actions.items():
         if action != "kept":
             click.echo(f"  encoded again ({action}): {number:,}")
-    if manifest.quarantined:
-        click.echo(f"  left out: {manifest.quarantined:,}, listed in {folder / 'quarantine.jsonl'}")
+    for line in remarks(folder, manifest):
+        click.echo(f"  {line}")
 
 
 @click.command()
@@ -98,6 +99,8 @@ def report(dataset: Path, as_json: bool) -> None:
     click.echo(f"left out: {len(content['quarantine']):,}")
     for row in content["quarantine"]:
         click.echo(f"  {row['where']}: {row['reason']}")
+    for line in content["remarks"]:
+        click.echo(line)
     click.echo(f"\n{'class':24}{'train':>9}{'minival':>9}{'val':>9}")
     for row in content["classes"]:
         label = row["class"] if row["name"] == row["class"] else f"{row['class']} {row['name']}"

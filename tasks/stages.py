@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import Coefficients
 from effnet.config import PoolCompute
 from effnet.data.manifest import Manifest
+from effnet.data.quarantine import remarks
 from effnet.data.shards import write_shards
 from effnet.family import FamilyResult, Member, MemberResult
 from tasks.sharding import shard_on_pool
@@ -32,6 +33,8 @@ def shard_dataset(work: Work) -> Manifest:
         work.screen.settle()
     counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())
     work.screen.say(f"dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}")
+    for line in remarks(work.store.datasets / manifest.digest, manifest):
+        work.screen.say(f"  {line}")
     return manifest
 
 

@@ -42,6 +42,9 @@ recipe:
 """
 
 
+TRAIN, MINIVAL, VAL = 1062, 378, 357  # images of its splits
+
+
 def write_tiny(folder: Path, config: str = CONFIG) -> Path:
     """Write the tiny family's files; return the config's path."""
     folder.mkdir(parents=True, exist_ok=True)

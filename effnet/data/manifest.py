@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from effnet.config import DataConfig
 from effnet.errors import DataError
@@ -27,12 +28,15 @@ class ShardInfo(Value):
 class Manifest(Value):
     """What a dataset holds."""
 
+    format: int = 2  # of the folder, and the rule by which images were split; 2 did not say so
     digest: str
     classes: tuple[str, ...]  # ids (folder names, WordNet ids); a label is a position here
     class_names: tuple[str, ...]  # what people call them
     samples: dict[str, int]  # images per split
-    actions: dict[str, int]  # images per treatment: kept, cmyk, alpha, ... (docs/data.md)
+    actions: dict[str, int]  # images per treatment: kept, cmyk, alpha, ... (docs/data.md); one may have had several
     quarantined: int  # images left out, listed in quarantine.jsonl
+    passed_over: Annotated[dict[str, int], Field(default_factory=dict)]  # files that systems leave behind, by name
+    notes: tuple[str, ...] = ()  # what else a person should know of it, a line each
     shards: tuple[ShardInfo, ...]
     index_sha256: str
     settings: DataConfig

@@ -110,7 +110,7 @@ def write_part(part: Part, datasets: Path) -> int:
             )
         partial, place = partial_folder(datasets, key), part.place(datasets)
         there = {file.name for file in place.list()} if part.to else set()
-        plans = plan_shards(source.entries(), part.data)[part.part :: part.parts]
+        plans = plan_shards(source, part.data)[part.part :: part.parts]
 
         def write(number: int) -> None:
             plan = plans[number]
@@ -161,13 +161,13 @@ def gather(data: DataConfig, datasets: Path, base: Path, to: str, cache_bytes: i
 def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> None:
     """Write index and manifest over the shards of a place, and remove the notes of each."""
     scratch.mkdir(parents=True, exist_ok=True)
-    plans = plan_shards(source.entries(), data)
+    plans = plan_shards(source, data)
     written = []
     for plan in plans:
         if (part := read_part(place.read(part_name(plan)), plan)) is None:
             raise DataError(f"{place.url}/{plan.name}: not of this source; remove the folder and run again")
         written.append(part)
-    finish(data, source, scratch, written, sum(len(plan.entries) for plan in plans))
+    finish(data, source, scratch, plans, written)
     for name in (INDEX, QUARANTINE):
         if (scratch / name).is_file():
             place.upload(scratch / name, name)

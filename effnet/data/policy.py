@@ -1,32 +1,73 @@
 """What happens to an image's bytes on the way into a shard. docs/data.md has the table.
 
 Most images are kept byte for byte: their structure is read, not their pixels. What a loader would stumble over (CMYK,
-alpha, 16 bits) is decoded and encoded again; what cannot be trusted is refused.
+alpha, 16 bits, formats other than JPEG and PNG, sides that EXIF turns) is decoded and encoded again; what cannot be
+trusted is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Transpose
 
 from effnet.config import ImagePolicy
+
+# What Pillow warns of is refused (sizes, damage) or harmless (EXIF); a thousand warnings would hide the summary.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _SOI, _EOI, _PNG = b"\xff\xd8\xff", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
-_SCAN, _ALONE = 0xDA, frozenset((0x01, *range(0xD0, 0xD9)))
+_SCAN, _APP1, _ALONE = 0xDA, 0xE1, frozenset((0x01, *range(0xD0, 0xD9)))
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-_FOREIGN = {b"GIF8": "a GIF", b"RIFF": "a WebP", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"BM": "a BMP", b"<": "text"}
+_EXIF, _ORIENTATION, _SHORT = b"Exif\0\0", 0x0112, 3
+_JPEG_IN_TIFF = (6, 7)  # values of TIFF's tag Compression
+_COMPRESSION = 259
+_FORMATS = {
+    "jpg": "JPEG",
+    "png": "PNG",
+    "webp": "WEBP",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+    "gif": "GIF",
+    "avif": "AVIF",
+    "heif": "HEIF",
+}  # Pillow's names; never its other readers
+_PILLOW_RAISES = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError, struct.error)
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}  # of EXIF orientations, to upright
+_RARE_TIFF = "TIFF of a rare kind"
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
+# What else people keep among images, to say it by name.
+_STRANGERS = {b"%PDF": "PDF", b"PK\3\4": "zip", b"8BPS": "Photoshop", b"<svg": "SVG", b"\x1aE\xdf\xa3": "video"}
+_SVG_WITHIN = 512
 
 
 class BadImage(Exception):  # noqa: N818 - a verdict about data, caught and listed
-    """An image that does not go into a shard; the text says why."""
+    """An image that does not go into a shard. `kind` is the reason that it shares with others; the text says more."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
 
 
 class Prepared(NamedTuple):
@@ -36,35 +77,45 @@ class Prepared(NamedTuple):
     extension: str  # of the bytes, whatever the file was called: "jpg" or "png"
     width: int
     height: int
-    action: str  # "kept", or why it was encoded again: "cmyk", "alpha", "sixteen_bit", "baseline", "resized"
+    actions: tuple[str, ...]  # ("kept",), or all that was done to it: "webp", "cmyk", "turned", "resized", ...
 
 
 class _Header(NamedTuple):
-    extension: str
+    kind: str  # what the bytes are: "jpg", "png", or another key of _FORMATS
     width: int
     height: int
-    action: str  # "kept", or what must be done to it
+    actions: tuple[str, ...] = ()  # what must be done to it, whatever the policy says
+    orientation: int = 1  # of EXIF: 1 is upright
+    progressive: bool = False
+    target: str = "png"  # what it becomes if it is encoded again
 
 
-def prepare(data: bytes, policy: ImagePolicy) -> Prepared:
-    """Return an image as the policy wants it; raise BadImage if it is refused."""
+def prepare(data: bytes, policy: ImagePolicy, *, turn: bool = False) -> Prepared:
+    """Return an image as the policy wants it; raise BadImage if it is refused.
+
+    Args:
+        data: the encoded image, of whatever format.
+        policy: the config's settings.
+        turn: whether EXIF's orientation is applied.
+    """
     header = _read_header(data, policy.max_pixels)
-    short = policy.resize_short
-    if short and min(header.width, header.height) > short:
-        return _encode(data, header, policy, "resized" if header.action in ("kept", "progressive") else header.action)
-    if header.action == "progressive":
-        if policy.decode:
-            _pixels(data, header)
-        if policy.baseline:
-            from effnet.data.turbojpeg import to_baseline
-
-            return Prepared(to_baseline(data), "jpg", header.width, header.height, "baseline")
-        return Prepared(data, "jpg", header.width, header.height, "kept")
-    if header.action != "kept":
-        return _encode(data, header, policy, header.action)
+    actions = header.actions + (("turned",) if turn and header.orientation != 1 else ())
+    if policy.resize_short and min(header.width, header.height) > policy.resize_short:
+        actions += ("resized",)
+    if actions:
+        return _encode(data, header, policy, actions)
     if policy.decode:
         _pixels(data, header)
-    return Prepared(data, *header)
+    if header.progressive and policy.baseline:
+        from effnet.data.turbojpeg import to_baseline
+
+        return Prepared(to_baseline(data), "jpg", header.width, header.height, ("baseline",))
+    return Prepared(data, header.kind, header.width, header.height, ("kept",))
+
+
+def is_image(head: bytes) -> bool:
+    """Say whether a file that begins so may be an image that can be used, or could be with an extra."""
+    return head.startswith((_SOI, _PNG)) or _foreign_kind(head) is not None
 
 
 def _read_header(data: bytes, max_pixels: int) -> _Header:
@@ -72,35 +123,79 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
         header = _read_jpeg(data)
     elif data.startswith(_PNG):
         header = _read_png(data)
+    elif kind := _foreign_kind(data):
+        header = _read_foreign(data, kind)
     else:
-        kind = next((kind for magic, kind in _FOREIGN.items() if data.lstrip().startswith(magic)), "something else")
-        raise BadImage(f"no JPEG or PNG: {kind} of {len(data):,} bytes" if data else "empty")
+        raise BadImage(*what_else(data))
     if not header.width or not header.height:
-        raise BadImage(f"{header.width} x {header.height} pixels")
+        raise BadImage("without pixels", f"{header.width} x {header.height}")
     if header.width * header.height > max_pixels:
-        raise BadImage(f"{header.width} x {header.height} pixels are more than {max_pixels:,}")
+        raise BadImage("too many pixels", f"{header.width} x {header.height} pixels are more than {max_pixels:,}")
     return header
+
+
+def what_else(data: bytes) -> tuple[str, str]:
+    """Return kind and detail of bytes that are no image."""
+    if not data:
+        return "empty", ""
+    detail = f"{len(data):,} bytes"
+    start = data[:_SVG_WITHIN].lstrip()
+    for magic, name in _STRANGERS.items():
+        if start.startswith(magic) or (name == "SVG" and magic in start):
+            return f"no image but {name}", detail
+    if data[4:8] == b"ftyp":
+        return "no image but video", detail
+    try:
+        text = start.decode("utf-8", "strict" if len(data) <= _SVG_WITHIN else "ignore")
+    except UnicodeDecodeError:
+        return "no image", detail
+    return ("no image but text", detail) if _looks_like_text(text, len(start)) else ("no image", detail)
+
+
+def _looks_like_text(text: str, length: int) -> bool:
+    """Say whether nearly all of `length` bytes became printable characters."""
+    printable = sum(character.isprintable() or character in "\n\r\t" for character in text)
+    return printable == len(text) and len(text.encode()) >= length - 3
 
 
 def _read_jpeg(data: bytes) -> _Header:
     """Read the frame header, and look for the end after the first scan's start: it cannot occur inside of a scan."""
-    frame, scan = None, 0
+    frame, scan, orientation = None, 0, 1
     try:
         for marker, position in _segments(data):
             if marker in _FRAMES:
                 frame = (marker, *struct.unpack_from(">BHHB", data, position + 2))
+            elif marker == _APP1 and data.startswith(_EXIF, position + 2):
+                orientation = _orientation(data[position + 2 + len(_EXIF) : position + 2 + 65536])
             scan = position
     except (IndexError, struct.error):
-        raise BadImage("JPEG: cut short before its image data") from None
+        raise BadImage("JPEG cut short", "before its image data") from None
     if frame is None:
-        raise BadImage("JPEG: no frame header")
+        raise BadImage("JPEG damaged", "no frame header")
     if data.find(_EOI, max(scan, len(data) - 64)) < 0 and data.find(_EOI, scan) < 0:
-        raise BadImage("JPEG: cut short, it has no end")
+        raise BadImage("JPEG cut short", "it has no end")
     kind, precision, height, width, components = frame
     if kind not in (_BASELINE, _EXTENDED, _PROGRESSIVE) or precision != 8 or components not in (1, 3, 4):
-        raise BadImage(f"JPEG: of a rare kind (frame {kind:02x}, {precision} bits, {components} components)")
-    action = "cmyk" if components == 4 else "progressive" if kind == _PROGRESSIVE else "kept"
-    return _Header("jpg", width, height, action)
+        raise BadImage("JPEG of a rare kind", f"frame {kind:02x}, {precision} bits, {components} components")
+    actions = ("cmyk",) if components == 4 else ()
+    return _Header("jpg", width, height, actions, orientation, kind == _PROGRESSIVE, "jpg")
+
+
+def _orientation(tiff: bytes) -> int:
+    """Return what the first directory of EXIF data says of the orientation, 1 to 8; 1 if it says nothing readable."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (number,) = struct.unpack_from(f"{order}H", tiff, directory)
+        for entry in range(directory + 2, directory + 2 + 12 * number, 12):
+            tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+            if tag == _ORIENTATION:
+                return value if kind == _SHORT and count == 1 and 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # "possibly corrupt EXIF data": common, and the pixels are sound
+    return 1
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -108,7 +203,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     position = 2
     while True:
         if data[position] != 0xFF:
-            raise BadImage(f"JPEG: no marker at byte {position}")
+            raise BadImage("JPEG damaged", f"no marker at byte {position}")
         marker = data[position + 1]
         if marker == 0xFF:  # fill
             position += 1
@@ -125,20 +220,23 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 def _read_png(data: bytes) -> _Header:
     """Check every chunk's checksum, and read the header."""
-    header, names = None, set[bytes]()
+    header, names, orientation = None, set[bytes](), 1
     for name, start, end in _chunks(data):
         if not names and (name != b"IHDR" or end - start != 13):
-            raise BadImage("PNG: does not begin with its header")
+            raise BadImage("PNG damaged", "does not begin with its header")
         if header is None:
             header = struct.unpack_from(">IIBB", data, start)
+        if name == b"eXIf":
+            orientation = _orientation(data[start:end])
         names.add(name)
     if header is None or b"IDAT" not in names:
-        raise BadImage("PNG: no image data")
+        raise BadImage("PNG damaged", "no image data")
     width, height, depth, colour = header
     if colour not in (_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA):
-        raise BadImage(f"PNG: unknown colour type {colour}")
+        raise BadImage("PNG damaged", f"unknown colour type {colour}")
     has_alpha = colour in (_GREY_ALPHA, _RGBA) or b"tRNS" in names
-    return _Header("png", width, height, "sixteen_bit" if depth == 16 else "alpha" if has_alpha else "kept")
+    actions = (("sixteen_bit",) if depth == 16 else ()) + (("alpha",) if has_alpha else ())
+    return _Header("png", width, height, actions, orientation)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -146,59 +244,123 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     position, name = len(_PNG), b""
     while name != b"IEND":
         if position + 12 > len(data):
-            raise BadImage("PNG: cut short, it has no end")
+            raise BadImage("PNG cut short", "it has no end")
         length, name = struct.unpack_from(">I4s", data, position)
         start, end = position + 8, position + 8 + length
         if end + 4 > len(data):
-            raise BadImage("PNG: cut short, it has no end")
+            raise BadImage("PNG cut short", "it has no end")
         if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            raise BadImage(f"PNG: chunk {name.decode('latin-1')} at byte {position} does not match its checksum")
+            raise BadImage(
+                "PNG damaged", f"chunk {name.decode('latin-1')} at byte {position} does not match its checksum"
+            )
         yield name, start, end
         position = end + 4
 
 
-def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
-    """Decode strictly to RGB, (height, width, 3): no warning of a decoder is let pass."""
-    from PIL import Image
+def _foreign_kind(data: bytes) -> str | None:
+    """Return the name of a format that is converted, from the bytes' beginning."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        size = min(int.from_bytes(data[:4]), 256)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, size, 4))}
+        return "avif" if brands & _AVIF_BRANDS else "heif" if brands & _HEIF_BRANDS else None
+    magics = {b"GIF8": "gif", b"II*\0": "tiff", b"MM\0*": "tiff", b"BM": "bmp"}
+    return next((kind for magic, kind in magics.items() if data.startswith(magic)), None)
 
+
+def _read_foreign(data: bytes, kind: str) -> _Header:
+    """Read what a format that is converted says of itself. Its pixels are not decoded."""
+    with _opened(data, kind) as image:
+        exif = image.getexif()
+        lossy = kind in ("avif", "heif") or (kind == "webp" and b"VP8L" not in data[:64] and b"VP8 " in data)
+        lossy = lossy or (kind == "tiff" and exif.get(_COMPRESSION) in _JPEG_IN_TIFF)
+        orientation = exif.get(_ORIENTATION, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+        actions: tuple[str, ...] = (kind,)
+        actions += ("cmyk",) if image.mode == "CMYK" else ()
+        actions += ("sixteen_bit",) if image.mode.startswith("I") else ()
+        actions += ("alpha",) if image.has_transparency_data else ()
+        if kind == "tiff" and orientation != 1:  # part of the format: Pillow itself turns it
+            actions, orientation = (*actions, "turned"), 1
+        return _Header(kind, *image.size, actions, orientation, target="jpg" if lossy else "png")
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
+    """Open an image with Pillow, by this format's reader alone; whatever it raises is a BadImage."""
+    from PIL import UnidentifiedImageError, features
+
+    if kind == "heif" and not _heif_opener():
+        raise BadImage("HEIC needs an extra", "pip install 'effnet[heif]'")
+    if kind == "avif" and not features.check("avif"):
+        raise BadImage("AVIF is not read by this Pillow", "pip install --upgrade pillow")
     try:
-        if header.extension == "jpg" and header.action != "cmyk":
-            import simplejpeg
+        with Image.open(io.BytesIO(data), formats=(_FORMATS[kind],)) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise BadImage("broken", f"a {_FORMATS[kind]} whose header cannot be read") from None
+    except Image.DecompressionBombError as error:
+        raise BadImage("too many pixels", str(error).splitlines()[0]) from None
+    except _PILLOW_RAISES as error:
+        raise BadImage("broken", (str(error) or type(error).__name__).splitlines()[0]) from error
 
+
+@functools.cache
+def _heif_opener() -> bool:
+    """Teach Pillow to read HEIC, if the package for it is there; say whether it is."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
+    """Decode strictly to RGB, (height, width, 3), as the pixels lie: no warning of a decoder is let pass."""
+    if header.kind == "jpg" and "cmyk" not in header.actions:
+        import simplejpeg
+
+        try:
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)  # type: ignore[no-any-return]
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if header.action == "sixteen_bit":
-                return _eight_bit(image)
-            if header.action == "alpha":  # over black
-                rgba = image.convert("RGBA")
-                return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba))[..., :3]
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImage(f"broken: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from error
+        except ValueError as error:
+            raise BadImage("broken", str(error).splitlines()[0]) from error
+    with _opened(data, header.kind) as image:
+        image.load()
+        return _to_rgb(image)
 
 
-def _eight_bit(image: object) -> NDArray[np.uint8]:
-    """Return 16-bit grey as 8-bit RGB, 0..65535 as 0..255, rounded. (16-bit colour Pillow itself reads as 8-bit.)"""
-    from PIL import Image
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a decoded image as 8-bit RGB: alpha over black, 16-bit grey from 0..65535 to 0..255, rounded.
 
-    assert isinstance(image, Image.Image)  # noqa: S101
-    if not image.mode.startswith("I"):
-        return np.asarray(image.convert("RGB"))
-    grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    16-bit colour Pillow itself reads as 8-bit.
+    """
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65_535:
+            raise BadImage(_RARE_TIFF, "levels of 32 bits")
+        grey = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise BadImage(_RARE_TIFF, "levels with fractions")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba))[..., :3]
+    return np.asarray(image.convert("RGB"))
 
 
-def _encode(data: bytes, header: _Header, policy: ImagePolicy, action: str) -> Prepared:
-    """Decode, shrink if the policy says so, and encode again in the format that it came in."""
-    from PIL import Image
-
+def _encode(data: bytes, header: _Header, policy: ImagePolicy, actions: tuple[str, ...]) -> Prepared:
+    """Decode, turn and shrink if that is among the actions, and encode again: without loss what came without loss."""
     image = Image.fromarray(np.ascontiguousarray(_pixels(data, header)))
+    if "turned" in actions and header.orientation != 1:
+        image = image.transpose(_TURNS[header.orientation])
     short = policy.resize_short
     if short and min(image.size) > short:
         scale = short / min(image.size)
         size = (max(short, round(image.width * scale)), max(short, round(image.height * scale)))
         image = image.resize(size, Image.Resampling.LANCZOS)
-    if header.extension == "jpg":
+    if header.target == "jpg":
         import simplejpeg
 
         encoded = simplejpeg.encode_jpeg(np.asarray(image), quality=policy.jpeg_quality, colorsubsampling="444")
@@ -206,4 +368,4 @@ def _encode(data: bytes, header: _Header, policy: ImagePolicy, action: str) -> P
         buffer = io.BytesIO()
         image.save(buffer, "png")
         encoded = buffer.getvalue()
-    return Prepared(encoded, header.extension, image.width, image.height, action)
+    return Prepared(encoded, header.target, image.width, image.height, actions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from effnet.data.index import read_table
-from effnet.data.manifest import INDEX, MANIFEST, QUARANTINE, Manifest, load_manifest
+from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest
+from effnet.data.quarantine import listed, remarks
 from effnet.data.splits import SPLITS
 from effnet.errors import ConfigError
 
@@ -29,8 +29,6 @@ def report(folder: Path) -> dict[str, Any]:
     if manifest is None:
         raise ConfigError(f"{folder}: no {MANIFEST} here; a dataset is a folder that effnet wrote")
     table = read_table(folder / INDEX)
-    quarantine = folder / QUARANTINE
-    lines = quarantine.read_bytes().splitlines() if quarantine.is_file() else []
     return {
         "digest": manifest.digest,
         "samples": manifest.samples,
@@ -39,7 +37,8 @@ def report(folder: Path) -> dict[str, Any]:
         "classes": _classes(table, manifest),
         "sizes": {name: _quantiles(table[name].to_numpy()) for name in ("width", "height", "length")},
         "duplicates": _duplicates(table),
-        "quarantine": [json.loads(line) for line in lines],
+        "quarantine": listed(folder),
+        "remarks": list(remarks(folder, manifest)),
     }
 
 

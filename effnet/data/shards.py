@@ -37,7 +37,9 @@ from effnet.data.manifest import (
     xxh128_file,
 )
 from effnet.data.policy import BadImage, prepare
-from effnet.data.sources import Entry, Source, open_source
+from effnet.data.quarantine import bad_row, refused_row, summary
+from effnet.data.remarks import notes
+from effnet.data.sources import Source, open_source
 from effnet.data.splits import SPLITS, ShardPlan, plan_shards
 from effnet.data.tar import TarWriter
 from effnet.errors import DataError
@@ -57,7 +59,7 @@ from effnet.store import (
 if TYPE_CHECKING:
     from effnet.data.remote import Publisher
 
-FORMAT = 2  # of the folder's layout; part of every digest
+FORMAT = 3  # of the folder's layout and of the rule that splits images; part of every digest
 _SOURCES = ".sources"
 
 
@@ -231,7 +233,7 @@ def _write_all(
     progress: Callable[[int, int], None],
     publisher: Publisher | None,
 ) -> Manifest:
-    plans = plan_shards(source.entries(), config)
+    plans = plan_shards(source, config)
     total = sum(len(plan.entries) for plan in plans)
     written: list[Written] = []
     done = 0
@@ -244,24 +246,27 @@ def _write_all(
                 publisher.add(partial / plan.name, result.info["xxh128"])
             done += len(plan.entries)
             progress(done, total)
-    return finish(config, source, partial, written, total)
+    return finish(config, source, partial, plans, written)
 
 
-def finish(config: DataConfig, source: Source, partial: Path, written: Sequence[Written], total: int) -> Manifest:
+def finish(
+    config: DataConfig, source: Source, partial: Path, plans: Sequence[ShardPlan], written: Sequence[Written]
+) -> Manifest:
     """Write index and manifest over the shards, and clear what only the writing needed.
 
     Raises:
         DataError: if more images were left out than is allowed, or a split stays empty.
     """
-    bad = [row for result in written for row in result.bad]
+    bad = [refused_row(file) for file in source.remarks().refused] + [row for result in written for row in result.bad]
     if bad:
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
     if len(bad) > config.images.max_bad:
+        total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
         raise DataError(
-            f"{bad[0]['where']}: {bad[0]['reason']}; {len(bad):,} bad images of {total:,}, data.images.max_bad allows "
-            f"{config.images.max_bad:,}; all are listed in {partial / QUARANTINE}"
+            f"{len(bad):,} bad images of {total:,}, data.images.max_bad allows {config.images.max_bad:,}; "
+            f"all are listed in {partial / QUARANTINE}\n" + "\n".join(f"  {line}" for line in summary(bad))
         )
-    return _name(config, source, partial, written)
+    return _name(config, source, partial, plans, written, len(bad))
 
 
 @contextlib.contextmanager
@@ -274,7 +279,14 @@ def cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
         raise
 
 
-def _name(config: DataConfig, source: Source, partial: Path, written: Sequence[Written]) -> Manifest:
+def _name(
+    config: DataConfig,
+    source: Source,
+    partial: Path,
+    plans: Sequence[ShardPlan],
+    written: Sequence[Written],
+    quarantined: int,
+) -> Manifest:
     rows = [row | {"sha256": bytes.fromhex(row["sha256"])} for result in written for row in result.rows]
     shards = tuple(ShardInfo(**result.info) for result in written)
     samples = {split: sum(shard.samples for shard in shards if shard.split == split) for split in SPLITS}
@@ -285,12 +297,15 @@ def _name(config: DataConfig, source: Source, partial: Path, written: Sequence[W
     for row in rows:
         content.update(f"{row['split']}/{row['key']}/{row['label']}/".encode() + row["sha256"])
     manifest = Manifest(
+        format=FORMAT,
         digest=content.hexdigest()[:16],
         classes=tuple(source.classes),
         class_names=tuple(source.class_names),
         samples=samples,
         actions=dict(sorted(sum((Counter(result.actions) for result in written), Counter()).items())),
-        quarantined=sum(len(result.bad) for result in written),
+        quarantined=quarantined,
+        passed_over=dict(source.remarks().passed_over),
+        notes=tuple(notes(source, plans, rows)),
         shards=shards,
         index_sha256=sha256_file(partial / INDEX),
         settings=config,
@@ -318,13 +333,14 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
     with _whole(path) as file:
         writer = TarWriter(file.fileno(), checksum)
         for entry in plan.entries:
-            data = source.read(entry)
+            data = b""
             try:
-                image = prepare(data, config.images)
+                data = source.read(entry)
+                image = prepare(data, config.images, turn=config.turns_images)
             except BadImage as error:
-                bad.append(_bad_row(source, entry, plan.split, data, str(error)))
+                bad.append(bad_row(source, entry, plan.split, data, error))
                 continue
-            actions[image.action] += 1
+            actions.update(image.actions)
             label = writer.add(f"{entry.key}.cls", str(entry.label).encode())
             offset = writer.add(f"{entry.key}.{image.extension}", image.image)
             rows.append(
@@ -368,19 +384,6 @@ def _whole(path: Path) -> Iterator[FileIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _bad_row(source: Source, entry: Entry, split: str, data: bytes, reason: str) -> dict[str, Any]:
-    return {
-        "key": entry.key,
-        "split": split,
-        "label": entry.label,
-        "where": source.describe(entry),
-        "offset": entry.offset,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "reason": reason,
-    }
 
 
 def _dali_index(rows: list[dict[str, Any]]) -> bytes:

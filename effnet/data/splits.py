@@ -1,19 +1,29 @@
-"""Which sample goes into which split and shard: decided from keys and labels alone, before any image is read."""
+"""Which sample goes into which split and shard: decided before any shard is written.
+
+A split is a function of an image's bytes: they give a number between 0 and 1, and the shares of val and minival are
+thresholds on it. So images that are added or removed move no others, and equal images are on the same side. Only a
+class that would have no image in one of the splits gives it the next one in the order of those numbers
+(`Thresholds.bounds`); docs/data.md says what that means for images that are added.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from effnet.config import DataConfig
-from effnet.data.sources import Entry
+from effnet.data.sources import Entry, Source
 from effnet.errors import DataError
 
 SPLITS = ("train", "minival", "val")
 _KEY_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _MAX_KEY = 90  # a ustar name has 100 bytes
+_CHUNK = 256  # images whose marks one thread reads at a time
 
 
 class ShardPlan(NamedTuple):
@@ -24,17 +34,43 @@ class ShardPlan(NamedTuple):
     entries: tuple[Entry, ...]
 
 
-def plan_shards(entries: Sequence[Entry], config: DataConfig) -> list[ShardPlan]:
-    """Return every shard: splits drawn per class, samples shuffled; the same entries and config give the same plan.
+class Thresholds(NamedTuple):
+    """Shares of the images; the rest is train."""
+
+    val: float
+    minival: float
+
+    def split(self, draw: float) -> str:
+        """Return the split of an image by its own number, in [0, 1)."""
+        return "val" if draw < self.val else "minival" if draw < self.val + self.minival else "train"
+
+    def bounds(self, draws: Sequence[float], lacking: Collection[str]) -> tuple[int, int]:
+        """Return where, among a class's rising numbers, minival begins, and where train begins.
+
+        That is at the thresholds, but moved so far that each of the `lacking` splits gets at least one image. If there
+        are fewer images than that, train comes first, then val.
+        """
+        wanted = [split for split in ("train", "val", "minival") if split in lacking][: len(draws)]
+        train, val, minival = (split in wanted for split in ("train", "val", "minival"))
+        begin = min(max(bisect_left(draws, self.val), val), len(draws) - train - minival)
+        end = min(max(bisect_left(draws, self.val + self.minival), begin + minival), len(draws) - train)
+        return begin, end
+
+
+def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
+    """Return every shard, samples shuffled; the same images and config give the same plan.
 
     Raises:
         DataError: if a key repeats or cannot name a file in a shard, or a split stays empty.
     """
+    entries = source.entries()
     _check_keys(entries)
+    found = marks(source, entries)
+    splits = split_entries(entries, found, config)
     plans = []
-    for split, members in split_entries(entries, config).items():
+    for split, members in splits.items():
         if not members:
-            raise DataError(f"the {split} split is empty: {len(entries)} images are too few for the shares asked for")
+            raise DataError(_empty(split, entries, found, source.classes))
         size = config.shard_samples
         plans += [
             ShardPlan(f"{split}-{number:05d}.tar", split, tuple(members[start : start + size]))
@@ -43,32 +79,76 @@ def plan_shards(entries: Sequence[Entry], config: DataConfig) -> list[ShardPlan]
     return plans
 
 
-def split_entries(entries: Iterable[Entry], config: DataConfig) -> dict[str, list[Entry]]:
+def marks(source: Source, entries: Sequence[Entry]) -> list[bytes]:
+    """Return every image's mark, which is read from its bytes."""
+    chunks = [entries[start : start + _CHUNK] for start in range(0, len(entries), _CHUNK)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "mark") as pool:
+        found = pool.map(lambda chunk: [source.mark(entry) for entry in chunk], chunks)
+        return [mark for chunk in found for mark in chunk]
+
+
+def split_entries(entries: Sequence[Entry], marks: Sequence[bytes], config: DataConfig) -> dict[str, list[Entry]]:
     """Return shuffled entries per split.
 
-    Each class gives its share to minival, rounded, and to val too unless the source has a val split of its own.
+    Args:
+        entries: images; those that the source itself calls val stay there, and then no others go there.
+        marks: of each image, what images of the same bytes share.
+        config: shares, and the seed.
     """
-    # A hash of the key, not of the position: images added later move no other image to another split's rank.
     seed = f"{config.seed}/".encode()
-    ranked = sorted(entries, key=lambda entry: hashlib.sha256(seed + entry.key.encode()).digest())
+    own_val = any(entry.split == "val" for entry in entries)
+    thresholds = Thresholds(0.0 if own_val else config.val, config.minival)
+    free = [(entry, mark) for entry, mark in zip(entries, marks, strict=True) if entry.split != "val"]
+    draws = {mark: _draw(seed + mark) for _, mark in free}
+    by_class: dict[int, set[bytes]] = defaultdict(set)
+    for entry, mark in free:
+        by_class[entry.label].add(mark)
+    chosen = _choose(by_class, draws, thresholds, SPLITS[: 2 if own_val else 3])
+    by_key = {entry.key: chosen[mark] for entry, mark in free}
     splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    by_class: dict[int, list[Entry]] = defaultdict(list)
-    for entry in ranked:
-        if entry.split == "val":
-            splits["val"].append(entry)
-        else:
-            by_class[entry.label].append(entry)
-    own_val = bool(splits["val"])
-    chosen: dict[str, str] = {}
-    for members in by_class.values():
-        num_val = 0 if own_val else round(len(members) * config.val)
-        num_minival = round(len(members) * config.minival)
-        chosen |= dict.fromkeys((entry.key for entry in members[:num_val]), "val")
-        chosen |= dict.fromkeys((entry.key for entry in members[num_val : num_val + num_minival]), "minival")
-    for entry in ranked:
-        if entry.split != "val":
-            splits[chosen.get(entry.key, "train")].append(entry)
+    for entry in sorted(entries, key=lambda entry: hashlib.sha256(seed + entry.key.encode()).digest()):
+        splits[by_key.get(entry.key, "val")].append(entry)
     return splits
+
+
+def _choose(
+    by_class: Mapping[int, set[bytes]], draws: Mapping[bytes, float], thresholds: Thresholds, splits: Sequence[str]
+) -> dict[bytes, str]:
+    """Return the split of every mark; each class is in each of the splits, as far as it has images for them."""
+    chosen = {mark: thresholds.split(draw) for mark, draw in draws.items()}
+    seen: set[bytes] = set()
+    shared: set[bytes] = set()  # in several classes: they stay where their number puts them
+    for members in by_class.values():
+        shared |= seen & members
+        seen |= members
+    for members in by_class.values():
+        lacking = set(splits) - {chosen[mark] for mark in members & shared}
+        own = sorted(members - shared, key=lambda mark: (draws[mark], mark))
+        begin, end = thresholds.bounds([draws[mark] for mark in own], lacking)
+        chosen |= dict.fromkeys(own[:begin], "val")
+        chosen |= dict.fromkeys(own[begin:end], "minival")
+        chosen |= dict.fromkeys(own[end:], "train")
+    return chosen
+
+
+def _draw(data: bytes) -> float:
+    """Return a number in [0, 1) that depends on all of the bytes."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:6]) / (1 << 48)
+
+
+def _empty(split: str, entries: Sequence[Entry], marks: Sequence[bytes], classes: Sequence[str]) -> str:
+    if not entries:
+        return "the source has no image"
+    different: dict[int, set[bytes]] = defaultdict(set)
+    for entry, mark in zip(entries, marks, strict=True):
+        if entry.split != "val":
+            different[entry.label].add(mark)
+    label = max(different, key=lambda label: (len(different[label]), -label))
+    needed = 3 - any(entry.split == "val" for entry in entries)
+    return (
+        f"the {split} split is empty: a class needs {needed} different images to be in all splits, and the largest, "
+        f"'{classes[label]}', has {len(different[label]):,}"
+    )
 
 
 def _check_keys(entries: Sequence[Entry]) -> None:
@@ -79,3 +159,18 @@ def _check_keys(entries: Sequence[Entry]) -> None:
         if not 0 < len(entry.key) <= _MAX_KEY or not _KEY_CHARACTERS.issuperset(entry.key):
             raise DataError(f"image {entry.key!r}: a key has up to {_MAX_KEY} letters, digits, '_' and '-'")
         seen.add(entry.key)
+
+
+def missing(rows: Iterable[tuple[int, str]], classes: Sequence[str]) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield (class, its images, the splits that have none of them) of every class that is not in all splits.
+
+    Args:
+        rows: label and split of every image.
+        classes: names of the labels.
+    """
+    counts: dict[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(SPLITS, 0))
+    for label, split in rows:
+        counts[label][split] += 1
+    for label, name in enumerate(classes):
+        if lacks := [split for split in SPLITS if not counts[label][split]]:
+            yield name, sum(counts[label].values()), lacks

@@ -9,6 +9,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+OTHER_FORMATS: dict[str, dict[str, object]] = {"gif": {}, "webp": {}, "tiff": {}, "bmp": {}, "avif": {"speed": 10}}
 KEPT, REENCODED, REFUSED = "kept", "encoded again", "refused"
 
 
@@ -48,15 +49,24 @@ def odd_images(random: np.random.Generator) -> Iterator[tuple[str, bytes, str]]:
         yield f"{kind} cut short", data[: int(random.integers(1, len(data) - 2))], REFUSED
     at = int(random.integers(8, len(png) - 12))
     yield "PNG with a flipped bit", png[:at] + bytes([png[at] ^ 1 << int(random.integers(8))]) + png[at + 1 :], REFUSED
-    yield "GIF", encode(image, "gif"), REFUSED
-    yield "WebP", encode(image, "webp"), REFUSED
-    yield "TIFF", encode(image, "tiff"), REFUSED
-    yield "BMP", encode(image, "bmp"), REFUSED
+    for kind, options in OTHER_FORMATS.items():
+        yield kind, encode(image, kind, **options), REENCODED
+        data = encode(image, kind, **options)
+        yield f"{kind} cut short", data[: int(random.integers(1, len(data) // 2))], REFUSED
+    yield "turned JPEG", encode(image, exif=orientation(6)), KEPT
+    yield "JPEG with broken EXIF", encode(image, exif=b"Exif\0\0MM\0*" + random.bytes(20)), KEPT
     yield "nothing", b"", REFUSED
     yield "one byte", random.bytes(1), REFUSED
     yield "web page", b"<!doctype html><title>404</title>" * 9, REFUSED
     yield "noise", random.bytes(int(random.integers(2, 5000))), REFUSED
     yield "bomb", bomb(), REFUSED
+
+
+def orientation(value: int) -> Image.Exif:
+    """EXIF data that say how a camera was held."""
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
 
 
 def bomb(side: int = 9000) -> bytes:

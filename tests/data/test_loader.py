@@ -19,6 +19,7 @@ from effnet.data.manifest import Manifest
 from effnet.errors import DataError
 from effnet.store import Store
 from tests.data.images import photograph
+from tests.tiny import TRAIN, VAL
 
 AUGMENT = Augment(crop_area=(0.5, 1.0), flip=True, crop_padding=0)
 
@@ -36,7 +37,7 @@ def folder(dataset_store: Store, manifest: Manifest) -> Path:
 def test_each_epoch_has_every_sample_at_most_once_in_another_order(folder: Path) -> None:
     loader = make(folder)
     first, second = (np.concatenate([batch.samples for batch in loader.epoch(epoch)]) for epoch in (0, 1))
-    assert len(first) == len(set(first)) == 1000  # 1,079 images in whole batches of 100
+    assert len(first) == len(set(first)) == 1000  # 1,062 images in whole batches of 100
     assert not np.array_equal(first, second)
 
 
@@ -61,7 +62,7 @@ def test_ranks_share_each_step_and_change_no_pixel(folder: Path) -> None:
 
 def test_evaluation_sees_every_sample_once_in_order(folder: Path) -> None:
     samples = np.concatenate([batch.samples for batch in make(folder, "val").epoch(0)])
-    assert np.array_equal(samples, np.arange(359))
+    assert np.array_equal(samples, np.arange(VAL))
 
 
 def test_evaluation_without_padding_at_full_size_is_the_image_itself(folder: Path) -> None:
@@ -115,7 +116,7 @@ def test_threads_and_cache_change_no_pixel(tmp_path: Path, folder: Path) -> None
             assert torch.equal(one.images, other.images)
     (file,) = (tmp_path / "cache").iterdir()
     data = np.memmap(file, np.uint8, "r+")
-    data[1079:] = 0  # the pixels, behind one mark per image
+    data[TRAIN:] = 0  # the pixels, behind one mark per image
     black = next(make(folder, cache=tmp_path / "cache").epoch(1))
     assert int(black.images.max()) == 0  # so it was the cache that answered
 
@@ -132,7 +133,7 @@ def test_cache_that_is_too_large_or_stale_is_not_used(tmp_path: Path, folder: Pa
 def test_shuffled_by_windows_of_shards(folder: Path) -> None:
     loader = make(folder, batch_size=10, shuffle_shards=1)
     order = loader.order(0)
-    assert sorted(order.tolist()) == list(range(1079))
+    assert sorted(order.tolist()) == list(range(TRAIN))
     shards = loader.index.shards[order]
     assert len(set(shards[: (shards == shards[0]).sum()].tolist())) == 1  # one shard after the other
     assert not np.array_equal(order, loader.order(1))

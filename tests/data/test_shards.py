@@ -15,13 +15,14 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from effnet.config import DataConfig, DigitsSource, FamilyConfig
+from effnet.config import DataConfig, DigitsSource, FamilyConfig, FolderSource
 from effnet.data.manifest import Manifest, load_manifest
 from effnet.data.shards import source_key, write_shards
 from effnet.data.sources import open_source
 from effnet.data.verify import verify
 from effnet.errors import BusyError, DataError
 from effnet.store import Store, hold
+from tests.tiny import MINIVAL, TRAIN, VAL
 
 
 def key(config: DataConfig) -> str:
@@ -40,7 +41,7 @@ def test_every_image_is_in_exactly_one_split(dataset_store: Store, manifest: Man
         rows = [row for row in table if row["split"] == split]
         assert len(rows) == manifest.samples[split]
         assert {row["label"] for row in rows} == set(range(10))  # each class gives its share
-    assert manifest.samples["minival"] == manifest.samples["val"] == 359
+    assert manifest.samples == {"train": TRAIN, "minival": MINIVAL, "val": VAL}
 
 
 def test_webdataset_reads_the_shards_and_finds_the_same_samples(dataset_store: Store, manifest: Manifest) -> None:
@@ -155,10 +156,24 @@ def test_broken_manifest_is_told(copy: Path) -> None:
 
 
 def test_too_few_images_for_the_splits_are_told(tmp_path: Path) -> None:
-    config = DataConfig(source=DigitsSource(image_size=8), minival=0.001, val=0.2)
-    with pytest.raises(DataError, match="minival split is empty"):
-        write_shards(config, tmp_path)
-    assert not list(tmp_path.glob("*/manifest.json"))
+    for number in range(4):
+        path = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), number).save(path)
+    config = DataConfig(source=FolderSource(kind="folder", train=str(tmp_path / "images")))
+    told = r"minival split is empty: a class needs 3 different images .* and the largest, 'class0', has 2"
+    with pytest.raises(DataError, match=told):
+        write_shards(config, tmp_path / "d")
+    assert not list(tmp_path.glob("d/*/manifest.json"))
+
+
+def test_the_smallest_share_still_takes_an_image_of_each_class(tmp_path: Path) -> None:
+    config = DataConfig(source=DigitsSource(image_size=8), minival=0.001, val=0.001)
+    manifest, _ = write_shards(config, tmp_path)
+    rows = pq.read_table(tmp_path / manifest.digest / "index.parquet").to_pylist()
+    assert {(row["split"], row["label"]) for row in rows} == {
+        (split, label) for split in ("train", "minival", "val") for label in range(10)
+    }
 
 
 def flip(path: Path, at: int) -> None:

@@ -104,23 +104,6 @@ class TestFolder:
         assert images_of(source)["val", "dog", 1] == {image(50)}
         assert sum(entry.split == "train" for entry in source.entries()) == 12
 
-    @pytest.mark.parametrize(
-        ("make", "told"),
-        [
-            ("images/cat/notes.txt", "neither .jpg, .jpeg nor .png"),
-            ("images/bird/", "no JPEG or PNG file in it"),
-            ("val/bird/x.jpg", "a class that"),
-        ],
-    )
-    def test_faults_are_named(self, folder: Path, make: str, told: str) -> None:
-        path = folder / make
-        (path if make.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
-        if not make.endswith("/"):
-            path.write_bytes(b"x")
-        val = "val" if (folder / "val").exists() else None
-        with pytest.raises(DataError, match=told):
-            open_(FolderSource(kind="folder", train="images", val=val), folder)
-
     def test_missing_folder_is_a_wrong_config(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file"):
             open_(self.CONFIG, tmp_path)
@@ -133,7 +116,7 @@ class TestFolder:
             DataError, match=r"2 bad images of 14, data.images.max_bad allows 0; all are listed in"
         ) as caught:
             write_shards(config, folder / "d", base=folder)
-        listed = Path(str(caught.value).rpartition(" listed in ")[2])
+        listed = Path(str(caught.value).splitlines()[0].rpartition(" listed in ")[2])
         rows = [json.loads(line) for line in listed.read_text().splitlines()]
         assert sorted(Path(row["where"]).name for row in rows) == ["bad.jpg", "page.png"]
         allowed = config.model_copy(update={"images": config.images.model_copy(update={"max_bad": 2})})
@@ -216,7 +199,7 @@ class TestParquet:
         with pytest.raises(ConfigError, match="no such file"):
             open_(self.CONFIG, tmp_path)
         self.write(tmp_path, [0, 1, None])
-        with pytest.raises(DataError, match="row 2 has no label"):
+        with pytest.raises(DataError, match="1 rows have no label, the first is row 2"):
             open_(self.CONFIG, tmp_path)
         self.write(tmp_path, [0, 7], names=True)
         with pytest.raises(DataError, match="labels from 0 to 7, but classes from 0 to 1"):
@@ -270,7 +253,7 @@ class TestWebDataset:
             open_(self.CONFIG, tmp_path)
         with wds.TarWriter(str(path), encoder=False) as writer:
             writer.write({"__key__": "s1", "jpg": image(1)})
-        with pytest.raises(DataError, match=r"sample 's1': has jpg; one of jpg, jpeg, png and cls are needed"):
+        with pytest.raises(DataError, match=r"sample 's1': has jpg; one image \(jpg, .*\) and cls are needed"):
             images_of(open_(self.CONFIG, tmp_path))
 
 
@@ -324,7 +307,7 @@ class TestImageNet:
         manifest, _ = write_shards(DataConfig(source=self.CONFIG, minival=0.25), tmp_path / "d", base=tmp_path)
         assert manifest == load_manifest(tmp_path / "d" / manifest.digest)
         assert manifest.class_names == ("first", "second", "third")
-        assert manifest.samples == {"train": 9, "minival": 3, "val": 4}
+        assert manifest.samples == {"train": 8, "minival": 4, "val": 4}
         keys = index.Index.read(tmp_path / "d" / manifest.digest / "index.parquet", "val").keys.to_pylist()
         assert sorted(keys) == [f"ILSVRC2012_val_{number:08d}" for number in range(1, 5)]
 

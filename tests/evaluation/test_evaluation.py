@@ -27,6 +27,7 @@ from effnet.runs import RunFolder
 from effnet.store import Store
 from effnet.train import loop
 from effnet.train.loop import Stop
+from tests.tiny import VAL
 
 
 class Ranks(nn.Module):
@@ -41,10 +42,10 @@ def test_scores_are_exact_counts(dataset_store: Store, manifest: Manifest) -> No
     loader = Loader(folder, "val", batch_size=100, resolution=8, augment=Augment(crop_padding=0))
     scores = evaluate(Ranks().eval(), zoo.get("efficientnet_b0"), loader, torch.device("cpu"))
     labels = torch.from_numpy(loader.index.labels)
-    assert scores.samples == 359
-    assert scores.top1 == (labels == 9).sum().item() / 359
-    assert scores.top5 == (labels >= 5).sum().item() / 359
-    logits = torch.arange(10.0).expand(359, 10)
+    assert scores.samples == VAL
+    assert scores.top1 == (labels == 9).sum().item() / VAL
+    assert scores.top5 == (labels >= 5).sum().item() / VAL
+    logits = torch.arange(10.0).expand(VAL, 10)
     assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
@@ -53,7 +54,7 @@ def test_verdict_is_given_once_and_on_the_weights_of_the_run(run_folder: RunFold
         evaluate_run(run_folder)
     loop.train(run_folder, started=time.time(), stop=Stop(), warn=print)
     evaluation = evaluate_run(run_folder)
-    assert (evaluation.split, evaluation.samples) == ("val", 359)
+    assert (evaluation.split, evaluation.samples) == ("val", VAL)
     assert evaluation.latency_ms > 0
     result = run_folder.result()
     assert result is not None

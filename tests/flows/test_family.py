@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from effnet.data.index import Index
 from effnet.data.verify import verify
 from effnet.runs import RunFolder, read_journal
-from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
+from tests.tiny import CONFIG, VAL, clean_environment, run_effnet, write_tiny
 
 NAMES = ["B0", "B1", "B2"]
 
@@ -64,7 +64,7 @@ def test_result_has_every_member_with_its_evidence(built: tuple[Path, dict[str, 
 
 def test_terminal_shows_the_stages_and_nothing_stray(built: tuple[Path, dict[str, Any], str]) -> None:
     lines = built[2].splitlines()
-    for told in ("dataset ", "grid over α, β, γ", "coefficients ", "B2: ", "evaluated on 359 held-out images"):
+    for told in ("dataset ", "grid over α, β, γ", "coefficients ", "B2: ", f"evaluated on {VAL} held-out images"):
         assert any(told in line for line in lines), told
     assert all(line[:2].strip().isdecimal() and line[2] == ":" for line in lines), lines  # each has its clock
 

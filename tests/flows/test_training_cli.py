@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from effnet.config import load_config
-from tests.tiny import run_effnet, write_tiny
+from tests.tiny import MINIVAL, VAL, run_effnet, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,10 @@ def trained(home: Path) -> dict[str, object]:
 
 def test_one_member_is_trained_and_evaluated(home: Path, trained: dict[str, object]) -> None:
     assert trained["split"] == "val"
-    assert trained["samples"] == 359
+    assert trained["samples"] == VAL
     assert float(trained["top1"]) > 0.5  # type: ignore[arg-type]
-    assert sum(trained["class_samples"]) == 359  # type: ignore[arg-type]
-    assert sum(trained["class_right"]) == round(float(trained["top1"]) * 359)  # type: ignore[arg-type]
+    assert sum(trained["class_samples"]) == VAL  # type: ignore[arg-type]
+    assert sum(trained["class_right"]) == round(float(trained["top1"]) * VAL)  # type: ignore[arg-type]
     again = run_effnet("train", "tiny.yaml", "--member", "B1", cwd=home)
     assert again.returncode == 0
     assert str(trained["run"]) in again.stdout
@@ -94,7 +94,7 @@ def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, ob
     assert bare.returncode == 0, bare.stderr
     found = json.loads(bare.stdout)
     result = json.loads((run / "result.json").read_text())
-    assert (found["split"], found["samples"]) == ("minival", 359)
+    assert (found["split"], found["samples"]) == ("minival", MINIVAL)
     assert found["top1"] == result["top1"]
     for arguments, reason in (
         (("bare.safetensors", "--data", dataset), "name its network with --network"),

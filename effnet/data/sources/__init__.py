@@ -13,10 +13,10 @@ from effnet.config import (
     ParquetSource,
     SourceConfig,
 )
-from effnet.data.sources.base import Entry, Source
+from effnet.data.sources.base import Entry, Refused, Remarks, Source
 from effnet.errors import ConfigError
 
-__all__ = ["Entry", "Source", "open_source"]
+__all__ = ["Entry", "Refused", "Remarks", "Source", "open_source"]
 
 
 def open_source(config: SourceConfig, base: Path, scratch: Path) -> Source:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import xxhash
 
 
 class Entry(NamedTuple):
@@ -17,6 +20,22 @@ class Entry(NamedTuple):
     file: int = 0  # which of the source's files holds it; its meaning is the source's own
     offset: int = 0  # first byte in that file
     length: int = 0  # bytes of the encoded image
+
+
+class Refused(NamedTuple):
+    """A file that is no image of a class: it is counted and listed like an image that cannot be used."""
+
+    where: str
+    kind: str  # the reason that it shares with others
+    bytes: int
+
+
+class Remarks(NamedTuple):
+    """What a source found beside its images."""
+
+    refused: Sequence[Refused] = ()
+    passed_over: Mapping[str, int] = {}  # files that systems leave behind, by name
+    notes: Sequence[str] = ()  # what else a person should know, a line each
 
 
 class Source(Protocol):
@@ -46,8 +65,21 @@ class Source(Protocol):
         """
         ...
 
+    def remarks(self) -> Remarks:
+        """Return what was found beside the images. Known after `entries`."""
+        ...
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return 16 bytes that images of the same bytes share and others hardly do, wherever they lie. Is quick."""
+        ...
+
     def read(self, entry: Entry) -> bytes:
-        """Return one image's bytes as the source has them. Several threads may read at a time."""
+        """Return one image's bytes as the source has them. Several threads may read at a time.
+
+        Raises:
+            BadImage: if this one image cannot be read, whatever the others are.
+            DataError: if the source is broken.
+        """
         ...
 
     def describe(self, entry: Entry) -> str:
@@ -68,4 +100,24 @@ def make_key(path: str) -> str:
     key = _UNSAFE.sub("_", path)
     if key == path and len(key) <= _MAX_KEY:
         return key
-    return f"{key[-_MAX_KEY + 9 :]}-{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+    return f"{key[-_MAX_KEY + 9 :]}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+
+
+_WHOLE = 4096  # files up to here are read whole for their mark
+_WINDOW = 1024
+_COMPRESSED = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
+
+
+def content_mark(read: Callable[[int, int], bytes], length: int) -> bytes:
+    """Return the mark of an image (`Source.mark`) of `length` bytes, of which `read` returns some: (offset, length).
+
+    Of large JPEG, PNG and WebP files the middle and the end are enough: there is hardly a byte in them that does not
+    depend on the pixels. Others are read whole.
+    """
+    checksum = xxhash.xxh3_128(length.to_bytes(8))
+    if length > _WHOLE and read(0, 4).startswith(_COMPRESSED):
+        checksum.update(read((length - _WINDOW) // 2, _WINDOW))
+        checksum.update(read(length - _WINDOW, _WINDOW))
+    else:
+        checksum.update(read(0, length))
+    return checksum.digest()

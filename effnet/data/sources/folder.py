@@ -2,43 +2,98 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from effnet.data.sources.base import Entry, make_key
+from effnet.data.policy import BadImage, is_image, what_else
+from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
 from effnet.data.sources.files import existing
 from effnet.errors import ConfigError, DataError
-from effnet.store import digest
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png"))
+# Files with these names are taken for images unseen; of others the first bytes decide.
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+)
+_HEAD = 512
+_MAX_BYTES = 1 << 30
+# What systems leave behind, in small letters; so is all whose name begins with a dot.
+_LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"))
+_LITTER |= frozenset(("$recycle.bin", "lost+found"))
+_NAMED = frozenset((".ds_store", ".ipynb_checkpoints"))  # hidden ones that are told by name
+# Names that people give to the folders of a split.
+_SPLITS = dict.fromkeys(("train", "training"), "train")
+_SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+_SPLITS |= dict.fromkeys(("test", "testing"), "test")
+
+
+class _File(NamedTuple):
+    """A file below a class's folder."""
+
+    path: str
+    size: int
+    changed: int  # nanoseconds
+    wrong: str = ""  # why it is no image, as far as that is known before all of it is read
 
 
 class ImageFolder:
-    """`train/CLASS/**/*.jpg`, and perhaps `val/CLASS/**`. Hidden files are passed over; other files are an error."""
+    """`train/CLASS/**` and perhaps `val/CLASS/**`; `train` may also hold the splits' folders, `train`, `val`, `test`.
+
+    Every file is an image, one that is refused, or litter that is passed over; all three are counted.
+    """
 
     def __init__(self, train: Path, val: Path | None) -> None:
-        self._roots = {"train" if val else "": existing(train)} | ({"val": existing(val)} if val else {})
-        self.classes: Sequence[str] = tuple(sorted(path.name for path in _folders(train)))
-        if not self.classes:
-            raise ConfigError(f"{train}: no folders in it; one folder per class is expected")
-        if val and (strangers := sorted({path.name for path in _folders(val)} - set(self.classes))):
-            raise DataError(f"{val / strangers[0]}: a class that {train} does not have")
-        self.class_names = self.classes
+        self._notes: list[str] = []
+        self._refused: list[Refused] = []
+        self._passed_over: Counter[str] = Counter()
         self._paths: list[str] = []  # plain text: millions of Path objects are slow to make
         self._entries: list[Entry] = []
-        self._rows: list[tuple[str, int, int]] = []
-        for split, root in self._roots.items():
-            self._scan(split, root)
+        self._keys: set[str] = set()
+        self._stamp = hashlib.sha256()
+        train, val = self._understand(existing(train), existing(val) if val else None)
+        if val and _inside(val, train):
+            raise ConfigError(f"{val}: val: is the folder of train:, or shares files with it; give it one of its own")
+        found = {name: list(self._walk(train / name)) for name in self._class_folders(train)}
+        names = [name for name, files in found.items() if not all(file.wrong for file in files)]
+        if not names:
+            loose = f", and {len(self._refused):,} files" if self._refused else ""
+            raise ConfigError(f"{train}: no folders with images in it{loose}; one folder per class is expected")
+        self._folder_of = dict(zip(map(_shown, names), names, strict=True))
+        self.classes: Sequence[str] = tuple(self._folder_of)
+        self.class_names = self.classes
+        for name, files in found.items():
+            self._add("train" if val else "", train, name, files)
+        if val:
+            self._add_val(val, train)
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return a digest of all files' names, sizes and times."""
-        return {"source": "folder", "images": len(self._rows), "files": digest(self._rows)}
+        return {"source": "folder", "images": len(self._entries), "files": self._stamp.hexdigest()}
 
     def entries(self) -> Sequence[Entry]:
         """Return every image, by split, class and path."""
         return self._entries
+
+    def remarks(self) -> Remarks:
+        """Return the files that are no images of a class, what was passed over, and how the folders were understood."""
+        return Remarks(self._refused, dict(sorted(self._passed_over.items())), self._notes)
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return the mark of a file's bytes; of its name if it cannot be read, which `read` will say."""
+        try:
+            descriptor = os.open(self._paths[entry.file], os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return hashlib.sha256(entry.key.encode()).digest()[:16]
+        try:
+            return content_mark(lambda offset, length: os.pread(descriptor, length, offset), entry.length)
+        except OSError as error:
+            raise _failed(self.describe(entry), error) from error
+        finally:
+            os.close(descriptor)
 
     def read(self, entry: Entry) -> bytes:
         """Return a file's bytes."""
@@ -50,47 +105,190 @@ class ImageFolder:
                     data += more
             finally:
                 os.close(descriptor)
+        except PermissionError:
+            raise BadImage("permission denied") from None
         except OSError as error:
-            raise DataError(f"{self._paths[entry.file]}: {(error.strerror or str(error)).lower()}") from error
+            raise _failed(self.describe(entry), error) from error
         if len(data) != entry.length:
-            raise DataError(f"{self._paths[entry.file]}: changed while it was read; run the command again")
+            raise DataError(f"{self.describe(entry)}: changed while it was read; run the command again")
         return data
 
     def describe(self, entry: Entry) -> str:
         """Return the file's path."""
-        return self._paths[entry.file]
+        return _shown(self._paths[entry.file])
 
     def close(self) -> None:
         """Nothing stays open."""
 
-    def _scan(self, split: str, root: Path) -> None:
-        for label, name in enumerate(self.classes):
-            before = len(self._entries)
-            for path, size, changed in _images(root / name) if (root / name).is_dir() else ():
-                relative = os.path.join(split, path[len(str(root)) + 1 :])
-                key = make_key(os.path.splitext(relative)[0])
-                self._entries.append(Entry(key, label, split, len(self._paths), 0, size))
-                self._paths.append(path)
-                self._rows.append((relative, size, changed))
-            if len(self._entries) == before and split != "val":
-                raise DataError(f"{root / name}: no JPEG or PNG file in it; fill the class or remove its folder")
+    def _understand(self, root: Path, val: Path | None) -> tuple[Path, Path | None]:
+        """Return the folders of the splits: what is given, or those that lie in it under their usual names."""
+        folders = [path for path in _folders(root) if not _litter(path.name)]
+        roles: dict[str, list[Path]] = {}
+        for path in folders:
+            roles.setdefault(_SPLITS.get(path.name.lower(), ""), []).append(path)
+        if "" in roles or "train" not in roles:
+            return root, val
+        if twice := next((paths for paths in roles.values() if len(paths) > 1), None):
+            names = " and ".join(f"'{path.name}'" for path in twice)
+            raise ConfigError(f"{root}: both {names} in it; name the folders to use as train: and val:")
+        train = roles["train"][0]
+        if not _folders(train):
+            raise ConfigError(f"{train}: no folders in it; one folder per class is expected")
+        own = roles["val"][0] if "val" in roles else None
+        self._notes.append(f"{_shown(str(root))}: train is its folder '{train.name}', {_told(own, val)}")
+        for path in [*roles.get("test", ()), *((own,) if own and val else ())]:
+            number = sum(not file.wrong for file in self._walk(path, count=False))
+            self._notes.append(
+                f"{_shown(str(path))}: {number:,} images left out; to report on them, name the folder as val:"
+            )
+        self._loose(root)
+        return train, val or own
+
+    def _class_folders(self, root: Path) -> list[str]:
+        """Return the names of a split's class folders, sorted; what lies beside them is counted."""
+        self._loose(root)
+        names = sorted(path.name for path in _folders(root))
+        for name in filter(_litter, names):
+            self._passed_over[_litter(name)] += 1
+        return [name for name in names if not _litter(name)]
+
+    def _loose(self, root: Path) -> None:
+        """Count the files of a folder that should hold nothing but folders."""
+        with os.scandir(root) as items:
+            found = sorted((item.name, item.path) for item in items if not item.is_dir())
+        for name, path in found:
+            if litter := _litter(name):
+                self._passed_over[litter] += 1
+            else:
+                self._refuse(_File(path, os.lstat(path).st_size, 0), "beside the class folders, so of no class")
+
+    def _add_val(self, val: Path, train: Path) -> None:
+        """Add the images of the validation folder; of classes that the training folder does not have, none."""
+        before = len(self._entries)
+        for name in self._class_folders(val):
+            files = list(self._walk(val / name))
+            if _shown(name) in self._folder_of:
+                self._add("val", val, name, files)
+            else:
+                for file in files:
+                    self._refuse(file, file.wrong or f"of a class that {_shown(str(train))} does not have")
+        if len(self._entries) == before:
+            raise DataError(f"{val}: val: has no image of a class; fill it, or leave val: out to hold out a share")
+
+    def _add(self, split: str, root: Path, name: str, files: Sequence[_File]) -> None:
+        """Add a class's files: to the entries, or to what is refused."""
+        label = {name: label for label, name in enumerate(self.classes)}.get(_shown(name))
+        if not files:
+            self._refuse(_File(str(root / name), 0, 0), "a class folder without files")
+        for file in files:
+            if label is None or file.wrong:
+                self._refuse(file, file.wrong)
+                continue
+            relative = os.path.join(split, file.path[len(str(root)) + 1 :])
+            key = make_key(os.path.splitext(relative)[0])
+            if key in self._keys:  # a.jpg beside a.png
+                key = make_key(relative)
+            self._keys.add(key)
+            self._entries.append(Entry(key, label, split, len(self._paths), 0, file.size))
+            self._paths.append(file.path)
+            self._note(relative, file)
+
+    def _refuse(self, file: _File, kind: str) -> None:
+        self._refused.append(Refused(_shown(file.path), kind, file.size))
+        self._note(f"refused/{os.path.basename(file.path)}/{kind}", file)
+
+    def _note(self, name: str, file: _File) -> None:
+        self._stamp.update(os.fsencode(f"{name}\0{file.size}\0{file.changed}\0"))
+
+    def _walk(self, folder: Path, *, count: bool = True) -> Iterator[_File]:
+        """Yield every file below a folder, sorted, but for litter, which is counted."""
+        for path, litter in _files(str(folder), ()):
+            if not litter:
+                yield _look_at(path)
+            elif count:
+                self._passed_over[litter] += 1
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    return (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: str | Path) -> Iterator[tuple[str, int, int]]:
-    """Yield path, size and time of change of every image below a folder, sorted; DataError for a file that is none."""
-    with os.scandir(folder) as items:
-        found = sorted(items, key=lambda item: item.name)
+def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
+    """Yield (path, kind of litter or "") of all below a folder, sorted; a folder that cannot be opened is one too."""
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    try:
+        with os.scandir(folder) as items:
+            found = sorted(items, key=lambda item: item.name)
+    except PermissionError:
+        yield folder, ""
+        return
     for item in found:
-        if item.name.startswith("."):
-            continue
-        if item.is_dir(follow_symlinks=False):
-            yield from _images(item.path)
-        elif os.path.splitext(item.name)[1].lower() in EXTENSIONS:
-            status = item.stat()
-            yield item.path, status.st_size, status.st_mtime_ns
+        if litter := _litter(item.name):
+            yield item.path, litter
+        elif item.is_dir() and not (item.is_symlink() and _is_above(item.path, (*above, here))):
+            yield from _files(item.path, (*above, here))
         else:
-            raise DataError(f"{item.path}: neither .jpg, .jpeg nor .png; remove it, nothing is left out silently")
+            yield item.path, ""
+
+
+def _is_above(link: str, above: tuple[tuple[int, int], ...]) -> bool:
+    status = os.stat(link)
+    return (status.st_dev, status.st_ino) in above
+
+
+def _look_at(path: str) -> _File:
+    """Return what can be said of a file from its name and, if that is unusual, from its first bytes."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return _File(path, 0, 0, "a link that leads nowhere")
+    file = _File(path, status.st_size, status.st_mtime_ns)
+    if stat.S_ISDIR(status.st_mode):
+        return file._replace(wrong="a folder that cannot be opened, or leads back to itself")
+    if not stat.S_ISREG(status.st_mode):
+        return file._replace(wrong="a pipe, socket or device")
+    if status.st_size > _MAX_BYTES:
+        return file._replace(wrong="larger than 1 GiB")
+    return file if os.path.splitext(path)[1].lower() in EXTENSIONS else file._replace(wrong=_unusual(path))
+
+
+def _unusual(path: str) -> str:
+    """Return why a file whose name is not an image's is none; nothing if its bytes are an image's."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except PermissionError:
+        return "permission denied"
+    return "" if is_image(head) else what_else(head)[0]
+
+
+def _folders(root: Path) -> list[Path]:
+    return [path for path in root.iterdir() if path.is_dir()]
+
+
+def _litter(name: str) -> str:
+    """Return what kind of litter a file or folder of this name is; "" if it is none."""
+    small = name.lower()
+    if small in _LITTER or small in _NAMED:
+        return name.strip()
+    if name.startswith("._"):
+        return "._*"
+    return "hidden" if name.startswith(".") else ""
+
+
+def _inside(one: Path, other: Path) -> bool:
+    """Say whether two folders are the same, or one lies in the other."""
+    first, second = one.resolve(), other.resolve()
+    return first.is_relative_to(second) or second.is_relative_to(first)
+
+
+def _told(own: Path | None, val: Path | None) -> str:
+    if val:
+        return f"val is {val}, as val: says"
+    return f"val its folder '{own.name}'" if own else "a share of it is held out as val"
+
+
+def _shown(path: str) -> str:
+    """Return a path as text that can be printed, whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _failed(where: str, error: OSError) -> DataError:
+    return DataError(f"{where}: {(error.strerror or str(error)).lower()}")

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from effnet.data.sources.base import Entry
+from effnet.data.sources.base import Entry, Remarks
 from effnet.data.sources.files import stamp
 from effnet.errors import ConfigError, DataError
 
@@ -24,7 +25,6 @@ class Idx:
     """Grey images and labels of `train-*` and `t10k-*`, plain or gzipped; each image becomes a PNG file."""
 
     def __init__(self, folder: Path, classes: Sequence[str] | None) -> None:
-        self._folder = folder
         self._paths = {
             (prefix, kind): _find(folder, f"{prefix}-{kind}")
             for prefix in _SPLITS
@@ -46,7 +46,7 @@ class Idx:
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return a digest of the files' names, sizes and times."""
-        return {"source": "idx", "files": stamp(self._paths.values(), self._folder), "classes": list(self.classes)}
+        return {"source": "idx", "files": stamp(list(self._paths.values())), "classes": list(self.classes)}
 
     def entries(self) -> Sequence[Entry]:
         """Return all images in the files' order."""
@@ -55,6 +55,14 @@ class Idx:
             for file, (prefix, split) in enumerate(_SPLITS.items())
             for index, label in enumerate(self._labels[prefix])
         ]
+
+    def remarks(self) -> Remarks:
+        """There is nothing but images."""
+        return Remarks()
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return a checksum of the pixels."""
+        return xxhash.xxh3_128(self._images[tuple(_SPLITS)[entry.file]][entry.offset].tobytes()).digest()
 
     def read(self, entry: Entry) -> bytes:
         """Return one image as a grey PNG."""

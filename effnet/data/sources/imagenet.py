@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effnet.data.sources.base import Entry
+from effnet.data.sources.base import Entry, Remarks
 from effnet.data.sources.files import Files, existing, stamp
 from effnet.data.sources.tars import BLOCK, Read, walk
 from effnet.errors import DataError
@@ -53,7 +53,7 @@ class ImageNet:
     def fingerprint(self) -> Mapping[str, Any]:
         """Return a digest of the archives' names, sizes and times."""
         paths = [*self._files.paths, self._devkit]
-        return {"source": "ILSVRC2012", "files": [stamp([path], path.parent) for path in paths]}
+        return {"source": "ILSVRC2012", "files": [stamp([path]) for path in paths]}
 
     def entries(self) -> Sequence[Entry]:
         """Return every image, by its place in the archives; the same pass reads them whole if MD5 sums are checked."""
@@ -70,6 +70,14 @@ class ImageNet:
                 raise DataError(f"{path}: {len(found):,} images, not {COUNTS[split]:,}")
             entries += found
         return entries
+
+    def remarks(self) -> Remarks:
+        """There is nothing but images: whatever else is in the archives is an error."""
+        return Remarks()
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return the mark of one image's bytes."""
+        return self._files.mark(entry)
 
     def read(self, entry: Entry) -> bytes:
         """Return one image's bytes."""

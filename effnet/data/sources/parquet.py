@@ -1,4 +1,4 @@
-"""Parquet files as on the Hugging Face hub: encoded images and labels in columns."""
+"""Parquet files of encoded images and labels, as on the Hugging Face hub, and as pandas and polars write them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from effnet.config import ParquetSource
-from effnet.data.sources.base import Entry
-from effnet.data.sources.files import expand, stamp
+from effnet.data.sources.base import Entry, Remarks
+from effnet.data.sources.files import expand_splits, stamp
+from effnet.data.sources.labels import classes_of
 from effnet.data.sources.spool import Spool, Spooled
 from effnet.errors import ConfigError, DataError
 from effnet.store import digest
@@ -25,39 +27,50 @@ class ParquetImages:
 
     def __init__(self, config: ParquetSource, base: Path, scratch: Path) -> None:
         self._config = config
-        self._files = {"train" if config.val else "": expand(base / config.train)}
-        if config.val:
-            self._files["val"] = expand(base / config.val)
+        self._files = expand_splits(base / config.train, base / config.val if config.val else None, ".parquet")
         self._labels = {path: self._column(path) for paths in self._files.values() for path in paths}
-        self.classes = self.class_names = self._classes()
-        self._numbers = {name: number for number, name in enumerate(self.classes)}
+        for split, paths in self._files.items():
+            if not any(len(self._labels[path]) for path in paths):
+                raise DataError(
+                    f"{paths[0]}: no rows in it{', nor in the others' if len(paths) > 1 else ''}{_of(split)}"
+                )
+        found = {value for labels in self._labels.values() for value in labels.unique().to_pylist()}
+        first = next(iter(self._labels))
+        self._found = classes_of(found, str(first), _names(first, config.label))
+        self.classes = self.class_names = self._found.names
         self._spool = Spool(scratch / f"parquet-{digest(dict(self.fingerprint()))[:16]}")
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return a digest of the files' names, sizes and times."""
-        files = {split: stamp(paths, paths[0].parent) for split, paths in self._files.items()}
+        files = {split: stamp(paths) for split, paths in self._files.items()}
         return {"source": "parquet", "files": files, "columns": [self._config.image, self._config.label]}
 
     def entries(self) -> Sequence[Entry]:
         """Return every row's image, in the files' order; copies the images to the scratch folder."""
         return self._spool.fill(self._samples)
 
+    def remarks(self) -> Remarks:
+        """Return how the labels were understood."""
+        return Remarks(notes=self._found.notes)
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return the mark of one image's bytes."""
+        return self._spool.mark(entry)
+
     def read(self, entry: Entry) -> bytes:
         """Return one image's bytes."""
         return self._spool.read(entry)
 
     def describe(self, entry: Entry) -> str:
-        """Return the file and the row, as the key has them."""
-        split, file, row = entry.key.rsplit("-", 2)
-        paths = self._files[{"train": "train", "val": "val"}.get(split, "")]
-        return f"{paths[int(file)]}: row {int(row)}"
+        """Return the file and the row."""
+        return self._spool.describe(entry)
 
     def close(self) -> None:
         """Close the copy."""
         self._spool.close()
 
     def _column(self, path: Path) -> pa.ChunkedArray:
-        """Return a file's labels, checked."""
+        """Return a file's labels as integers or text, checked."""
         try:
             schema = pq.read_schema(path)
             for role, name in (("image", self._config.image), ("label", self._config.label)):
@@ -68,39 +81,70 @@ class ParquetImages:
             labels = pq.read_table(path, columns=[self._config.label])[self._config.label]
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
-        if not (pa.types.is_integer(labels.type) or pa.types.is_string(labels.type)):
-            raise DataError(f"{path}: column '{self._config.label}' holds {labels.type}, not integers or text")
         if labels.null_count:
-            raise DataError(f"{path}: row {labels.is_null().index(True).as_py()} has no label")
-        return labels
-
-    def _classes(self) -> tuple[str, ...]:
-        """Return the names in the Hugging Face metadata, else what the labels say."""
-        first = next(iter(self._labels))
-        metadata = pq.read_schema(first).metadata or {}
-        try:
-            features = json.loads(metadata[b"huggingface"])["info"]["features"]
-            named = tuple(map(str, features[self._config.label]["names"]))
-        except (KeyError, TypeError, ValueError):
-            named = ()
-        values = {value for labels in self._labels.values() for value in labels.unique().to_pylist()}
-        if all(isinstance(value, int) for value in values):
-            low, high = min(values), max(values)
-            if low < 0 or (named and high >= len(named)):
-                raise DataError(f"{first}: labels from {low} to {high}, but classes from 0 to {len(named) - 1}")
-            return named or tuple(map(str, range(high + 1)))
-        return tuple(sorted(map(str, values)))
+            where = f"{path}: {labels.null_count:,} rows have no label, the first is row"
+            raise DataError(f"{where} {pc.index(labels.is_null(), True).as_py()}")
+        return _plain(labels, f"{path}: column '{self._config.label}'")
 
     def _samples(self) -> Iterator[Spooled]:
         for split, paths in self._files.items():
             for number, path in enumerate(paths):
-                labels, row = self._labels[path].to_pylist(), 0
-                for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[self._config.image]):
-                    for value in batch.column(0).to_pylist():
-                        image = value.get("bytes") if isinstance(value, dict) else value
-                        if not isinstance(image, bytes):
-                            raise DataError(f"{path}: row {row}: column '{self._config.image}' holds no bytes")
-                        label = labels[row]
-                        label = label if isinstance(label, int) else self._numbers[label]
-                        yield Spooled(f"{split or 'image'}-{number:05d}-{row:08d}", label, split, image)
-                        row += 1
+                labels = self._labels[path].to_pylist()
+                for row, image in enumerate(self._images(path)):
+                    key = f"{split or 'image'}-{number:05d}-{row:08d}"
+                    yield Spooled(key, self._found.numbers[labels[row]], split, image, f"{path}: row {row}")
+
+    def _images(self, path: Path) -> Iterator[bytes]:
+        """Yield the images of a file; DataError names the file if a part of it is damaged."""
+        row = 0
+        try:
+            for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[self._config.image]):
+                for value in batch.column(0).to_pylist():
+                    yield _bytes(value, f"{path}: row {row}: column '{self._config.image}'")
+                    row += 1
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path}: damaged behind row {row} ({str(error).splitlines()[0]}); get this file again"
+            ) from error
+
+
+def _of(split: str) -> str:
+    return f" (data.source.{split})" if split else ""
+
+
+def _plain(labels: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Return labels as integers or text, whatever pandas, polars or datasets stored them as."""
+    kind = labels.type
+    if pa.types.is_dictionary(kind):
+        labels, kind = labels.cast(kind.value_type), kind.value_type
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return labels
+    if pa.types.is_boolean(kind):
+        return labels.cast(pa.string())
+    if pa.types.is_floating(kind):  # what pandas makes of integers when a value was missing once
+        try:
+            return labels.cast(pa.int64())
+        except pa.ArrowInvalid:
+            raise DataError(f"{where} holds numbers with fractions, not integers or text") from None
+    if any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        return labels.cast(pa.large_string())
+    raise DataError(f"{where} holds {kind}, not integers or text")
+
+
+def _names(path: Path, label: str) -> tuple[str, ...]:
+    """Return the names in the Hugging Face metadata, if there are any."""
+    try:
+        features = json.loads((pq.read_schema(path).metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[label]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _bytes(value: Any, where: str) -> bytes:
+    """Return an image's bytes from a column's value."""
+    image = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(image, bytes):
+        return image
+    if isinstance(value, dict) and value.get("path"):
+        raise DataError(f"{where} holds the path '{value['path']}', not the image's bytes; write them into the file")
+    raise DataError(f"{where} holds no bytes")

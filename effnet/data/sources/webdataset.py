@@ -1,41 +1,50 @@
-"""Existing WebDataset shards, read by the library `webdataset`; images and labels alone, never a pickle."""
+"""Existing WebDataset shards: images and labels alone, never a pickle."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from effnet.config import WebDatasetSource
-from effnet.data.sources.base import Entry, make_key
-from effnet.data.sources.files import expand, stamp
+from effnet.data.sources.base import Entry, Remarks, make_key
+from effnet.data.sources.files import Files, expand_splits, stamp
+from effnet.data.sources.labels import Classes, classes_of
 from effnet.data.sources.spool import Spool, Spooled
-from effnet.data.sources.tars import walk
+from effnet.data.sources.tars import Member, walk
 from effnet.errors import DataError
 from effnet.store import digest
 
-_IMAGES, _LABEL = ("jpg", "jpeg", "png"), "cls"
+_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic")
+_LABEL = "cls"
+_MAX_DIGITS = 18  # a longer number is a name
+_MAX_LABEL = 1000  # bytes
+
+
+class _Sample(NamedTuple):
+    """An image and its label, where they lie in a shard."""
+
+    key: str  # unique in the shard
+    label: Member
+    image: Member
 
 
 class WebDatasetShards:
-    """Samples of an image (jpg, jpeg, png) and a class (cls: a number, or a name)."""
+    """Samples of an image (jpg, png, ...) and a class (cls: a number, or a name)."""
 
     def __init__(self, config: WebDatasetSource, base: Path, scratch: Path) -> None:
-        self._files = {"train" if config.val else "": expand(base / config.train)}
-        if config.val:
-            self._files["val"] = expand(base / config.val)
+        self._files = expand_splits(base / config.train, base / config.val if config.val else None, ".tar")
+        self._root = os.path.commonpath([path.parent for paths in self._files.values() for path in paths])
+        self._shards = Files([path for paths in self._files.values() for path in paths])
         self._spool = Spool(scratch / f"webdataset-{digest(dict(self.fingerprint()))[:16]}")
-        self._labels: tuple[str, ...] | None = None
+        self._found: Classes | None = None
+        self._numeric = False
 
     @property
     def classes(self) -> Sequence[str]:
-        """Return the classes: numbers up to the largest, or the sorted names. Reads all labels, once."""
-        if self._labels is None:
-            found = {label for _, _, label, _ in self._raw()}
-            numeric = all(label.isdecimal() for label in found)
-            self._labels = tuple(map(str, range(max(map(int, found)) + 1)) if numeric else sorted(found))
-        return self._labels
+        """Return the classes: the numbers that occur, or the sorted names. Reads all labels, once."""
+        return self._read_classes().names
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -44,68 +53,106 @@ class WebDatasetShards:
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Return a digest of the shards' names, sizes and times."""
-        return {
-            "source": "webdataset",
-            "files": {split: stamp(paths, paths[0].parent) for split, paths in self._files.items()},
-        }
+        return {"source": "webdataset", "files": {split: stamp(paths) for split, paths in self._files.items()}}
 
     def entries(self) -> Sequence[Entry]:
         """Return every sample; copies the images to the scratch folder."""
         return self._spool.fill(self._samples)
+
+    def remarks(self) -> Remarks:
+        """Return how the labels were understood."""
+        return Remarks(notes=self._read_classes().notes)
+
+    def mark(self, entry: Entry) -> bytes:
+        """Return the mark of one image's bytes."""
+        return self._spool.mark(entry)
 
     def read(self, entry: Entry) -> bytes:
         """Return one image's bytes."""
         return self._spool.read(entry)
 
     def describe(self, entry: Entry) -> str:
-        """Return the sample's key."""
-        return f"{next(iter(self._files.values()))[0].parent}: sample '{entry.key}'"
+        """Return the shard and the sample's key."""
+        return self._spool.describe(entry)
 
     def close(self) -> None:
-        """Close the copy."""
+        """Close shards and the copy."""
+        self._shards.close()
         self._spool.close()
 
+    def _read_classes(self) -> Classes:
+        if self._found is None:
+            texts = {self._label(shard, sample) for _, shard in self._all() for sample in self._in(shard)}
+            self._numeric = all(text.isdecimal() and len(text) <= _MAX_DIGITS for text in texts)
+            self._found = classes_of({self._value(text) for text in texts}, str(self._shards.paths[0].parent))
+        return self._found
+
+    def _value(self, text: str) -> int | str:
+        return int(text) if self._numeric else text
+
     def _samples(self) -> Iterator[Spooled]:
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        for split, key, label, image in self._raw():
-            yield Spooled(make_key(f"{split}/{key}" if split else key), numbers[str(label)], split, image)
+        numbers = self._read_classes().numbers
+        for split, shard in self._all():
+            path = self._shards.paths[shard]
+            name = os.path.splitext(os.path.relpath(path, self._root))[0]  # counters often restart in each shard
+            for sample in self._in(shard):
+                key = make_key(os.path.join(split, name, sample.key))
+                image = self._shards.read(shard, sample.image.offset, sample.image.size)
+                label = numbers[self._value(self._label(shard, sample))]
+                yield Spooled(key, label, split, image, f"{path}: sample '{sample.key}'")
 
-    def _raw(self) -> Iterator[tuple[str, str, str, bytes]]:
-        """Yield (split, key, label, image) of every sample; every member of every shard is accounted for."""
-        from webdataset import WebDataset
+    def _all(self) -> Iterator[tuple[str, int]]:
+        """Yield (split, number) of every shard."""
+        splits = [split for split, paths in self._files.items() for _ in paths]
+        yield from zip(splits, range(len(splits)), strict=True)
 
-        for split, paths in self._files.items():
-            for path in paths:
-                members = {member.name for member in _members(path)}
-                seen = 0
-                # A path, not a URL: nothing is piped through a shell.
-                for sample in WebDataset([str(path)], shardshuffle=False, empty_check=False):
-                    fields = {name: value for name, value in sample.items() if not name.startswith("__")}
-                    seen += len(fields)
-                    yield (split, sample["__key__"], *_pick(fields, f"{path}: sample '{sample['__key__']}'"))
-                if seen != len(members):
-                    raise DataError(f"{path}: holds {len(members)} files, {seen} could be read; get it again")
+    def _in(self, shard: int) -> list[_Sample]:
+        descriptor, path = self._shards.descriptor(shard), str(self._shards.paths[shard])
+        return _pair(walk(lambda offset, length: os.pread(descriptor, length, offset), path), path)
 
-
-def _members(path: Path) -> Iterator[Any]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield from walk(lambda offset, length: os.pread(descriptor, length, offset), str(path))
-    finally:
-        os.close(descriptor)
+    def _label(self, shard: int, sample: _Sample) -> str:
+        """Return a sample's label as it is written."""
+        where = f"{self._shards.paths[shard]}: sample '{sample.key}': its {_LABEL}"
+        if sample.label.size > _MAX_LABEL:
+            raise DataError(f"{where} has {sample.label.size:,} bytes, no name or number has")
+        try:
+            label = self._shards.read(shard, sample.label.offset, sample.label.size).decode().strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where} is no text") from error
+        if not label:
+            raise DataError(f"{where} is empty")
+        return label
 
 
-def _pick(fields: Mapping[str, bytes], where: str) -> tuple[str, bytes]:
-    """Return a sample's label and image."""
-    images = [fields[name] for name in _IMAGES if name in fields]
-    if len(images) != 1 or _LABEL not in fields:
-        raise DataError(
-            f"{where}: has {', '.join(sorted(fields))}; one of {', '.join(_IMAGES)} and {_LABEL} are needed"
-        )
-    try:
-        label = fields[_LABEL].decode().strip()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: its {_LABEL} is no text") from error
-    if not label:
-        raise DataError(f"{where}: its {_LABEL} is empty")
-    return (str(int(label)) if label.isdecimal() else label), images[0]
+def _pair(members: Iterator[Member], where: str) -> list[_Sample]:
+    """Return the samples of a shard, in its order; what is neither an image nor a label is none of them.
+
+    By the format's rule a sample's key ends at the first dot of the file's name. Where one label lies beside each image
+    under a name with more dots (`v1.2_0001.png`, `v1.2_0001.cls`), the key ends at the last one.
+    """
+    labels: dict[str, Member] = {}
+    images: dict[str, list[Member]] = {}
+    for member in members:
+        stem, _, extension = member.name.rpartition(".")
+        if extension.lower() == _LABEL:
+            labels[stem] = member
+        elif extension.lower() in _IMAGES:
+            images.setdefault(stem, []).append(member)
+    for stem, found in images.items():
+        if len(found) > 1 if stem in labels else _key(found[0].name) not in labels:
+            raise _lacking(stem, found, where)
+    for stem, label in labels.items():
+        if stem not in images:
+            raise _lacking(stem, [label], where)
+    return [_Sample(stem, label, images[stem][0]) for stem, label in labels.items()]
+
+
+def _key(name: str) -> str:
+    """Return a file's key by the format's rule."""
+    folder, _, base = name.rpartition("/")
+    return os.path.join(folder, base.split(".")[0])
+
+
+def _lacking(stem: str, found: Sequence[Member], where: str) -> DataError:
+    has = ", ".join(sorted(member.name[len(stem) + 1 :] for member in found))
+    return DataError(f"{where}: sample '{stem}': has {has}; one image ({', '.join(_IMAGES)}) and {_LABEL} are needed")

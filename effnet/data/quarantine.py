@@ -1,0 +1,69 @@
+"""What is noted of images that are left out, and how it is told: once, by reason and extension."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effnet.data.manifest import QUARANTINE, Manifest
+from effnet.data.policy import BadImage
+from effnet.data.sources import Entry, Refused, Source
+
+_LINES = 20
+
+
+def bad_row(source: Source, entry: Entry, split: str, data: bytes, error: BadImage) -> dict[str, Any]:
+    """Return what is noted of an image that the policy refuses."""
+    return {
+        "key": entry.key,
+        "split": split,
+        "label": entry.label,
+        "where": source.describe(entry),
+        "offset": entry.offset,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "kind": error.kind,
+        "reason": str(error),
+    }
+
+
+def refused_row(file: Refused) -> dict[str, Any]:
+    """Return what is noted of a file that is no image of a class."""
+    return {"where": file.where, "bytes": file.bytes, "kind": file.kind, "reason": file.kind}
+
+
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """Return what was noted of the images that a dataset leaves out."""
+    path = folder / QUARANTINE
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what a person should know of a dataset beside its counts, a line each."""
+    if manifest.quarantined:
+        yield f"left out: {manifest.quarantined:,}, listed in {folder / QUARANTINE}"
+        yield from (f"  {line}" for line in summary(listed(folder)))
+    if manifest.passed_over:
+        counts = ", ".join(f"{number:,} {name}" for name, number in manifest.passed_over.items())
+        yield f"passed over: {counts}"
+    yield from manifest.notes
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line per reason and extension, the most frequent first, with the first image of each."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        extension = os.path.splitext(row["where"])[1].lower()
+        groups.setdefault(
+            (row.get("kind", row["reason"]), extension if extension[1:].isalnum() else "images"), []
+        ).append(row)
+    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    for (kind, extension), found in ordered[:_LINES]:
+        first = found[0]
+        yield f"{len(found):,} {extension}: {first['reason'] if len(found) == 1 else kind} (first: {first['where']})"
+    if more := ordered[_LINES:]:
+        yield f"and {sum(len(found) for _, found in more):,} more of {len(more)} other kinds"

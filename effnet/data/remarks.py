@@ -1,0 +1,55 @@
+"""What a person should know of a dataset that its counts do not say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from effnet.data.sources import Entry, Source
+from effnet.data.splits import ShardPlan, missing
+
+_SHOWN = 5
+
+
+def notes(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line each: how the source was understood, classes that a split lacks, images that are in two splits.
+
+    Args:
+        source: of the images.
+        plans: shards as they were planned, with the images' places.
+        rows: of the index.
+    """
+    yield from source.remarks().notes
+    yield from _lacking(rows, source.classes)
+    yield from _across_splits(source, plans, rows)
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Iterator[str]:
+    found = list(missing(((row["label"], row["split"]) for row in rows), classes))
+    for name, images, splits in found[:_SHOWN]:
+        yield f"class '{name}' is not in {', '.join(splits)}: it has {images:,} image{'' if images == 1 else 's'}"
+    if more := found[_SHOWN:]:
+        names = ", ".join(f"'{name}'" for name, _, _ in more[:_SHOWN])
+        yield f"{len(more):,} more classes are not in all splits: {names}{', …' if len(more) > _SHOWN else ''}"
+
+
+def _across_splits(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tell of equal images in several splits: those that are learnt make the score of those that report too good."""
+    splits: dict[bytes, str] = {}
+    both: dict[bytes, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if splits.setdefault(row["sha256"], row["split"]) != row["split"]:
+            both[row["sha256"]] = []
+    if not both:
+        return
+    for row in rows:
+        if row["sha256"] in both:
+            both[row["sha256"]].append(row)
+    wanted = {row["key"] for group in list(both.values())[:_SHOWN] for row in group}
+    entries: dict[str, Entry] = {entry.key: entry for plan in plans for entry in plan.entries if entry.key in wanted}
+    yield f"{len(both):,} images are in more than one split; scores are too good by as much"
+    for group in list(both.values())[:_SHOWN]:
+        yield "the same: " + " = ".join(f"{row['split']} {source.describe(entries[row['key']])}" for row in group)
+    if len(both) > _SHOWN:
+        yield f"and {len(both) - _SHOWN:,} more; effnet data report lists duplicates"
