@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
-
-import psutil
+from pathlib import Path
+from typing import Any, NoReturn
 
 from effnet import machine
-from effnet.errors import EffnetError, MachineError
+from effnet.errors import DataError, EffnetError
 
 # Set by the parent that holds the other end of the child's standard input. Its end means that the parent is gone,
 # however it ended: nobody is left to take the result, so the child saves its state and stops.
 PARENT_PIPE = "EFFNET_PARENT_PIPE"
 
+LOGS = "EFFNET_LOGS"  # names the folder for tracebacks: of the store that a command works in
+
+_LINE = 300  # letters of a library's own line that are kept
+_FULL = 1 << 20  # bytes: a disk with less room is full
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PR_SET_PDEATHSIG = 1  # prctl.h
 WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
@@ -28,21 +35,102 @@ WARNING = "warning: "  # lines that begin so are shown to the person at the term
 
 def child_main(main: Callable[[], None]) -> NoReturn:
     """Run `main` and leave with the exit code of what happened; errors are one line on standard error."""
+    no_tracebacks()
     try:
         try:
             main()
         except Exception as error:
             machine.raise_if_broken(error)
             raise
-    except EffnetError as error:
-        if isinstance(error, MachineError):
-            traceback.print_exc()  # whoever looks after the machine wants to know where
-        _print(str(error))
-        sys.exit(error.exit_code)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(EffnetError.exit_code)
+    except Exception as error:
+        line, code = last_resort(error)
+        _print(line)
+        sys.exit(code)
     sys.exit(0)
+
+
+def last_resort(error: BaseException) -> tuple[str, int]:
+    """Return the line and the exit code for an error that nobody foresaw; its traceback goes into a file.
+
+    The file lies in the folder that `LOGS` names, or in the system's for temporary files. An error is written once,
+    whoever asks. A full disk is no bug: it is told as what it is, whatever a library made of it.
+    """
+    told = (str(error), error.exit_code) if isinstance(error, EffnetError) else None
+    if told and told[1] != EffnetError.exit_code:
+        return told
+    what = told[0] if told else _named(error)
+    if full := _full_disk(error):
+        return f"{full}: the disk is full ({what}); make room and run the same command again", DataError.exit_code
+    if told:
+        return told
+    path = getattr(error, "_effnet_report", None) or _write_report(error)
+    with contextlib.suppress(AttributeError, TypeError):
+        error._effnet_report = path  # type: ignore[attr-defined]
+    where = f"the traceback is in {path}" if path else "its traceback could not be written"
+    return f"an error that effnet did not expect ({what}); {where}, please report it", EffnetError.exit_code
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """Return the file or the folder whose disk is full, if that is what an error comes from."""
+    folder = os.environ.get(LOGS)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return str(error.filename or folder or os.getcwd())
+    while folder and not os.path.isdir(folder):  # the folder for tracebacks is made when there is one
+        folder = os.path.dirname(folder)
+    with contextlib.suppress(OSError):
+        if folder and shutil.disk_usage(folder).free < _FULL:
+            return folder
+    return None
+
+
+def report_to(folder: Path) -> None:
+    """Let this process and its children write tracebacks into a folder, instead of the system's temporary one."""
+    os.environ[LOGS] = str(folder)
+
+
+def no_tracebacks() -> None:
+    """Let nothing print a traceback that fails beside the main work: threads, destructors, what libraries log."""
+    threading.excepthook = lambda given: _print_line(given.exc_value)
+    sys.unraisablehook = lambda given: _print_line(given.exc_value)
+    sys.excepthook = lambda _kind, error, _trace: _print_line(error)
+    logging.raiseExceptions = False
+    if logging.getLogRecordFactory() is not _record:
+        logging.setLogRecordFactory(_record)
+
+
+def _record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    """Make a log record without a traceback: what libraries log of an error is its line, and where the rest is."""
+    record = logging.LogRecord(*arguments, **options)
+    error = record.exc_info[1] if record.exc_info else None
+    record.exc_info = None
+    if error is not None:
+        told = last_resort(error)[0] if record.levelno >= logging.ERROR else _named(error)
+        record.msg, record.args = f"{record.getMessage().splitlines()[0][:_LINE]} [{told}]", ()
+    return record
+
+
+def _print_line(error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
+        _print(WARNING + last_resort(error)[0])
+
+
+def _write_report(error: BaseException) -> str | None:
+    """Write an error's traceback to a file of its own; return where, or None if no folder takes it."""
+    text = "".join(traceback.format_exception(error))
+    for folder in (os.environ.get(LOGS), tempfile.gettempdir()):
+        if not folder:
+            continue
+        with contextlib.suppress(OSError, ValueError):
+            os.makedirs(folder, exist_ok=True)
+            number, path = tempfile.mkstemp(".txt", "traceback-", folder)
+            with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            return path
+    return None
 
 
 def keep_memory() -> None:
@@ -88,6 +176,8 @@ def stop_on_signals(request: Callable[[str], None]) -> None:
 
 def process_started() -> float:
     """Return the Unix time in seconds at which this process began."""
+    import psutil  # only here: the command's start waits for every import
+
     return float(psutil.Process().create_time())
 
 

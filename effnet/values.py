@@ -56,7 +56,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = read_regular(path, MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES >> 10} KiB, which no configuration is; check the path")
+            raise ConfigError(
+                f"{path}: larger than {MAX_FILE_BYTES >> 10} KiB, which no configuration is; check the path"
+            )
         text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}; check the path") from error
@@ -131,7 +133,7 @@ def _refused(problem: str, mark: yaml.Mark) -> yaml.YAMLError:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with limits, that refuses a key given twice, instead of keeping the last, and numbers that are none."""
+    """SafeLoader with limits, that refuses a key given twice instead of keeping the last."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -155,7 +157,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, KeyError, IndexError, AttributeError, TypeError) as error:
             # What PyYAML's readers of numbers, dates and the like let through: the 99th of a month
-            raise _refused(f"{_shortened(str(node.value))} is no number or date that can be used", node.start_mark) from error
+            raise _refused(
+                f"{_shortened(str(node.value))} is no number or date that can be used", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -13,9 +13,11 @@ from prefect.runtime import flow_run
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
 from effnet.data.manifest import Manifest
 from effnet.family import FamilyResult, build_key, plan_members
+from effnet.process import report_to
 from effnet.report.page import markdown
 from effnet.store import Store
 from tasks.fit import fit_coefficients
+from tasks.prefect_setup import quiet_worker
 from tasks.progress import StageProgress
 from tasks.registry import register_members
 from tasks.report import family_metrics, report_files, write_report
@@ -64,6 +66,8 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
 def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tuple[Work, Manifest, str | None]]:
     """Open store, dataset and MLflow run of a config; the run is left as paused if the block fails."""
     root = Store(Path(store or settings.store).absolute())
+    report_to(root.logs)
+    quiet_worker()
     root.prepare()
     with root.building(settings.family):
         screen = Screen(get_run_logger().info, StageProgress(settings.family))

@@ -7,13 +7,15 @@ ours; 73 another process does this already; 75 stopped with its state saved: the
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnet.errors import EffnetError, StoppedError
+from effnet.errors import ConfigError, StoppedError
+from effnet.process import last_resort, no_tracebacks, report_to
 from flows import data, models, operations, records, training
 from tasks import interrupt
 
@@ -99,23 +101,41 @@ for command in (*training.COMMANDS, *models.COMMANDS, *data.COMMANDS, *records.C
 def main() -> None:
     """Run the command; errors are one line and an exit code."""
     interrupt.install()
+    no_tracebacks()
     try:
+        _check_names()
         cli(standalone_mode=False)
-    except EffnetError as error:
-        click.echo(f"effnet: {error}", err=True)
-        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
+    except Exception as error:
+        line, code = last_resort(error)
+        click.echo(f"effnet: {line}", err=True)
+        sys.exit(code)
+
+
+def _check_names() -> None:
+    """Refuse names of files and folders that are not UTF-8: records, configs and servers could not hold them."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the folder that you are in was removed; go to another one") from None
+    for name in (*sys.argv[1:], here):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise ConfigError(f"{shown}: a name that is not UTF-8; rename the file or the folder") from None
 
 
 def _open_store(path: Path) -> Store:
     from effnet.store import Store
 
     root = Store(path.absolute())
+    report_to(root.logs)
     root.prepare()
     return root
 
@@ -147,7 +167,6 @@ def fit(config: Path, store: Path | None) -> None:
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
     from effnet.config import SearchedBaseline
-    from effnet.errors import ConfigError
 
     settings = _settings(config)
     if not isinstance(settings.baseline, SearchedBaseline):

@@ -11,6 +11,7 @@ from prefect.states import Failed
 from effnet.errors import EffnetError
 from tasks.job import PoolJob, do_job
 from tasks.pool import state_name
+from tasks.prefect_setup import quiet_worker
 
 
 @flow(name="run_job", persist_result=False)
@@ -20,6 +21,7 @@ def run_job(job: PoolJob) -> Any:
     Args:
         job: what to do, and where the runs are.
     """
+    quiet_worker()
     log = get_run_logger()
     try:
         do_job(job, str(flow_run.id), log.info, log.warning)

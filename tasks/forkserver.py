@@ -20,12 +20,11 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from effnet.process import PARENT_PIPE, die_with_parent
+from effnet.process import PARENT_PIPE, die_with_parent, last_resort
 
 PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run", "setproctitle")
 POLL_SECONDS = 0.02
@@ -204,8 +203,8 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:  # before child_main was reached: the module itself is broken
+        sys.stderr.write(last_resort(error)[0] + "\n")
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from effnet.process import no_tracebacks
+
 DRAIN_SECONDS = 10.0
 
 # The terminal shows our own lines, which Prefect's pages show as the flow run's log; Prefect's own lines stay away.
@@ -16,6 +18,12 @@ _QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for whoever watches the server that the flow reports to
 }
+
+
+def quiet_worker() -> None:
+    """In a process that a worker started for a flow run, let Prefect log errors as lines, not as tracebacks."""
+    if os.environ.get("PREFECT__FLOW_RUN_ID"):
+        no_tracebacks()
 
 
 def configured_api() -> str | None:

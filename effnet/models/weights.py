@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError, DataError
+from effnet.files import open_regular, reason
 from effnet.models.build import Network, initialize
 from effnet.models.naming import OWN, known, modules
 from effnet.store import publish
@@ -28,6 +30,7 @@ _WRAPPERS = (
     "model",
 )  # in this order: averaged weights are the judged ones
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_ZIP = b"PK\x03\x04"
 _COUNTER = "num_batches_tracked"  # counts steps where momentum is None; ours is not, old files lack it
 
 
@@ -83,10 +86,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         DataError: if there is no such file, it is cut short or broken, or it holds anything but tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(9)
+            if start[:4] == _ZIP:
+                _check_zip(file, path)
     except OSError as error:
-        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}; check the path") from error
+        raise DataError(f"{path}: {reason(error)}; check the path") from error
     try:
         data: Any = (
             safetensors.torch.load_file(path)
@@ -97,9 +102,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
         ) from error
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # what broken bytes make of the readers: a dozen kinds of errors
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
     return _unwrap(data, path)
+
+
+def _check_zip(file: BinaryIO, path: Path) -> None:
+    """Compare every part of a file of torch.save with its checksum, which torch itself does not.
+
+    Raises:
+        DataError: if one does not match, or the parts are not stored as torch stores them: as they are, each once.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+            packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+            if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+                raise DataError(f"{path}: packed, or its parts overlap, which torch.save does not do; refused")
+            if broken := archive.testzip():
+                raise DataError(f"{path}: '{broken}' in it does not match its checksum; get it again")
+    except DataError:
+        raise
+    except Exception as error:  # zipfile's readers meet broken bytes with as many kinds of errors
+        raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
 
 
 def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
@@ -112,11 +137,18 @@ def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
     for name, value in data.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise DataError(f"{path}: '{name}' is no tensor; expected a state dict of tensors alone")
+        if value.layout is not torch.strided or value.device.type != "cpu" or _stretched(value):
+            raise DataError(f"{path}: '{name}' is no plain tensor with all its numbers; expected a state dict of such")
     tensors = dict(data)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _stretched(tensor: Tensor) -> bool:
+    """Say whether a tensor claims more numbers than it has: a file of a few bytes could then ask for any memory."""
+    return tensor.is_quantized or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
 class _Theirs(NamedTuple):

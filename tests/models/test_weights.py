@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import zipfile
 from pathlib import Path
+from random import Random
 
 import pytest
 import safetensors.torch
@@ -15,7 +18,7 @@ from effnet.arch.scaling import Multipliers, scale
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError, DataError
 from effnet.models.build import Network, build
-from effnet.models.weights import load, load_model, load_weights, renamed, save_model, save_weights
+from effnet.models.weights import load, load_model, load_weights, read_tensors, renamed, save_model, save_weights
 from tests.tiny import run_effnet
 
 NAMINGS = ("effnet", "timm", "torchvision", "lukemelas")
@@ -166,6 +169,65 @@ def test_files_without_named_tensors_are_refused(tmp_path: Path, network: Networ
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(DataError, match=r"expected a state dict"):
         load(tmp_path / "weights.pth", network.architecture)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_flipped_bit_never_gets_by_unseen(tmp_path: Path, network: Network, suffix: str) -> None:
+    path, broken = tmp_path / f"weights{suffix}", tmp_path / f"broken{suffix}"
+    state = network.state_dict()
+    torch.save(state, path) if suffix == ".pt" else save_weights(path, network)
+    data, random = path.read_bytes(), Random(0)
+    refused = 0
+    if suffix == ".pt":  # safetensors have no checksums: there only the header can tell
+        places = [random.randrange(len(data)) for _ in range(120)]
+    else:
+        places = [random.randrange(8 + int.from_bytes(data[:8], "little")) for _ in range(120)]
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << random.randrange(8)
+        broken.write_bytes(flipped)
+        try:
+            loaded = read_tensors(broken)
+        except DataError:
+            refused += 1
+        else:  # the flip hit padding or a date of the archive; or a name in the header, which `load` misses then
+            assert suffix == ".safetensors" or all(torch.equal(loaded[key], state[key]) for key in state)
+    assert refused > 80 if suffix == ".pt" else refused > 40
+
+
+def test_a_flipped_weight_is_named(tmp_path: Path, network: Network) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(network.state_dict(), path)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        part = max(archive.infolist(), key=lambda info: info.file_size)
+    data[part.header_offset + 200] ^= 1
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)  # torch itself sees nothing
+    with pytest.raises(DataError, match=r"data/\d+' in it does not match its checksum"):
+        load(path, network.architecture)
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"PK\x03\x04", b"\x80\x02.", b"\x08" + bytes(7) + b"{"])
+def test_a_few_bytes_are_refused(tmp_path: Path, network: Network, content: bytes) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(DataError, match=r"weights\.pt: "):
+        load(tmp_path / "weights.pt", network.architecture)
+
+
+def test_pipes_folders_packed_and_stretched_files_are_refused(tmp_path: Path, network: Network) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(DataError, match="a pipe, a device or a socket"):
+        load(tmp_path / "pipe.pt", network.architecture)
+    with pytest.raises(DataError, match="a folder, where a file is expected"):
+        load(tmp_path, network.architecture)
+    with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(1 << 20))
+    with pytest.raises(DataError, match="packed"):
+        load(tmp_path / "packed.pt", network.architecture)
+    torch.save({"classifier.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "stretched.pt")
+    with pytest.raises(DataError, match="no plain tensor"):
+        load(tmp_path / "stretched.pt", network.architecture)
 
 
 def test_unknown_naming_and_unknown_file(tmp_path: Path, network: Network) -> None:

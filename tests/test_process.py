@@ -1,0 +1,124 @@
+"""What happens to errors that nobody foresaw: one line, and the traceback in a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from effnet.process import last_resort
+from tests.tiny import clean_environment, run_effnet, write_tiny
+
+CHILD = """\
+import logging, sys, threading
+from pathlib import Path
+from effnet import process
+process.report_to(Path(sys.argv[1]))
+
+def main():
+    thread = threading.Thread(target=lambda: [][1])
+    thread.start()
+    thread.join()
+    class Broken:
+        def __del__(self):
+            raise KeyError("gone")
+    Broken()
+    try:
+        {}["key"]
+    except KeyError:
+        logging.getLogger("some.library").exception("could not do it")
+    raise TypeError("first line\\nsecond line")
+
+process.child_main(main)
+"""
+
+
+def test_a_child_ends_in_one_line_and_writes_its_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path / "logs")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 70
+    assert "Traceback" not in done.stderr
+    *beside, last = done.stderr.splitlines()
+    assert "effnet did not expect (TypeError: first line)" in last
+    report = Path(re.search(r"in (\S+\.txt)", last)[1])
+    assert report.parent == tmp_path / "logs"
+    assert "TypeError: first line\nsecond line" in report.read_text()
+    assert "IndexError" in beside[0]
+    assert "KeyError" in beside[1]
+    assert "could not do it" in beside[2]
+    assert len(beside) == 3
+
+
+def test_an_error_is_written_once_and_without_a_folder_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("x")
+    monkeypatch.delenv("EFFNET_LOGS", raising=False)
+    first = last_resort(error)
+    assert last_resort(error) == first
+    Path(re.search(r"in (\S+\.txt)", first[0])[1]).unlink()
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/proc/none")
+    assert "could not be written" in last_resort(ValueError("y"))[0]
+
+
+def test_a_bug_in_a_command_is_one_line(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import effnet.config\ndef bug(*_):\n    assert 0, 'a bug'\neffnet.config.load_config = bug\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run_effnet("plan", path, cwd=tmp_path, PYTHONPATH=paths)
+    assert done.returncode == 70
+    assert done.stderr.startswith("effnet: an error that effnet did not expect (AssertionError: a bug)")
+    assert done.stderr.count("\n") == 1
+
+
+def on_a_small_disk(folder: Path, script: str, size: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script in a folder that is a disk of its own, of which the mount namespace ends with the script."""
+    folder.mkdir(exist_ok=True)
+    own = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    mount = f"mount -t tmpfs -o size={size} tmpfs {folder} && cd {folder} && "
+    environment = clean_environment() | {"PYTHONPATH": os.getcwd(), "PYTHON": sys.executable}
+    return subprocess.run(
+        [*own, "sh", "-c", mount + script], capture_output=True, text=True, check=False, timeout=300, env=environment
+    )
+
+
+def test_a_full_disk_is_one_line_and_exit_code_65(tmp_path: Path) -> None:
+    command = f"$PYTHON -m flows.cli export {model(tmp_path)} --out out"
+    done = on_a_small_disk(tmp_path / "disk", command, "16k")
+    assert done.returncode == 65, done.stderr
+    assert "the disk is full" in done.stderr
+    assert done.stderr.startswith("effnet: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_disk_too_small_for_prefects_database_is_told(tmp_path: Path) -> None:
+    path = write_tiny(tmp_path)
+    done = on_a_small_disk(tmp_path / "disk", f"$PYTHON -m flows.cli family {path} --store store", "200k")
+    assert done.returncode == 65, done.stderr
+    assert "the disk is full" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    (tmp_path / os.fsdecode(folder) / "a.yaml").write_text("family: a")
+    done = run_effnet("plan", os.fsdecode(folder) + "/a.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert r"caf\xe9/a.yaml: a name that is not UTF-8" in done.stderr
+    assert run_effnet("plan", "a.yaml", cwd=os.fsdecode(folder)).returncode == 2
+
+
+def model(folder: Path) -> Path:
+    from effnet.config import load_network
+    from effnet.models.build import build
+    from effnet.models.weights import save_model
+
+    write_tiny(folder)
+    save_model(folder / "model", build(load_network("tiny-baseline.yaml", folder), 3, seed=0))
+    return folder / "model"
