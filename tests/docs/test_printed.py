@@ -40,7 +40,7 @@ SMALL = {
     "members": {"phi": [0, 0.5, 1, 1.5], "dropout": [0.1, 0.2]},
 }
 WORDS = {"CONFIG": "configs/digits.yaml", "[RUN ...]": "RUN"}
-SECONDS = 300
+SECONDS = 550
 
 
 def shell(document: str, beginning: str) -> Block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,12 @@ def test_a_run_in_which_promised_tests_are_missing_fails() -> None:
     told = [line for line in done.stdout.splitlines() if "names a test that must run here" in line]
     assert len(told) > 100
     assert not [line for line in told if "test_canonical_json" in line]  # it ran
+
+
+@pytest.mark.parametrize("document", [*promises.documents(), "CONTRIBUTING.md", promises.PROMISES])
+def test_files_that_are_named_and_linked_are_there(document: str) -> None:
+    text = (ROOT / document).read_text()
+    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    named = re.findall(r"`((?:effnet|tasks|flows|tests|configs|infra|benchmarks|docs)/[\w./-]+\.\w+)", text)
+    assert [path for path in linked if not ((ROOT / document).parent / path).exists()] == []
+    assert [path for path in named if not (ROOT / path).exists()] == []
