@@ -10,7 +10,11 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 faults: .venv/installed
 	EFFNET_FAULTS=full $(BIN)/python -m pytest tests/faults --timeout 5000
 
-.PHONY: audit faults demo test lint format clean
+# Every picture and sample output of README and docs, from one run of the demo; needs Chromium, and a quiet machine.
+pictures: .venv/installed
+	$(BIN)/python docs/pictures.py
+
+.PHONY: audit faults pictures demo test lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed

@@ -15,6 +15,7 @@ from effnet.data.shards import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tests import parallel
+from tests.docs.promises import not_kept
 from tests.faults.counts import TABLES
 from tests.flows.fixtures import home, prefect_home
 from tests.operations.pools import deployed
@@ -22,6 +23,10 @@ from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
 
 __all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
+
+RAN: set[str] = set()  # tests (node ids) that were called, in any process of xdist
+SKIPPED: set[str] = set()
+BROKEN: list[str] = []  # promises whose tests did not run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,10 +38,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> parallel.Sch
     return parallel.Scheduler(config, log)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped:
+        SKIPPED.add(report.nodeid)
+    elif report.when == "call":
+        RAN.add(report.nodeid)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the tables of faults of this process of xdist, if it is one, to the process that prints."""
+    """Hand the tables of faults of this process of xdist, if it is one, to the process that prints; or judge.
+
+    EFFNET_PROMISES, which continuous integration sets, says that the whole suite was to run: it fails if a test that
+    docs/promises.md names did not.
+    """
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output["fault_tables"] = TABLES
+    elif "EFFNET_PROMISES" in os.environ:
+        BROKEN.extend(not_kept(RAN, SKIPPED))
+        if BROKEN and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -47,6 +67,8 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for table in TABLES:
         terminalreporter.write_line(table)
+    for name in BROKEN:
+        terminalreporter.write_line(f"docs/promises.md names a test that must run here: {name}", red=True)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from effnet.data.manifest import MANIFEST, load_manifest
 from effnet.errors import ConfigError
 
 
-def webdataset(folder: Path, split: str, *, shuffle: int = 0, decoded: bool = True) -> Any:
+def webdataset(folder: Path | str, split: str, *, shuffle: int = 0, decoded: bool = True) -> Any:
     """Return a `wds.WebDataset` over a split: (image, label) pairs.
 
     Images are uint8 RGB arrays (height, width, 3), or the encoded bytes with `decoded=False`; labels are integers. Only
@@ -27,6 +27,7 @@ def webdataset(folder: Path, split: str, *, shuffle: int = 0, decoded: bool = Tr
     """
     from webdataset import WebDataset
 
+    folder = Path(folder)
     manifest = load_manifest(folder)
     names = [shard.name for shard in manifest.shards if shard.split == split] if manifest else []
     if not names:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +87,38 @@ def test_published_members_are_reproduced_from_the_table() -> None:
     b1 = zoo.get("efficientnet_b1")
     assert (b1.resolution, b1.head.dropout) == (240, 0.2)
     assert [stage.repeats for stage in b1.stages] == [2, 3, 3, 4, 4, 5, 2]
+
+
+def test_the_documents_table_is_what_the_code_counts() -> None:
+    """docs/paper.md: members as published beside B0 scaled by the equation."""
+    text = (Path(__file__).parents[2] / "docs/paper.md").read_text()
+    b0 = zoo.get("efficientnet_b0")
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in re.findall(r"^\| B\d .*$", text, re.M)]
+    assert [row[0] for row in rows] == [f"B{phi}" for phi in range(8)]
+    for phi, row in enumerate(rows):
+        published, multipliers = count(zoo.get(f"efficientnet_b{phi}")), PAPER.at(phi)
+        scaled = scale(b0, multipliers)
+        cost = count(scaled)
+        depth, width, pixels = (float(number) for number in row[1].split(", "))
+        implied = (math.log(depth, 1.2), math.log(width, 1.1), math.log(pixels / 224, 1.15))
+        times, ratio = published.macs / count(b0).macs, cost.macs / published.macs
+        assert row[2:4] == [f"{published.params / 1e6:.1f} M", f"{published.macs / 1e9:.2f} G"]
+        assert row[4] == f"{multipliers.depth:.2f}, {multipliers.width:.2f}, {scaled.resolution}"
+        assert row[5:8] == [f"{cost.params / 1e6:.1f} M", f"{cost.macs / 1e9:.2f} G", f"{ratio:.2f}"]
+        told = [float(number) for number in [*row[8].split(", "), row[9]]]
+        assert told == pytest.approx([*implied, math.log(times, PAPER.cost_ratio)], abs=0.006)
+    assert [float(row[7]) > 1.4 for row in rows[1:5]] == [True] * 4  # far below the equation
+    for phi, paper in ((4, 4.2e9), (5, 9.9e9)):
+        assert count(zoo.get(f"efficientnet_b{phi}")).macs / paper == pytest.approx(1.042, abs=0.006)
+    assert 2 * count(b0).activations / count(b0).macs == pytest.approx(0.035, abs=0.001)  # norms, as timm counts them
+
+
+def test_alpha_up_to_a_quarter_is_one_network_on_b0() -> None:
+    b0 = zoo.get("efficientnet_b0")
+    found = [scale(b0, Multipliers(depth=alpha)) for alpha in (1.001, 1.05, 1.1, 1.2, 1.25)]
+    assert all(same_network(found[0], other) for other in found)
+    assert not same_network(found[0], scale(b0, Multipliers(depth=1.26)))
+    assert not same_network(found[0], b0)
 
 
 def test_lite_keeps_stem_head_and_ends() -> None:

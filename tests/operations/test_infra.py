@@ -139,6 +139,7 @@ def test_terraform_opens_nothing_and_keeps_the_bucket_private() -> None:
     assert text.count("= true") >= 4
     for setting in ("block_public_acls", "block_public_policy", "ignore_public_acls", "restrict_public_buckets"):
         assert re.search(rf"{setting}\s+= true", text)
+    assert "force_destroy" not in text  # its default: a bucket that holds something is not destroyed
 
 
 def test_prefect_yaml_names_the_pools_that_deploy_makes_and_pins_the_version() -> None:
@@ -149,6 +150,19 @@ def test_prefect_yaml_names_the_pools_that_deploy_makes_and_pins_the_version() -
     project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert {each["work_pool"]["name"] for each in project["deployments"]} == {FLOWS_POOL, TRAININGS_POOL}
     assert project["prefect-version"] == __version__
+
+
+def test_scheduled_deployments_run_at_their_hour_one_at_a_time() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    scheduled = {each["name"]: each for each in deployments if each.get("schedules")}
+    assert scheduled.keys() == {"digits", "imagenet"}
+    hours = {
+        name: [(each["cron"], each["timezone"], each.get("active", True)) for each in found["schedules"]]
+        for name, found in scheduled.items()
+    }
+    assert hours == {"digits": [("0 3 * * *", "Etc/UTC", True)], "imagenet": [("0 4 1 * *", "Etc/UTC", False)]}
+    for each in scheduled.values():
+        assert each["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
 def _bare(name: str) -> str:
