@@ -228,6 +228,9 @@ class Recipe(Value):
         int, Field(ge=0, description="ranks whose batch norms share their statistics; 0: all, 1: each its own")
     ] = 0
     checkpoint_every: Annotated[int, Field(ge=0, description="steps; 0: at the end of every epoch")] = 0
+    checkpoint_minutes: Annotated[
+        float, Field(ge=0, description="after which a checkpoint is due in any case; 0: none for this reason")
+    ] = 10.0
 
     @model_validator(mode="before")
     @classmethod

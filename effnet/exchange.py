@@ -196,11 +196,11 @@ class Exchange:
         sent = [
             name for name in self._sent if name.startswith(prefix) and name[len(prefix) :].split("/")[0] not in kept
         ]
-        for name in sent:
-            del self._sent[name]
         with contextlib.suppress(ConfigError):  # a trainer need not be allowed to delete: the bucket's rules do it then
             self._place.delete([name for name in sent if name.endswith(CHECKPOINT)])
             self._place.delete([name for name in sent if not name.endswith(CHECKPOINT)])
+        for name in sent:
+            del self._sent[name]
 
 
 def _weights_name(start: Start) -> str:

@@ -76,5 +76,5 @@ def plan_members(
 
 def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str:
     """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
-    data = config.model_dump(mode="json", exclude={"store", "compute"})
+    data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
     return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]

@@ -28,14 +28,18 @@ LOGS = "EFFNET_LOGS"  # names the folder for tracebacks: of the store that a com
 
 _LINE = 300  # letters of a library's own line that are kept
 _FULL = 1 << 20  # bytes: a disk with less room is full
+GRACE_SECONDS = 20.0  # who is asked to stop has this long to save; Prefect kills a flow run after 30
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PR_SET_PDEATHSIG = 1  # prctl.h
+_stopping = False  # a plain value: a signal's handler sets it, which must wait for no lock
 WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
 
 
 def child_main(main: Callable[[], None]) -> NoReturn:
     """Run `main` and leave with the exit code of what happened; errors are one line on standard error."""
     no_tracebacks()
+    code = 0
     try:
         try:
             main()
@@ -45,8 +49,10 @@ def child_main(main: Callable[[], None]) -> NoReturn:
     except Exception as error:
         line, code = last_resort(error)
         _print(line)
-        sys.exit(code)
-    sys.exit(0)
+    if stopping():  # at once: threads may be waiting for a server that is away
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def last_resort(error: BaseException) -> tuple[str, int]:
@@ -167,11 +173,27 @@ def warn(line: str) -> None:
 
 
 def stop_on_signals(request: Callable[[str], None]) -> None:
-    """Call `request` with a reason on SIGTERM, on SIGINT and when the parent is gone."""
-    signal.signal(signal.SIGTERM, lambda *_: request("asked to stop"))
-    signal.signal(signal.SIGINT, lambda *_: request("asked to stop"))
+    """Call `request` with a reason on SIGTERM, on SIGINT and when the parent is gone; `stopping` is true from then."""
+
+    def stop(reason: str) -> None:
+        note_stopping()
+        request(reason)
+
+    signal.signal(signal.SIGTERM, lambda *_: stop("asked to stop"))
+    signal.signal(signal.SIGINT, lambda *_: stop("asked to stop"))
     if os.environ.get(PARENT_PIPE):
-        threading.Thread(target=_watch_parent, args=(request,), daemon=True).start()
+        threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+
+
+def note_stopping(asked: bool = True) -> None:
+    """Let all waits of this process know that it was asked to stop."""
+    global _stopping
+    _stopping = asked
+
+
+def stopping() -> bool:
+    """Say whether this process was asked to stop: nothing is waited for any longer than it takes to save."""
+    return _stopping
 
 
 def process_started() -> float:

@@ -30,6 +30,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
+NOT_DECIDING = {"base", "checkpoint_minutes"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 
 _V = TypeVar("_V", bound=Value)
@@ -57,7 +58,8 @@ class RunSpec(Value):
         """Return 16 hex digits that equal specs share; the architecture's name is not part of them."""
         data = self.model_dump(mode="json")
         data["architecture"] = self.architecture.key()
-        del data["recipe"]["base"]  # where its values came from
+        for name in NOT_DECIDING:
+            del data["recipe"][name]
         if self.start:
             del data["start"]["path"]
         return digest({"version": CACHE_VERSION, **data})[:16]

@@ -11,18 +11,18 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from effnet import machine
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
-from effnet.process import WARNING
+from effnet.process import GRACE_SECONDS, WARNING
 from tasks import interrupt
 from tasks.forkserver import Fork, ForkServer
 
 POLL_SECONDS = 0.05
-STOP_SECONDS = 20.0  # a child that was asked to stop has this long to write its checkpoint
+LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
 BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
 MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
@@ -53,6 +53,19 @@ class _Child:
     slot: int  # its place among those that run at a time: which GPUs are its own
     attempt: int = 1
     busy_since: float | None = None
+    looked: float = field(default_factory=time.monotonic)
+    told: int = 0  # bytes of its own output that were looked through for warnings
+
+    def warnings(self) -> list[str]:
+        """Return what it warned of since the last call."""
+        self.looked = time.monotonic()
+        with self.job.log.open("rb") as log:
+            log.seek(self.log_start + self.told)
+            new = log.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.told += len(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
 
     def lines(self) -> list[str]:
         """Return the lines that it printed."""
@@ -97,12 +110,13 @@ def run_jobs(
                 children.append(_start(waiting.popleft(), compute, free))
             for child in list(children):
                 code = child.process.poll()
+                if code is None and time.monotonic() - child.looked < LOOK_SECONDS:
+                    continue
+                for line in child.warnings():
+                    warn(f"{child.job.name}: {line}")
                 if code is None:
                     continue
                 children.remove(child)
-                for line in child.lines():
-                    if line.startswith(WARNING):
-                        warn(f"{child.job.name}: {line.removeprefix(WARNING)}")
                 if code == 0:
                     done(child.job)
                 else:
@@ -196,10 +210,10 @@ def _signal_name(code: int) -> str:
 def _stop(children: Sequence[_Child]) -> None:
     for child in children:
         child.process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + GRACE_SECONDS
     for child in children:
         try:
             child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.process.kill()
-            child.process.wait(STOP_SECONDS)
+            child.process.wait(GRACE_SECONDS)

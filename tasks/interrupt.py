@@ -10,6 +10,8 @@ from __future__ import annotations
 import signal
 import threading
 
+from effnet.process import note_stopping
+
 _asked = threading.Event()
 
 
@@ -26,5 +28,6 @@ def check() -> None:
 
 
 def _interrupt() -> None:
+    note_stopping()
     _asked.set()
     raise KeyboardInterrupt

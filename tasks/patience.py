@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from effnet.errors import AwayError
+from effnet.outage import Outage, duration, impatient, outage_seconds
 from tasks import interrupt
 
-OUTAGE_SECONDS = 1800.0  # trainings go on meanwhile
 POLL_SECONDS = 1.0
+QUIET_SECONDS = 15.0  # a server that was just found away is not asked again by who need not wait
 _T = TypeVar("_T")
 
 
@@ -26,42 +27,49 @@ class Patience:
     def __init__(
         self, server: str, warn: Callable[[str], None], away: Callable[[Exception], str | None] | None = None
     ) -> None:
-        self._server, self._warn = server, warn
+        self._server, self._outage = server, Outage(server, warn, "trainings go on, ")
         self._away = away or (lambda error: str(error) if isinstance(error, AwayError) else None)
-        self._since: float | None = None
+        self._quiet_until = 0.0
 
     def __call__(self, call: Callable[[], _T]) -> _T:
         """Return what a call gives; raise AwayError if the server stays away too long."""
+        began: float | None = None
         while True:
+            asked = time.monotonic()
             try:
-                answer = call()
+                with impatient():
+                    answer = call()
             except Exception as error:
                 reason = self._away(error)
                 if reason is None:
                     raise
-                self._wait(reason, error)
+                began = began or asked
+                self._wait(began, reason, error)
                 continue
-            if self._since is not None:
-                self._since = None
-                self._warn(f"{self._server}: back")
+            self._outage.answered()
             return answer
 
     def once(self, call: Callable[[], object]) -> None:
         """Call once; that the server is away does not matter, another call will come."""
+        if (asked := time.monotonic()) < self._quiet_until:
+            return
         try:
-            call()
+            with impatient():
+                call()
         except Exception as error:
-            if self._away(error) is None:
+            reason = self._away(error)
+            if reason is None:
                 raise
+            self._outage.failed(asked, reason)
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        else:
+            self._outage.answered()
 
-    def _wait(self, reason: str, error: Exception) -> None:
+    def _wait(self, began: float, reason: str, error: Exception) -> None:
         interrupt.check()
-        now = time.monotonic()
-        if self._since is None:
-            self._since = now
-            self._warn(f"{self._server}: away ({reason}); trainings go on, waiting for it")
-        if now - self._since > OUTAGE_SECONDS:
+        self._outage.failed(began, reason)
+        if time.monotonic() - began > outage_seconds():
             raise AwayError(
-                f"{self._server}: away for {OUTAGE_SECONDS / 60:.0f} min ({reason}); run the command again later"
+                f"{self._server}: away for {duration(outage_seconds())} ({reason}); run the command again later"
             ) from error
         time.sleep(POLL_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,16 @@ from effnet.data.index import Index
 from effnet.data.keyed import mix, permutation
 from effnet.data.manifest import INDEX
 from effnet.data.remote import ShardFiles
-from effnet.errors import DataError
+from effnet.errors import DataError, StoppedError
+from effnet.process import stopping
 
 _AHEAD = 2  # batches that are prepared while one is used
+LOOK_SECONDS = 0.2  # between looks for a request to stop, while data is waited for
 _SOON = 32  # batches whose shards are fetched ahead, where they come from elsewhere
+
+
+class WaitedError(StoppedError):
+    """The process was asked to stop while it waited for data."""
 
 
 class Batch(NamedTuple):
@@ -125,7 +131,7 @@ class Loader:
             while waiting:
                 yield _wait(*waiting.popleft())
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=not stopping(), cancel_futures=True)
 
     def close(self) -> None:
         """Close the shards."""
@@ -192,5 +198,8 @@ def first_images(dataset: Path, split: str, number: int, side: int) -> tuple[NDA
 
 def _wait(batch: Batch, parts: list[Future[None]]) -> Batch:
     for part in parts:
+        while not part.done() and wait([part], LOOK_SECONDS).not_done:
+            if stopping():
+                raise WaitedError("asked to stop while it waited for data")
         part.result()
     return batch

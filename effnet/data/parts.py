@@ -67,7 +67,8 @@ class Part(Value):
 
     def place(self, datasets: Path) -> Folder:
         """Return where the shards come together."""
-        return open_folder(f"{self.to}/{PLACE}/{self.source}" if self.to else partial_folder(datasets, self.source))
+        location = f"{self.to}/{PLACE}/{self.source}" if self.to else partial_folder(datasets, self.source)
+        return open_folder(location, known=True)
 
     def is_written(self, datasets: Path) -> bool:
         """Say whether all of the part is there."""

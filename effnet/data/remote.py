@@ -16,6 +16,7 @@ from pathlib import Path
 from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest, parse_manifest, xxh128_file
 from effnet.data.sources.files import Files
 from effnet.errors import ConfigError, DataError
+from effnet.process import stopping
 from effnet.runs import read_value
 from effnet.storage import Folder, open_folder
 from effnet.store import canonical_json, hold, publish, sha256_file
@@ -64,7 +65,7 @@ class ShardFiles(Files):
         super().__init__([folder / name for name in names])
         self._folder = folder
         self._origin = read_value(Origin, folder / ORIGIN)
-        self._remote = open_folder(self._origin.location) if self._origin else None
+        self._remote = open_folder(self._origin.location, known=True) if self._origin else None
         manifest = load_manifest(folder) if self._origin else None
         self._shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
         self._users: dict[int, int] = {}
@@ -102,8 +103,9 @@ class ShardFiles(Files):
     def close(self) -> None:
         """Close what is open and fetch nothing more."""
         if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-        super().close()
+            self._pool.shutdown(wait=not stopping(), cancel_futures=True)
+        if not stopping():  # else threads may still read
+            super().close()
 
     def _fetch_ahead(self, file: int) -> None:
         try:
@@ -208,7 +210,7 @@ class Publisher:
 
     def stop(self) -> None:
         """Give up what has not begun."""
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=not stopping(), cancel_futures=True)
 
     def _upload(self, path: Path, mark: str) -> None:
         self._folder.upload(path, path.name)

@@ -19,7 +19,7 @@ class Folder(Protocol):
     """A place with files. Methods may be called from several threads.
 
     All raise ConfigError if the place cannot be used (not there, no rights, no credentials), DataError if a file is not
-    there or its bytes do not arrive whole.
+    there, and AwayError if its server does not answer for as long as effnet.outage says.
     """
 
     @property
@@ -61,12 +61,17 @@ def is_remote(location: str | Path) -> bool:
     return str(location).startswith("s3://")
 
 
-def open_folder(location: str | Path) -> Folder:
-    """Return the place at `s3://bucket/prefix` or at a local path; nothing is read or made yet."""
+def open_folder(location: str | Path, *, known: bool = False) -> Folder:
+    """Return the place at `s3://bucket/prefix` or at a local path; nothing is read or made yet.
+
+    Args:
+        location: see above.
+        known: others have used it, so a server that does not answer is away, and not a mistake in the address.
+    """
     if is_remote(location):
         from effnet.storage.s3 import S3Folder
 
-        return S3Folder(str(location))
+        return S3Folder(str(location), known)
     from effnet.storage.local import LocalFolder
 
     return LocalFolder(Path(location))

@@ -1,7 +1,8 @@
 """A prefix of an S3 bucket, through boto3. Credentials, region and endpoint come from boto3's usual places.
 
-boto3 retries what fails before an answer; a body that breaks off or stalls in the middle it does not resume, so reads
-here are ranges that are asked for again, of the same version of the object. Every object goes up with a checksum that
+boto3 retries once what fails before an answer; a body that breaks off or stalls in the middle it does not resume, so
+reads here are ranges that are asked for again, of the same version of the object. A server that is away is waited for
+(effnet.outage). Every object goes up with a checksum that
 the server verifies, and carries its own (CRC32), which is verified when it is read whole.
 """
 
@@ -16,17 +17,20 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 from effnet.errors import AwayError, ConfigError, DataError
+from effnet.outage import Outage, duration, outage_seconds, waits
+from effnet.process import stopping, warn
 from effnet.storage import File
 from effnet.store import temporary_name
 
 PART_BYTES = 16 << 20  # of one request
 PARALLEL = 8  # requests at a time for one file
-ATTEMPTS = 8  # of one request, ours over boto3's own
-RESTART_SECONDS = 10.0  # a server that answered before, and now refuses connections, is waited for
+ATTEMPTS = 8  # of one request whose answers are not what was asked for
+BRIEF_SECONDS = 10.0  # a server that is away is waited for at least so long, by who has no patience
 UNKNOWN_SECONDS = 0.1  # one that never answered, hardly: the address may be wrong
 CONNECT_SECONDS, READ_SECONDS = 5, 10  # a connection that is silent for so long is cut
 _CRC = "effnet-crc32"  # the object's own checksum, in its metadata
@@ -51,7 +55,8 @@ _CHANGED = "ConditionalRequestConflict"
 class S3Folder:
     """See effnet.storage.Folder."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, known: bool = False) -> None:
+        self._known = known
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
             raise ConfigError(f"{url}: no bucket in it; write s3://bucket/prefix")
@@ -75,7 +80,7 @@ class S3Folder:
                 for row in _whole(page, "Name").get("Contents", ())
             )
 
-        return _patient(run, self.url)
+        return self._patient(run, self.url)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """Return an object's bytes; whole ones are checked against the checksum they went up with."""
@@ -94,11 +99,11 @@ class S3Folder:
                 _check_crc(zlib.crc32(data), answer["Metadata"])
             return data
 
-        return _patient(run, f"{self.url}/{name}")
+        return self._patient(run, f"{self.url}/{name}")
 
     def put(self, name: str, data: bytes) -> None:
         """Write an object in one request."""
-        _patient(functools.partial(self._put, name, data), f"{self.url}/{name}")
+        self._patient(functools.partial(self._put, name, data), f"{self.url}/{name}")
 
     def create(self, name: str, data: bytes) -> bool:
         """Write an object if the name is free. Servers that ignore the condition are asked first, which is not safe.
@@ -107,7 +112,7 @@ class S3Folder:
         """
         if not self.conditional and self._exists(name):
             return False
-        answer = _patient(functools.partial(self._put, name, data, IfNoneMatch="*"), f"{self.url}/{name}")
+        answer = self._patient(functools.partial(self._put, name, data, IfNoneMatch="*"), f"{self.url}/{name}")
         return answer is not _REFUSED
 
     @functools.cached_property
@@ -115,8 +120,8 @@ class S3Folder:
         """Say whether the server honours If-None-Match: two writes of one name tell."""
         name = f".probe-{random.getrandbits(64):016x}"  # a name that nobody else has
         try:
-            _patient(functools.partial(self._put, name, b""), self.url)
-            return _patient(lambda: self._put(name, b"", IfNoneMatch="*"), self.url) is _REFUSED
+            self._patient(functools.partial(self._put, name, b""), self.url)
+            return self._patient(lambda: self._put(name, b"", IfNoneMatch="*"), self.url) is _REFUSED
         finally:
             self.delete([name])
 
@@ -145,7 +150,7 @@ class S3Folder:
             if head["ContentLength"] != path.stat().st_size or head["Metadata"].get(_CRC) != f"{crc:08x}":
                 raise _BrokenBodyError("what is there is not what was sent")
 
-        _patient(run, f"{self.url}/{name}")
+        self._patient(run, f"{self.url}/{name}")
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy an object to a local path: parallel ranges of one version, checked, then renamed."""
@@ -154,7 +159,7 @@ class S3Folder:
         for attempt in range(ATTEMPTS):
             temporary = temporary_name(target)
             try:
-                head = _patient(lambda: self._head(name), where)
+                head = self._patient(lambda: self._head(name), where)
                 self._fetch_parts(name, head, temporary, where)
                 _check_crc(_crc_file(temporary), head["Metadata"])
                 os.replace(temporary, target)
@@ -169,7 +174,11 @@ class S3Folder:
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects, one request each: not every server has the batched one."""
         for name in names:
-            _patient(lambda name=name: _client().delete_object(Bucket=self._bucket, Key=self._prefix + name), self.url)  # type: ignore[misc]
+            run = functools.partial(_delete, self._bucket, self._prefix + name)
+            self._patient(run, self.url)
+
+    def _patient(self, run: Callable[[], _T], where: str) -> _T:
+        return _patient(run, where, known=self._known, patient=waits())
 
     def _put(self, name: str, data: bytes, **conditions: str) -> Any:
         from botocore.exceptions import ClientError
@@ -215,11 +224,15 @@ class S3Folder:
                         raise _BrokenBodyError(f"{len(data)} of {length} bytes came")
                     os.pwrite(file.fileno(), data, start)
 
-                _patient(run, where)
+                self._patient(run, where)
 
             with ThreadPoolExecutor(PARALLEL) as pool:
-                for _ in pool.map(part, range(0, size, PART_BYTES)):
-                    pass
+                parts = [
+                    pool.submit(copy_context().run, part, start)  # the context says whether to wait
+                    for start in range(0, size, PART_BYTES)
+                ]
+                for done in parts:
+                    done.result()
 
 
 class _BrokenBodyError(Exception):
@@ -229,11 +242,19 @@ class _BrokenBodyError(Exception):
 _REFUSED = object()  # the name was taken
 
 
-def _patient(run: Callable[[], _T], where: str) -> _T:
-    """Run a request, again and again while the server is unwell; raise our own errors, in one line each."""
+def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient: bool = True) -> _T:
+    """Run a request, again and again while the server is unwell; raise our own errors, in one line each.
+
+    Args:
+        run: the request.
+        where: what it is about, for people.
+        known: the address is right, since others have used it.
+        patient: wait for a server that is away.
+    """
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
+        ConnectTimeoutError,
         EndpointConnectionError,
         HTTPClientError,
         NoCredentialsError,
@@ -241,37 +262,47 @@ def _patient(run: Callable[[], _T], where: str) -> _T:
     )
     from urllib3.exceptions import HTTPError
 
-    refused: float | None = None  # since when connections are
-    failed = 0
+    since: float | None = None  # when the first try began that failed
+    broken = 0
     for attempt in itertools.count():
+        asked = time.monotonic()
         try:
             answer = run()
-            _heard.set()
-            return answer
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise ConfigError(
                 f"{where}: no credentials for S3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        except EndpointConnectionError as error:
-            last: Exception = error
-            refused = refused or time.monotonic()
-            if time.monotonic() - refused > (RESTART_SECONDS if _heard.is_set() else UNKNOWN_SECONDS):
-                raise AwayError(
-                    f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
-                ) from error
         except ClientError as error:
-            last = error
+            last: Exception = error
             _judge(error, where)
         except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last = error
-        if not isinstance(last, EndpointConnectionError):
-            refused, failed = None, failed + 1
-        if failed >= ATTEMPTS:
+        else:
+            _heard.set()
+            _outage.answered()
+            return answer
+        since = since or asked
+        broken += isinstance(last, _BrokenBodyError)
+        _outage.failed(since, _short(last))
+        if not (_heard.is_set() or known) and isinstance(last, EndpointConnectionError | ConnectTimeoutError):
+            if time.monotonic() - since > UNKNOWN_SECONDS:
+                raise AwayError(
+                    f"{where}: the S3 server does not answer; check the network and AWS_ENDPOINT_URL"
+                ) from last
+        elif broken >= ATTEMPTS:
             raise AwayError(
-                f"{where}: the S3 server failed {ATTEMPTS} times ({_short(last)}); try again later"
+                f"{where}: the S3 server gave {ATTEMPTS} broken answers ({_short(last)}); try again later"
+            ) from last
+        elif time.monotonic() - since > (limit := outage_seconds() if patient and not stopping() else BRIEF_SECONDS):
+            raise AwayError(
+                f"{where}: the S3 server is away for {duration(limit)} ({_short(last)}); start it again when it is back"
             ) from last
         _pause(attempt)
     raise AssertionError("unreachable")
+
+
+def _delete(bucket: str, key: str) -> None:
+    _client().delete_object(Bucket=bucket, Key=key)
 
 
 def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
@@ -284,14 +315,18 @@ def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
 def _judge(error: Any, where: str) -> None:
     """Raise what makes no sense to try again."""
     code = _code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    if status < 500:
+        _heard.set()
+        _outage.answered()
     if code in _MISSING:
         raise DataError(f"{where}: no such object") from error
     if code in _TAKEN:  # the version that was being read is gone
         raise _BrokenBodyError("it was replaced meanwhile") from error
     if code in _ADVICE:
         raise ConfigError(f"{where}: {_ADVICE[code]}") from error
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    if 400 <= status < 500 and status not in (408, 409, 429) and code not in (_CHANGED, "RequestTimeout", "BadDigest"):
+    passing = status in (408, 409, 429) or code in (_CHANGED, "RequestTimeout", "BadDigest")
+    if (400 <= status < 500 or status == 501) and not passing:  # 501: the server cannot do this
         raise ConfigError(f"{where}: the S3 server refuses the request ({_short(error)})") from error
 
 
@@ -322,6 +357,7 @@ def _crc_file(path: Path) -> int:
     return crc
 
 
+_outage = Outage("S3 server", warn)
 _heard = threading.Event()  # whether the server ever answered: then it will come back
 _lock = threading.Lock()
 _clients: dict[int, Any] = {}

@@ -51,6 +51,14 @@ class World:
         dist.all_reduce(found)
         return bool(found)
 
+    def any_of(self, *flags: bool) -> tuple[bool, ...]:
+        """Say of each flag whether it is set on any rank."""
+        if self.size == 1:
+            return flags
+        found = torch.tensor([float(flag) for flag in flags])
+        dist.all_reduce(found)
+        return tuple(bool(flag) for flag in found)
+
     def tell(self, value: Any) -> Any:
         """Return the leader's value (plain data) on every rank."""
         if self.size == 1:

@@ -12,7 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from torch import Tensor, nn
+
 from effnet.arch.cost import count
+from effnet.data.loader import WaitedError
 from effnet.errors import BusyError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
 from effnet.machine import raise_if_broken
@@ -22,12 +25,12 @@ from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, lost_others
 from effnet.train.schedule import adapted, learning_rate, stage
-from effnet.train.state import Progress, Training, environment, prepare, resume, save
+from effnet.train.state import AbandonedError, Progress, Training, environment, prepare, resume, save
 from effnet.train.step import take_step
 
 
 class Stop:
-    """A request to stop, checked after every step."""
+    """A request to stop, looked at at every block of the network; by several ranks, after every step."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -110,6 +113,10 @@ def _train(
         if not training.progress.step:
             for note in adapted(training.spec.recipe, training.steps_per_epoch):
                 say(note)
+        if world.size == 1:  # ranks stop together, between two steps
+            _look_often(training, stop)
+        if usage := training.progress.unjudged:
+            _judge(training, training.progress.step // training.steps_per_epoch - 1, usage, stop)
         for epoch in _epochs_left(training):
             if until is not None and epoch >= until:
                 return None
@@ -149,19 +156,75 @@ def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
     training.network.dropout.p = now.dropout
     training.clock.begin()
     first_step = progress.step
-    for batch in training.clock.waiting(training.train_loader.epoch(epoch, first_step % steps, now.resolution)):
-        take_step(training, batch, now)
-        if progress.step % steps == 0:
-            break
-        if training.world.any(stop.reason is not None):
-            save(training)
-            raise StoppedError(f"run {training.folder.key}: {stop.reason}; stopped at step {progress.step}")
-        if recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
-            save(training)
-    usage = training.clock.usage((progress.step - first_step) * recipe.batch_size)
-    _end_epoch(training, epoch, usage)
+    batches = training.clock.waiting(training.train_loader.epoch(epoch, first_step % steps, now.resolution))
+    with _given_up(training, stop, "the step in progress is done again"):
+        for batch in batches:
+            take_step(training, batch, now)
+            if progress.step % steps == 0:
+                break
+            asked, due = training.world.any_of(stop.reason is not None, _is_due(training))
+            if asked:
+                save(training)
+                raise StoppedError(f"{_stopped(training, stop)}; nothing is lost")
+            if due:
+                save(training)
+    _judge(training, epoch, training.clock.usage((progress.step - first_step) * recipe.batch_size), stop)
     if training.world.any(stop.reason is not None) and epoch + 1 < recipe.epochs:
-        raise StoppedError(f"run {training.folder.key}: {stop.reason}; stopped after epoch {epoch + 1}")
+        raise StoppedError(f"{_stopped(training, stop)}, after epoch {epoch + 1}; nothing is lost")
+
+
+def _is_due(training: Training) -> bool:
+    """Say whether a checkpoint is due, by steps or by time; of ranks the leader's time counts."""
+    recipe = training.spec.recipe
+    if recipe.checkpoint_every and training.progress.step % recipe.checkpoint_every == 0:
+        return True
+    minutes = (time.monotonic() - training.saved) / 60
+    return bool(training.world.leads and recipe.checkpoint_minutes and minutes >= recipe.checkpoint_minutes)
+
+
+def _stopped(training: Training, stop: Stop) -> str:
+    reason = stop.reason or "asked to stop"
+    return f"run {training.folder.key}: {reason}; stopped at step {training.progress.step}"
+
+
+@contextmanager
+def _given_up(training: Training, stop: Stop, lost: str) -> Iterator[None]:
+    """Save what was whole before something was given up in the middle, and say what is done again."""
+    try:
+        yield
+    except AbandonedError as error:
+        save(training)
+        raise StoppedError(f"{_stopped(training, stop)}; {lost}") from error
+    except WaitedError as error:  # for data
+        if training.world.size > 1:  # the others wait for this rank
+            raise StoppedError(f"{_stopped(training, stop)}; it goes on from its last checkpoint") from error
+        save(training)
+        raise StoppedError(f"{_stopped(training, stop)}, while it waited for data; nothing is lost") from error
+
+
+def _look_often(training: Training, stop: Stop) -> None:
+    """Look for a request to stop at every block of the network, forward and backward: a step may take minutes."""
+
+    def look() -> None:
+        if stop.reason is not None:
+            raise AbandonedError
+
+    def after(_block: nn.Module, _given: object, found: Tensor) -> None:
+        look()
+        if found.requires_grad:
+            found.register_hook(lambda _gradient: look())  # type: ignore[no-untyped-call]
+
+    training.look = look
+    for network in {training.network, training.judged}:
+        for block in network.blocks:
+            block.register_forward_hook(after)
+
+
+def _judge(training: Training, epoch: int, usage: Mapping[str, float], stop: Stop) -> None:
+    """End an epoch (counted from 0); where that is given up in the middle, it is done again later."""
+    training.progress.unjudged = dict(usage)
+    with _given_up(training, stop, f"epoch {epoch + 1} is judged again"):
+        _end_epoch(training, epoch, usage)
 
 
 def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> None:
@@ -178,6 +241,7 @@ def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> No
     world.copy_from_leader(training.judged)
     scores = evaluate(training.judged, training.spec.architecture, training.minival_loader, training.device, world.sum_)
     _keep_best(progress, epoch, scores)
+    progress.unjudged = None
     training.loss_sum.zero_()
     rate = learning_rate(training.spec.recipe, progress.step - 1, training.steps_per_epoch)
     training.journal.append(
@@ -194,7 +258,7 @@ def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> No
             "seconds": training.seconds,
         },
     )
-    save(training)
+    save(training, anew=True)
 
 
 def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build
 from effnet.models.weights import load_weights
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
-from effnet.store import sha256_file
+from effnet.store import remove_folder, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, synchronize_norms
 from effnet.train.journal import Journal
@@ -27,6 +28,26 @@ from effnet.train.optim import Optimizer
 from effnet.train.usage import Clock
 
 EVALUATION_BATCH = 256
+
+
+class AbandonedError(Exception):
+    """A step or a judgement was given up in the middle, since the training is to stop; what was before it is whole."""
+
+
+class Buffers:
+    """The statistics of batch norms, which a forward pass changes, as they were before it."""
+
+    def __init__(self, network: Network) -> None:
+        self._now = list(network.buffers())
+        self._kept = [buffer.clone() for buffer in self._now]
+
+    def keep(self) -> None:
+        """Keep them as they are now."""
+        torch._foreach_copy_(self._kept, self._now)
+
+    def put_back(self) -> None:
+        """Have them as they were kept."""
+        torch._foreach_copy_(self._now, self._kept)
 
 
 @dataclass
@@ -37,8 +58,13 @@ class Progress:
     loss_sum: float = 0.0  # over the images of the current epoch so far
     best_epoch: int = 0
     best_step: int = 0
+    unjudged: dict[str, float] | None = None  # usage in an epoch whose last step is done, and which is not judged yet
     best: tuple[float, float, float] = (-1.0, 0.0, math.inf)  # minival top-1, top-5, loss
     seconds: float = 0.0  # of earlier processes
+
+
+def _go_on() -> None:
+    pass
 
 
 @dataclass
@@ -57,8 +83,11 @@ class Training:
     warn: Callable[[str], None]
     bfloat16: bool
     loss_sum: torch.Tensor  # float64, on the device: of this rank's images of the epoch
+    buffers: Buffers
     micro_batch: int  # images of a rank that go through the network at a time
     progress: Progress = field(default_factory=Progress)
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or it began
+    look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
 
     @property
     def device(self) -> torch.device:
@@ -103,6 +132,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         "cache": folder.store.cache,
     }
     return Training(
+        buffers=Buffers(network),
         folder=folder,
         spec=spec,
         world=world,
@@ -174,8 +204,13 @@ def environment(training: Training) -> dict[str, str]:
     }
 
 
-def save(training: Training) -> None:
-    """Write a checkpoint, from the leader; the others go on when it is there."""
+def save(training: Training, *, anew: bool = False) -> None:
+    """Write a checkpoint, from the leader; the others go on when it is there.
+
+    Args:
+        training: whose state is whole, between two steps.
+        anew: write it even if there is one of this step, which was written before the epoch was judged.
+    """
     training.world.sum_(training.loss_sum)
     training.progress.loss_sum = float(training.loss_sum)
     if not training.world.leads:
@@ -191,9 +226,12 @@ def save(training: Training) -> None:
         if training.optimizer.average:
             state["network"] = training.network.state_dict()
         folder = training.folder.checkpoints
+        if anew:
+            remove_folder(folder / f"step-{training.progress.step}")
         checkpoint.save(folder, training.progress.step, training.judged.state_dict(), state)
         checkpoint.prune(folder, training.progress.best_step)
     training.world.tell(None)
+    training.saved = time.monotonic()
 
 
 def _usable_steps(checkpoints: Path, world: World) -> set[int]:

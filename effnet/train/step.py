@@ -14,7 +14,7 @@ from effnet.data.policies import Mixed, augment_batch, mix_batch
 from effnet.models.build import Noise
 from effnet.models.preprocess import normalize
 from effnet.train.schedule import Stage, ema_decay, learning_rate
-from effnet.train.state import Training
+from effnet.train.state import AbandonedError, Training
 
 _DEPTH, _FEATURES = 0xD0, 0xD1  # streams of random numbers
 
@@ -22,16 +22,21 @@ _DEPTH, _FEATURES = 0xD0, 0xD1  # streams of random numbers
 def take_step(training: Training, batch: Batch, stage: Stage) -> None:
     """Take one step; the loss is added up where the network is, so that nothing waits for it.
 
-    What does not fit into the device's memory is cut in half until it does; the weights see the same batch.
+    What does not fit into the device's memory is cut in half until it does; the weights see the same batch. A step that
+    is given up in the middle leaves nothing behind.
     """
     recipe, step = training.spec.recipe, training.progress.step
     images, labels, noise = _inputs(training, batch, stage)
+    training.buffers.keep()
     while True:
         try:
             loss_sum = _backward(training, images, labels, noise)
             break
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, AbandonedError) as error:
             training.network.zero_grad(set_to_none=True)
+            training.buffers.put_back()
+            if isinstance(error, AbandonedError):
+                raise
             if training.micro_batch <= 1 or training.world.size > 1:
                 raise  # ranks would no longer agree on how often their batch norms meet
             training.micro_batch = -(-min(training.micro_batch, len(labels)) // 2)
@@ -76,6 +81,7 @@ def _backward(training: Training, mixed: Mixed, labels: Tensor, noise: Noise) ->
     """Return the sum of the images' losses, after adding their gradients to the weights'."""
     recipe, total = training.spec.recipe, torch.zeros_like(training.loss_sum)
     for first in range(0, len(labels), training.micro_batch):
+        training.look()
         part = slice(first, first + training.micro_batch)
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
             logits = training.network(mixed.images[part], Noise(noise.depth[part], noise.features[part]))

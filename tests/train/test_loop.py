@@ -98,6 +98,69 @@ def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: Ru
     assert same_course(finished, run_folder)
 
 
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        (2, "stopped at step 0; the step in progress is done again"),  # in its way forward
+        (85, "stopped at step 10; the step in progress is done again"),  # in its way back
+        (87, "stopped at step 11; nothing is lost"),
+        (264, "stopped at step 33; epoch 1 is judged again"),
+    ],
+)
+def test_stopped_in_the_middle_goes_on_to_the_bit(
+    finished: RunFolder, run_folder: RunFolder, looks: int, told: str
+) -> None:
+    with pytest.raises(StoppedError, match=f"asked to stop; {told}$"):
+        train(run_folder, StopAt(looks))
+    train(run_folder)
+    assert same_course(finished, run_folder)
+
+
+def test_sigterm_does_not_wait_for_the_end_of_a_long_step(finished: RunFolder, run_folder: RunFolder) -> None:
+    slow = (
+        "import sys, time; from pathlib import Path\n"
+        "from effnet.models import blocks; from effnet.train import __main__\n"
+        "real = blocks.Residual.forward\n"
+        "def forward(*all): Path(sys.argv[1], 'begun').touch(); time.sleep(6); return real(*all)\n"
+        "blocks.Residual.forward = forward; from effnet.process import child_main; child_main(__main__.main)"
+    )
+    command = [sys.executable, "-c", slow, str(run_folder.path)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (run_folder.path / "begun").exists():
+        time.sleep(0.01)
+    started = time.monotonic()
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - started < 15  # of the 18 s that the blocks alone take forward
+    assert process.returncode == 75
+    assert told.splitlines()[-1].endswith("asked to stop; stopped at step 0; the step in progress is done again")
+    train(run_folder)
+    assert same_course(finished, run_folder)
+
+
+def test_checkpoints_are_written_by_time(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = run_folder.spec()
+    recipe = spec.recipe.model_copy(update={"checkpoint_every": 0, "epochs": 1, "checkpoint_minutes": 1e-4})
+    folder = RunFolder.create(run_folder.store, spec.model_copy(update={"recipe": recipe}))
+    written: list[int] = []
+    real = loop.save
+
+    def note(training: Training, **how: bool) -> None:
+        written.append(training.progress.step)
+        real(training, **how)
+
+    monkeypatch.setattr(loop, "save", note)
+    train(folder)
+    assert len(written) > 3
+    assert written[-1] == 33
+
+
+def test_how_often_a_checkpoint_is_written_is_no_part_of_what_a_run_is(run_folder: RunFolder) -> None:
+    spec = run_folder.spec()
+    recipe = spec.recipe.model_copy(update={"checkpoint_minutes": 1.0})
+    assert spec.model_copy(update={"recipe": recipe}).key() == spec.key()
+
+
 @pytest.mark.parametrize("lines", [1, 2])
 def test_killed_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, lines: int) -> None:
     process = subprocess.Popen([sys.executable, "-m", "effnet.train", str(run_folder.path)], env=environment())
