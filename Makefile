@@ -14,7 +14,7 @@ faults: .venv/installed
 pictures: .venv/installed
 	$(BIN)/python docs/pictures.py
 
-.PHONY: audit faults pictures demo test lint format clean
+.PHONY: audit faults pictures demo newest test lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -33,6 +33,15 @@ lint: .venv/installed
 audit: .venv/installed
 	$(BIN)/python .ci/audit.py
 
+# Once a week: what pip installs without constraints.txt must work, or be bounded. The build of torch that was tested stays,
+# because the newest one brings gigabytes (NEWEST_TORCH= to try it as well).
+NEWEST_TORCH ?= torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+newest: .venv/installed
+	rm -rf .venv-newest
+	$(BIN)/uv venv --quiet --python $(BIN)/python .venv-newest
+	$(BIN)/uv pip install --quiet --python .venv-newest/bin/python . $(NEWEST_TORCH)
+	.venv-newest/bin/python .ci/newest.py
+
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -44,4 +53,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .effnet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-newest .effnet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -45,7 +45,7 @@ def main() -> None:
         with (options.folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(worker, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            with connected(url):
+            with connected(url, login=api.login):
                 time.sleep(15)  # the worker is up
                 print(json.dumps(_overhead(options.folder, options.rounds) | _recovery(options.folder, options.kills)))
         finally:

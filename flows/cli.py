@@ -78,6 +78,9 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
         return
     for server in found:
         click.echo(f"{server.name:8} {server.url}")
+        if server.name == servers.PREFECT.name:
+            page, login = servers.login_page(root.root), servers.login_path(root.root)
+            click.echo(f"         asks for a login, once: open {page.as_uri()}, or paste what is in {login}")
     click.echo(f"Stop them with: effnet down{_option(store)}")
 
 
@@ -203,7 +206,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
         flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
-        with connected(url, api.pages, patient=not api.in_store):
+        with connected(url, api.pages, login=api.login, patient=not api.in_store):
             if api.in_store:
                 with root.building(settings.family):  # so none of its runs can be running
                     crash_stale_runs(flow.name, settings.family)

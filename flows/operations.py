@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def deploy(
     from tasks.deployment import FLOWS_POOL, TRAININGS_POOL
     from tasks.deployment import deploy as register
     from tasks.prefect_setup import configured_api, connected
-    from tasks.servers import PrefectApi, running
+    from tasks.servers import PrefectApi, login_path, running
 
     pairs = dict(_pair(text) for text in settings)
     folder = Path(store).absolute()
@@ -56,8 +57,8 @@ def deploy(
     if not configured_api() and "prefect" not in servers:
         raise ConfigError("no Prefect server to deploy to; start one with `effnet up`, or set PREFECT_API_URL")
     with PrefectApi(folder, configured_api()) as api:
-        url = api.url()
-        with connected(url):
+        url, login = api.url(), api.login
+        with connected(url, login=login):
             there = home or str(project.absolute())
             found = register(project.absolute(), pool_type, pairs, str(folder), there, crashed_after)  # type: ignore[arg-type]
     if as_json:
@@ -66,7 +67,9 @@ def deploy(
     width = max(len(each.name) for each in found)
     for each in found:
         click.echo(f"{each.name:{width}}  {each.pool:{len(TRAININGS_POOL)}}  {each.schedule}".rstrip())
-    prefect = f"PREFECT_API_URL={url} {shutil.which('prefect') or Path(sys.executable).with_name('prefect')}"
+    # Read from its file, so that it is in no log and in no list of processes.
+    auth = f'PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(login_path(folder)))})" ' if login else ""
+    prefect = f"PREFECT_API_URL={url} {auth}{shutil.which('prefect') or Path(sys.executable).with_name('prefect')}"
     click.echo(f"\nStart workers, on any machine that reaches {url}:")
     for pool in (FLOWS_POOL, TRAININGS_POOL):
         click.echo(f"  {prefect} worker start --pool {pool}")

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -113,11 +114,12 @@ def _make_pool(client: Any, name: str, pool_type: str, template: dict[str, Any] 
 def _register(project: Path, store: str, home: str) -> None:
     from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
+    api = get_current_settings().api
+    login = {"PREFECT_API_AUTH_STRING": api.auth_string.get_secret_value()} if api.auth_string else {}
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=project,
-        env=os.environ | {"PREFECT_API_URL": str(url), "EFFNET_STORE": store, "EFFNET_HOME": home},
+        env=os.environ | login | {"PREFECT_API_URL": str(api.url), "EFFNET_STORE": store, "EFFNET_HOME": home},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -204,6 +206,31 @@ def _ours(client: Any) -> list[Any]:
         for each in client.read_deployments()
         if each.work_pool_name in (FLOWS_POOL, TRAININGS_POOL) and (each.entrypoint or "").startswith("flows.")
     ]
+
+
+def active_schedules(client: Any) -> dict[str, int]:
+    """Return how many runs are scheduled by every active schedule of our deployments, by `flow/deployment when`."""
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    found = {}
+    for each in (each for each in _ours(client) if not each.paused):
+        runs = client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[each.id])),
+            flow_run_filter=FlowRunFilter(state=scheduled),
+        )
+        makers = Counter(run.created_by.id for run in runs if run.created_by)
+        for schedule in (schedule for schedule in each.schedules if schedule.active):
+            name = f"{client.read_flow(each.flow_id).name}/{each.name} ({_schedule([schedule]) or schedule.id})"
+            found[name] = makers[schedule.id]
+    return found
 
 
 def _deployed(client: Any, deployments: Sequence[Any]) -> list[Deployed]:

@@ -32,7 +32,11 @@ FLOORS = {
     "boto3": ("1.40", "earlier ones lack conditional writes"),
     "safetensors": ("0.5", "earlier ones are not tested"),
 }
-CEILINGS = {"fastapi": ("0.151", "Prefect 3.8's server does not start with it")}
+# As in pyproject.toml: whoever upgraded past them did so against pip's advice.
+CEILINGS = {
+    "fastapi": ("0.151", "Prefect 3.8's server does not start with it"),
+    "sqlalchemy": ("2.1", "Prefect 3.8's scheduler schedules nothing with it"),
+}
 MIN_FREE_GB = 10.0
 MAX_SKEW_SECONDS = 60.0  # S3 refuses requests from clocks 15 minutes off; leases and logs suffer before
 SECONDS = 5.0  # that a server may take to answer
@@ -61,7 +65,7 @@ def examine(store: str, gpus: int = 0) -> Iterator[Finding]:
     yield from _disk(folder)
     if is_remote(store):
         yield _guarded("S3", lambda: _s3(store))
-    yield from _prefect()
+    yield from _prefect(Path(store))
     yield from _mlflow()
     yield _gpus(gpus)
 
@@ -127,15 +131,49 @@ def _guarded(check: str, run: Callable[[], Finding]) -> Finding:
         return Finding(check, "error", str(error), "see the message")
 
 
-def _prefect() -> Iterator[Finding]:
+def _prefect(store: Path) -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
+    from tasks import servers
+
     api = get_current_settings().api
-    if not api.url:
+    here = [server.url for server in servers.running(store) if server.name == servers.PREFECT.name]
+    if not api.url and not here:
         yield Finding("Prefect", "ok", "no server configured: one is started for every flow")
         return
+    url = (api.url or f"{here[0]}/api").rstrip("/")
     login = api.auth_string.get_secret_value() if api.auth_string else ""
-    yield from _server("Prefect", api.url.rstrip("/") + "/admin/version", login, "prefect", "PREFECT_API_AUTH_STRING")
+    if url in [f"{each}/api" for each in here]:
+        login = servers.login(store)
+    findings = list(_server("Prefect", f"{url}/admin/version", login, "prefect", "PREFECT_API_AUTH_STRING"))
+    yield from findings
+    if findings[0].level != "error":
+        yield from _schedules(url, login)
+
+
+def _schedules(url: str, login: str) -> Iterator[Finding]:
+    from prefect.client.orchestration import get_client
+
+    from tasks.deployment import active_schedules
+    from tasks.prefect_setup import connected
+
+    try:
+        with connected(url, login=login), get_client(sync_client=True) as client:
+            runs = active_schedules(client)
+    except Exception as error:
+        yield Finding("schedules", "error", f"{_bare(url)}: {error}".splitlines()[0], "see the server's log")
+        return
+    silent = sorted(name for name, scheduled in runs.items() if not scheduled)
+    if silent:
+        yield Finding(
+            "schedules",
+            "error",
+            f"no run is scheduled of {', '.join(silent)}",
+            "a minute after `effnet deploy` there should be: look into the server's log, and whether its machine has "
+            f"sqlalchemy older than {CEILINGS['sqlalchemy'][0]}",
+        )
+    elif runs:
+        yield Finding("schedules", "ok", f"{len(runs)} active, {sum(runs.values())} runs scheduled")
 
 
 def _mlflow() -> Iterator[Finding]:

@@ -35,8 +35,10 @@ from tasks.placement import Order
 
 FLOW = "run_job"
 POLL_SECONDS = 1.0
-ATTEMPTS = 5  # of a job that gets no further: its machine vanishes, or its run is held elsewhere
+ATTEMPTS = 5  # of a job that gets no further: its machine vanishes
 SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long is taken for dead
+DEAD_SECONDS = 3 * BEAT_SECONDS  # one that is marked as crashed, and says nothing for so long, is dead
+BUSY_SECONDS = 30.0  # between looks whether a run that another process holds is free
 UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
 STOP_SECONDS = 60.0  # cancelled jobs have this long to write their checkpoints
 
@@ -77,6 +79,9 @@ class _Running:
     looked: float = 0.0  # at what it sent
     progress: int = 0  # bytes of journals when the attempt began
     warned: bool = False
+    found: bool = False  # was started by an earlier parent: how that one ended is no try of this one
+    doubted: float = 0.0  # since when it is said to have crashed
+    busy_until: float = 0.0  # its runs are held elsewhere: that one is waited for
 
     @property
     def run(self) -> UUID:
@@ -183,6 +188,8 @@ class _Pool:
                 raise
             parts.append(_Part(run.id))
             if run.state is not None and run.state.is_final() and not run.state.is_completed():
+                if run.state.is_crashed() and job.machines == 1:  # which its own pulse may deny
+                    return _Running(job, name, tries, parts, progress=self._progress(job), found=True)
                 self._end(parts, "another machine's part ended before")
                 return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
         return _Running(job, name, tries, parts, progress=self._progress(job))
@@ -208,22 +215,17 @@ class _Pool:
         Raises:
             EffnetError: if it failed, or ended without a result too often.
         """
+        if each.busy_until:
+            return self._wait_for_other(each)
         states = [self._state(part) for part in each.parts]
         if all(state.is_completed() for state in states):
-            self._collect(each, results=True)
-            if all(map(self._fulfilled, each.job.orders)):
+            if self._is_handed_back(each):
                 return None
             return self._again(each, "Lost", "it ended well, but its results are not there")
-        if any(state.is_final() and not state.is_completed() for state in states):
-            cancelled = any(state.is_cancelled() for state in states)
-            self._end(each.parts, "another machine's part ended")
-            if cancelled:
-                raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
-            state = min((self._state(part) for part in each.parts), key=_gravity)
-            return self._again(each, state.name, state.message or "no reason was given")
-        if any(state.is_running() for state in states) and time.monotonic() - each.looked > BEAT_SECONDS:
-            each.looked = time.monotonic()
-            self._collect(each, results=False)
+        if bad := [(part, state) for part, state in zip(each.parts, states, strict=True) if _ended_badly(state)]:
+            return self._look_at_bad_end(each, bad)
+        if any(state.is_running() for state in states):
+            self._follow(each)
         for part, state in zip(each.parts, states, strict=True):
             if state.is_running() and self._silent(part):
                 self._crash(part)
@@ -231,12 +233,44 @@ class _Pool:
                 self._tell_if_untaken(each, part)
         return each
 
+    def _look_at_bad_end(self, each: _Running, bad: Sequence[tuple[_Part, Any]]) -> _Running | None:
+        """Do as `_look` does for a job of which parts ended badly, or were only said to have crashed."""
+        if crashed := all(state.is_crashed() for _, state in bad):
+            each.doubted = each.doubted or time.monotonic()
+            if all(self._lives(part) for part, _ in bad):
+                if not each.warned and time.monotonic() - each.doubted > DEAD_SECONDS:
+                    each.warned = True
+                    self._warn(f"{each.name}: said to have crashed ({bad[0][1].message}), but it lives; waiting for it")
+                self._follow(each)
+                return each
+        if crashed and self._is_handed_back(each):
+            return None
+        self._end(each.parts, "another machine's part ended")
+        if any(state.is_cancelled() for _, state in bad):
+            raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
+        state = min((self._state(part) for part in each.parts), key=_gravity)
+        return self._again(each, state.name, state.message or "no reason was given")
+
+    def _follow(self, each: _Running) -> None:
+        """Fetch what the job has sent meanwhile."""
+        if time.monotonic() - each.looked > BEAT_SECONDS:
+            each.looked = time.monotonic()
+            self._collect(each, results=False)
+
+    def _is_handed_back(self, each: _Running) -> bool:
+        self._collect(each, results=True)
+        return all(map(self._fulfilled, each.job.orders))
+
     def _again(self, each: _Running, name: str, reason: str) -> _Running:
         reason = reason.removeprefix("Flow run encountered an exception: ")
         kind = _NAMES.get(name, RunFailedError)
         if name == "Failed" or kind in (ConfigError, DataError):
             raise kind(f"{each.name}: {reason} (job {each.run} on work pool {self._compute.work_pool})")
-        further = self._progress(each.job) > each.progress
+        if kind is BusyError:
+            self._warn(f"{each.name}: {reason}; waiting for that one (job {each.run})")
+            each.busy_until = time.monotonic() + BUSY_SECONDS
+            return each
+        further = each.found or self._progress(each.job) > each.progress
         if not further and each.tries >= ATTEMPTS:
             raise kind(
                 f"{each.name}: {reason}, {each.tries} times (work pool {self._compute.work_pool}, last job "
@@ -245,6 +279,14 @@ class _Pool:
         self._warn(f"{each.name}: {name.lower()} ({reason}); started again, it goes on from its last checkpoint")
         job = each.job.model_copy(update={"attempt": each.job.attempt + 1})
         return self._submit(job, 1 if further else each.tries + 1)
+
+    def _wait_for_other(self, each: _Running) -> _Running | None:
+        """Wait for a process that holds the runs of a job: that it holds them proves that it lives."""
+        if time.monotonic() < each.busy_until:
+            return each
+        if self._is_handed_back(each):
+            return None
+        return self._submit(each.job.model_copy(update={"attempt": each.job.attempt + 1}), each.tries)
 
     def _fulfilled(self, order: Order) -> bool:
         """Say whether the runs have what was ordered."""
@@ -268,9 +310,18 @@ class _Pool:
 
     def _silent(self, part: _Part) -> bool:
         """Say whether a running job has said nothing for so long that it must be dead."""
-        now = time.monotonic()
         if not part.began:
-            part.began, part.heard = True, now
+            part.began, part.heard = True, time.monotonic()
+        self._listen(part)
+        return time.monotonic() - part.heard > SILENT_SECONDS
+
+    def _lives(self, part: _Part) -> bool:
+        """Say whether a job that is marked as crashed was heard a moment ago."""
+        self._listen(part)
+        return part.pulse is not None and time.monotonic() - part.heard <= DEAD_SECONDS
+
+    def _listen(self, part: _Part) -> None:
+        now = time.monotonic()
         if now - part.looked > BEAT_SECONDS:  # it says nothing more often
             part.looked = now
             try:
@@ -279,7 +330,6 @@ class _Pool:
                 pulse, part.heard = part.pulse, now
             if pulse != part.pulse:
                 part.pulse, part.heard = pulse, now
-        return now - part.heard > SILENT_SECONDS
 
     def _collect(self, each: _Running, *, results: bool) -> None:
         if not each.job.shared:
@@ -350,6 +400,10 @@ class _Pool:
                 f"compute.work_pool: no deployment {name} on the Prefect server; name a pool "
                 "of prefect.yaml, and register it with `effnet deploy`"
             ) from error
+
+
+def _ended_badly(state: Any) -> bool:
+    return bool(state.is_final() and not state.is_completed())
 
 
 def _gravity(state: Any) -> int:

@@ -36,17 +36,19 @@ def configured_api() -> str | None:
 
 
 @contextlib.contextmanager
-def connected(url: str, pages: str | None = None, *, patient: bool = False) -> Iterator[None]:
+def connected(url: str, pages: str | None = None, *, login: str | None = None, patient: bool = False) -> Iterator[None]:
     """Let the flows in the block report to the Prefect API at `url`; nothing is left to send when the block ends.
 
     Args:
         url: of the API.
         pages: where links to its pages lead, if it is elsewhere.
+        login: of the server, instead of what the user's settings say.
         patient: wait for minutes while the server is away or unwell: a server that others run comes back.
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_CLIENT_RETRY_EXTRA_CODES,
@@ -57,6 +59,8 @@ def connected(url: str, pages: str | None = None, *, patient: bool = False) -> I
     settings: dict[Any, Any] = {PREFECT_API_URL: url}
     if pages:
         settings[PREFECT_UI_URL] = pages
+    if login:
+        settings[PREFECT_API_AUTH_STRING] = login
     if patient:  # waits of 2, 4, 8 … s: over four minutes; 500 is what a server without its database answers
         settings |= {PREFECT_CLIENT_MAX_RETRIES: 7, PREFECT_CLIENT_RETRY_EXTRA_CODES: {500}}
     with temporary_settings(settings):

@@ -7,13 +7,16 @@ there is, or one of its own that ends with it.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,9 +29,10 @@ from effnet.process import PARENT_PIPE
 from effnet.runs import read_value
 from effnet.store import Store, hold, publish
 from effnet.values import Value
+from tasks.prefect_server import LOGIN_PAGE
 
 HOST = "127.0.0.1"  # no server of ours is reachable from another machine
-START_SECONDS = 120.0  # a first start on a slow machine makes the database: 14 s measured, many times that under load
+START_SECONDS = 240.0  # a first start makes the database: 14 s on a quiet machine, over 120 s seen under load
 STOP_SECONDS = 15.0
 PORTS_TRIED = 100
 
@@ -94,6 +98,7 @@ def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None
                 del found[kind.name]
             _note(root, found.values())
             raise
+        _write_login_page(root, found[PREFECT.name].url)
     return [found[kind.name] for kind in KINDS]
 
 
@@ -140,6 +145,14 @@ class PrefectApi:
         """Where `effnet up` will show this server's pages once the server of its own has ended; else None."""
         return f"http://{HOST}:{PREFECT.port}" if self._process else None
 
+    @property
+    def login(self) -> str | None:
+        """The login, where the server is the store's; None: the user's settings have it, if there is one."""
+        theirs = self.configured and all(
+            self.configured.rstrip("/") != f"{server.url}/api" for server in running(self.root)
+        )
+        return None if theirs else login(self.root)
+
     def __enter__(self) -> PrefectApi:
         if self.configured:
             return self
@@ -153,7 +166,7 @@ class PrefectApi:
         self._own_url = f"http://{HOST}:{port}"
         with _log(self.root, "prefect-temporary").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.temporary_server", str(port)],
+                [sys.executable, "-m", "tasks.prefect_server", str(port)],
                 stdin=subprocess.PIPE,  # its end tells the server that this process is gone
                 stdout=log,
                 stderr=log,
@@ -183,12 +196,64 @@ class PrefectApi:
             process = self._process
             _wait_until_healthy(PREFECT, self._own_url, lambda: process.poll() is None, self.root, "prefect-temporary")
             self._starting.close()
-        url = self.configured or f"{self._own_url}/api"
-        if not _answers(f"{url.rstrip('/')}/health", seconds=10):
+        url = (self.configured or f"{self._own_url}/api").rstrip("/")
+        if not _answers(f"{url}/health", seconds=10):
             raise ConfigError(
                 f"Prefect server {url}: does not answer; start it, or unset PREFECT_API_URL to have one started here"
             )
+        if self.configured and not self.login and _status(f"{url}/admin/version", 10, _credentials()) in (401, 403):
+            raise ConfigError(
+                f"Prefect server {url}: refuses the login; set PREFECT_API_AUTH_STRING (of a server of your own) or "
+                "PREFECT_API_KEY (of Prefect Cloud) to the right one"
+            )
         return url
+
+
+def _credentials() -> str:
+    """Return the header by which the user's settings log in to the server that they name."""
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().api
+    if api.auth_string:
+        return "Basic " + base64.b64encode(api.auth_string.get_secret_value().encode()).decode()
+    return f"Bearer {api.key.get_secret_value()}" if api.key else ""
+
+
+def login_path(root: Path) -> Path:
+    """Return where the login of the store's Prefect server is kept, readable by its owner alone."""
+    return root / "prefect" / "login"
+
+
+def login(root: Path) -> str:
+    """Return the login of the store's Prefect server; make it if there is none.
+
+    Other users of this machine reach the server's port as well, and whoever can talk to it has what it knows started
+    by our workers.
+    """
+    path = login_path(root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        _write_private(path, f"effnet:{secrets.token_hex(16)}", os.O_EXCL)
+    return path.read_text()
+
+
+def login_page(root: Path) -> Path:
+    """Return the page that, opened in a browser on this machine, logs in to the store's Prefect server.
+
+    As Jupyter does it: so the login need not be printed, where it could end in a log.
+    """
+    return login_path(root).with_suffix(".html")
+
+
+def _write_login_page(root: Path, url: str) -> None:
+    there = f"{url}{LOGIN_PAGE}#{login(root)}"
+    page = f'<!doctype html><title>Prefect</title><meta http-equiv="refresh" content="0; {there}">'
+    _write_private(login_page(root), page, os.O_TRUNC)
+
+
+def _write_private(path: Path, text: str, flags: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "w") as file:
+        file.write(text)
 
 
 def mlflow_uri(root: Path) -> str:
@@ -198,7 +263,7 @@ def mlflow_uri(root: Path) -> str:
 
 def _launch(kind: Kind, port: int, root: Path) -> Server:
     commands = {
-        PREFECT.name: ["prefect", "server", "start", "--host", HOST, "--port", str(port)],
+        PREFECT.name: ["tasks.prefect_server", str(port)],
         MLFLOW.name: [
             *("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
             *("--backend-store-uri", mlflow_uri(root), "--default-artifact-root", (root / "artifacts").as_uri()),
@@ -220,17 +285,24 @@ def _launch(kind: Kind, port: int, root: Path) -> Server:
 
 def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
     base = os.environ | {"DO_NOT_TRACK": "true"}
+    hosts = [f"{host}:{port}" for host in (HOST, "localhost")]
+    pages = ",".join(f"http://{host}" for host in hosts)  # scripts of these alone may ask
     if kind is MLFLOW:
-        # Without this MLflow starts seven processes for jobs that a family has none of.
-        return base | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        return base | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes, for jobs that a family has none of
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": pages,
+        }
     home = root / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
     return base | {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": pages,
+        "PREFECT_SERVER_API_AUTH_STRING": login(root),
     }
 
 
@@ -277,11 +349,19 @@ def _wait_until_healthy(kind: Kind, url: str, alive: Callable[[], bool], root: P
 
 
 def _answers(url: str, seconds: float) -> bool:
+    return _status(url, seconds) == 200
+
+
+def _status(url: str, seconds: float, credentials: str = "") -> int | None:
+    """Return the status of a server's answer; None if there is none."""
+    request = urllib.request.Request(url, headers={"Authorization": credentials} if credentials else {})  # noqa: S310
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310 - an http address of ours
-            return bool(response.status == 200)
+        with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310 - an http address
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
     except (OSError, ValueError):
-        return False
+        return None
 
 
 def _end(server: Server) -> None:

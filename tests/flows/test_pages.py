@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tasks.servers import login, login_page
 from tests.tiny import clean_environment
 
 WAIT = 60_000  # milliseconds: these machines are slow
@@ -136,6 +138,21 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
     page.close()
 
 
+def prefect_page(browser: Browser, home: Path) -> Page:
+    """Open a page that has logged in as `effnet up` says."""
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page.goto(login_page(home / "store").as_uri())
+    page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=WAIT)
+    return page
+
+
+def test_prefect_asks_for_the_login(browser: Browser, servers: dict[str, str]) -> None:
+    page = browser.new_page()
+    page.goto(f"{servers['prefect']}/runs")
+    page.wait_for_url("**/login?redirect=/runs", timeout=WAIT)
+    page.close()
+
+
 def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict[str, str], home: Path) -> None:
     with sqlite3.connect(home / "store/prefect/prefect.db") as database:
         ((run,),) = database.execute(
@@ -145,7 +162,7 @@ def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict
         artifacts = dict(database.execute("select key, id from artifact order by created"))
     assert {"tiny-report", "tiny-members", "tiny-page"} <= artifacts.keys()
     assert any(key.startswith("tiny-train-members") for key in artifacts)
-    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page = prefect_page(browser, home)
     page.goto(f"{servers['prefect']}/runs/flow-run/{run}")
     for stage in ("search baseline", "study scaling", "fit coefficients", "register members", "write report"):
         expect(page.get_by_text(stage).first).to_be_visible(timeout=WAIT)
@@ -159,12 +176,13 @@ def test_prefects_form_has_the_configs_fields(browser: Browser, servers: dict[st
     done = subprocess.run(
         [sys.executable, "-c", make],
         cwd=home,
-        env=clean_environment() | {"PREFECT_API_URL": f"{servers['prefect']}/api"},
+        env=clean_environment()
+        | {"PREFECT_API_URL": f"{servers['prefect']}/api", "PREFECT_API_AUTH_STRING": login(home / "store")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page = prefect_page(browser, home)
     page.goto(f"{servers['prefect']}/deployments/deployment/{done.stdout.split()[-1]}/run")
     for words in ("folder that relative paths in the config begin at", "share held out of training to decide by"):
         expect(page.get_by_text(words).first).to_be_visible(timeout=WAIT)

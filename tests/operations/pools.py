@@ -10,16 +10,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tasks import prefect_setup
 from tasks.servers import PrefectApi
 from tests.tiny import clean_environment
 
 ROOT = Path(__file__).parents[2]
+logins: dict[str, str] = {}  # of the servers of `deployed`, by their address
+
+
+def connected(url: str) -> AbstractContextManager[None]:
+    """Let flows in the block report to the server of `deployed`."""
+    return prefect_setup.connected(url, login=logins.get(url))
 
 
 class Workers:
@@ -33,7 +41,8 @@ class Workers:
         """Start a worker that runs so many jobs at a time; return its scratch folder."""
         scratch = self.folder / name
         scratch.mkdir(parents=True, exist_ok=True)
-        settings = {
+        login = {"PREFECT_API_AUTH_STRING": logins[self.url]} if self.url in logins else {}
+        settings = login | {
             "PREFECT_API_URL": self.url,
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_HOME": str(scratch / "prefect"),
@@ -77,10 +86,11 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> It
     shutil.copytree(prefect_home, root / "prefect")
     with PrefectApi(root, None) as api:
         url = api.url()
+        logins[url] = str(api.login)
         done = subprocess.run(
             [sys.executable, "-m", "flows.cli", "deploy", "--store", str(root / "store"), "--project", str(ROOT)],
             cwd=ROOT,
-            env=clean_environment() | {"PREFECT_API_URL": url},
+            env=clean_environment() | {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": logins[url]},
             capture_output=True,
             text=True,
             check=False,

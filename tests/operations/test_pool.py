@@ -21,12 +21,11 @@ from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
 from tasks import interrupt, pool
 from tasks.placement import Order, carry_out
-from tasks.prefect_setup import connected
 from tasks.screen import Screen
 from tasks.sharding import shard_on_pool
 from tasks.tracking import Tracker
 from tasks.training import Work
-from tests.operations.pools import Workers, wait_until
+from tests.operations.pools import Workers, connected, wait_until
 
 POOL = "effnet-gpu"
 
@@ -346,3 +345,56 @@ def test_job_that_no_worker_takes_is_told(
     finally:
         interrupt._asked.clear()
     assert "no worker takes it; is one running? prefect worker start --pool effnet-gpu" in watched.warned[0]
+
+
+def test_job_that_is_wrongly_marked_as_crashed_is_waited_for(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "DEAD_SECONDS", 8.0)
+    workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    (order,) = train(store, longer(spec, 400, seed=12))
+    folder = RunFolder(store.runs / order.runs[0])
+    before = len(jobs(deployed))
+
+    def mark() -> None:
+        from prefect.states import Crashed
+
+        wait_until(lambda: folder.metrics_path.exists())
+        (job,) = jobs(deployed, "Running")
+        with connected(deployed), get_client(sync_client=True) as client:
+            client.set_flow_run_state(job, Crashed(message="nobody saw it"), force=True)  # type: ignore[arg-type]
+
+    marker = threading.Thread(target=mark)
+    marker.start()
+    watched.run(order)
+    marker.join()
+    assert watched.done == ["t0"]
+    assert len(jobs(deployed)) == before + 1
+    assert watched.warned in ([], ["t0: said to have crashed (nobody saw it), but it lives; waiting for it"])
+
+
+def test_run_that_another_process_holds_is_waited_for(
+    deployed: str, workers: Workers, store: Store, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "ATTEMPTS", 1)
+    monkeypatch.setattr(pool, "BUSY_SECONDS", 1.0)
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL))
+    (order,) = train(store, longer(spec, 2, seed=13))
+
+    def end_busy_twice() -> None:
+        from prefect.states import Failed
+
+        for number in (1, 2):
+            (job,) = wait_until(lambda: jobs(deployed, "Scheduled") or jobs(deployed, "Late"))
+            with connected(deployed), get_client(sync_client=True) as client:
+                client.set_flow_run_state(job, Failed(name="Busy", message="held"), force=True)  # type: ignore[arg-type]
+            wait_until(lambda number=number: len(watched.warned) == number)
+        workers.start(POOL, "one")
+
+    other = threading.Thread(target=end_busy_twice)
+    other.start()
+    watched.run(order)
+    other.join()
+    assert watched.done == ["t0"]
+    assert all(line.startswith("t0: held; waiting for that one (job ") for line in watched.warned)

@@ -23,7 +23,7 @@ from prefect_kubernetes.worker import KubernetesWorker
 
 from effnet.errors import ConfigError
 from tasks.deployment import POOL_TYPES, PoolType, pool_template
-from tasks.prefect_setup import connected
+from tests.operations.pools import connected
 from tests.s3_servers import MOTO
 
 ROOT = Path(__file__).parents[2]

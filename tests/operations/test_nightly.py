@@ -25,7 +25,7 @@ from prefect.events.actions import ChangeFlowRunState
 from effnet.store import Store
 from tasks import deployment, servers
 from tasks.prefect_setup import connected
-from tests.operations.pools import ROOT, kill_family, wait_until
+from tests.operations.pools import ROOT, kill_family, logins, wait_until
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 
 WINDOW = 40  # Prefect's beats are 30 s apart at least; a training takes longer than this
@@ -82,7 +82,8 @@ class Site:
     def read(self, ask: Callable[[Any], Any]) -> Any:
         """Ask the store's Prefect server something."""
         (url,) = (each.url for each in servers.running(self.folder / ".effnet") if each.name == "prefect")
-        with connected(f"{url}/api"), get_client(sync_client=True) as client:
+        login = servers.login(self.folder / ".effnet")
+        with connected(f"{url}/api", login=login), get_client(sync_client=True) as client:
             return ask(client)
 
 
@@ -126,15 +127,17 @@ def test_tutorial_as_printed_leads_to_runs_that_only_die_when_they_are_dead(site
     deployed = time.monotonic()
     (line,) = re.findall(r"^  (.* worker start --pool effnet)$", told, re.MULTILINE)
     (now,) = re.findall(r"^  (.* deployment run build_family/digits)$", told, re.MULTILINE)
-    assert re.sub(r"\S*/prefect|:\d+", "", line) == re.sub(r"\bprefect\b|:\d+", "", worker)
+    assert _bare(line) == _bare(worker)
 
     # Every active schedule has runs within a minute.
-    nightly = site.read(lambda client: client.read_deployment_by_name("build_family/digits").id)
-    wait_until(lambda: site.read(lambda client: _scheduled(client, nightly)), 60 - (time.monotonic() - deployed))
+    wait_until(lambda: all(site.read(deployment.active_schedules).values()), 60 - (time.monotonic() - deployed))
+    assert list(site.read(deployment.active_schedules)) == ["build_family/digits (0 3 * * *)"]
+    assert re.search(r"^ok  schedules   1 active, [1-9]\d* runs scheduled$", site.shell("effnet doctor"), re.MULTILINE)
 
     (site.folder / "foreign.py").write_text(FOREIGN)
     (url,) = re.findall(r"PREFECT_API_URL=(\S+)", line)
-    site.start(f"{sys.executable} foreign.py", PREFECT_API_URL=url)
+    login = servers.login(site.folder / ".effnet")
+    site.start(f"{sys.executable} foreign.py", PREFECT_API_URL=url, PREFECT_API_AUTH_STRING=login)
     site.start(line)
     runs = [_id(site.shell(now))]
     theirs = now.replace("build_family/digits", "theirs/nightly")
@@ -152,6 +155,11 @@ def test_tutorial_as_printed_leads_to_runs_that_only_die_when_they_are_dead(site
     _kill_run(runs[0])
     wait_until(lambda: _names(site, runs)[0] == "Crashed", WINDOW + 60)
     assert _names(site, runs) == ["Crashed", "Running"]
+
+
+def _bare(line: str) -> str:
+    """Return a command without what differs from machine to machine: folders and ports."""
+    return re.sub(r"\S*/(?=prefect |\.effnet)|:\d+", "", line)
 
 
 def _mistake_is_told(site: Site) -> None:
@@ -180,11 +188,6 @@ def _automation_of_an_earlier_version(client: Any) -> None:
         client.create_automation(AutomationCore(name=deployment.AUTOMATION, trigger=trigger, actions=[crash]))
 
 
-def _scheduled(client: Any, identity: Any) -> int:
-    runs = client.read_flow_runs()
-    return sum(run.deployment_id == identity and run.state_name == "Scheduled" for run in runs)
-
-
 def _there(client: Any, name: str) -> bool:
     from prefect.exceptions import ObjectNotFound
 
@@ -210,6 +213,13 @@ def _kill_run(run: str) -> None:
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == run:
             process.send_signal(signal.SIGKILL)
+
+
+def test_schedule_without_a_run_is_found(deployed: str, tmp_path: Path) -> None:
+    environment = {"PREFECT_API_URL": deployed, "PREFECT_API_AUTH_STRING": logins[deployed]}
+    done = run_effnet("doctor", "--store", tmp_path, cwd=tmp_path, **environment)  # that server has no scheduler
+    assert done.returncode == 70
+    assert "x   schedules   no run is scheduled of build_family/digits (0 3 * * *)  → a minute after" in done.stdout
 
 
 def test_window_is_as_long_as_servers_are_waited_for_and_three_of_the_slowest_beats() -> None:
