@@ -103,7 +103,7 @@ def _register(project: Path, store: str, home: str) -> None:
 
     url = get_current_settings().api.url
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=project,
         env=os.environ | {"PREFECT_API_URL": str(url), "EFFNET_STORE": store, "EFFNET_HOME": home},
         stdin=subprocess.DEVNULL,
