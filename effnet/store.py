@@ -140,6 +140,18 @@ class Store:
 
     root: Path
 
+    @classmethod
+    def at(cls, path: str | Path) -> Store:
+        """Return the store at a path as a person writes it: `~` is their home.
+
+        Raises:
+            ConfigError: if there is no such home.
+        """
+        try:
+            return cls(Path(path).expanduser().absolute())
+        except RuntimeError as error:
+            raise ConfigError(f"store {path}: {str(error).lower().rstrip('.')}; write the whole path") from error
+
     @property
     def datasets(self) -> Path:
         """Folder of datasets, one per digest."""

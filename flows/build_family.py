@@ -20,6 +20,7 @@ from tasks.fit import fit_coefficients
 from tasks.prefect_setup import quiet_worker
 from tasks.progress import StageProgress
 from tasks.registry import register_members
+from tasks.relocation import settle
 from tasks.report import family_metrics, report_files, write_report
 from tasks.screen import Screen
 from tasks.search import search_baseline
@@ -58,27 +59,29 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
         register_members(work, manifest, units)
         facts = write_report(work, result)
-        work.tracker.close_family(work.key, family_metrics(facts), markdown(facts), report_files(facts))
+        work.tracker.close_family(
+            work.key, family_metrics(facts), markdown(facts), report_files(facts), _this_flow_run()
+        )
         return result
 
 
 @contextmanager
 def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tuple[Work, Manifest, str | None]]:
     """Open store, dataset and MLflow run of a config; the run is left as paused if the block fails."""
-    root = Store(Path(store or settings.store).absolute())
+    root = Store.at(store or settings.store)
     report_to(root.logs)
     quiet_worker()
     root.prepare()
     with root.building(settings.family):
         screen = Screen(get_run_logger().info, StageProgress(settings.family))
+        settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)
         work = Work(settings, load_baseline(settings, Path(base)), root, Path(base), tracker, screen)
         manifest = shard_dataset(work)
         work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
-        tags = {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}
         name = f"{settings.family} {work.key[:6]}"
         folder = root.datasets / manifest.digest
-        parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), tags, folder)
+        parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), _this_flow_run(), folder)
         try:
             yield work, manifest, parent
         except BaseException:
@@ -91,3 +94,8 @@ def with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
     if not isinstance(work.config.baseline, SearchedBaseline):
         return work
     return dataclasses.replace(work, baseline=search_baseline(work, manifest, work.config.baseline.search, parent))
+
+
+def _this_flow_run() -> dict[str, str]:
+    """Return the tags that lead from MLflow to this run on Prefect's page."""
+    return {"prefect.flow_run_id": str(flow_run.id), "prefect.flow_run_url": flow_run.ui_url or ""}

@@ -88,9 +88,11 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
 @_HOME
 def down(store: Path) -> None:
     """Stop the servers of a store."""
+    from effnet.store import Store
     from tasks import servers
 
-    stopped = servers.stop(store.absolute()) if store.is_dir() else []
+    root = Store.at(store).root
+    stopped = servers.stop(root) if root.is_dir() else []
     for server in stopped:
         click.echo(f"{server.name}: stopped")
     if not stopped:
@@ -136,16 +138,18 @@ def _check_names() -> None:
 
 def _open_store(path: Path) -> Store:
     from effnet.store import Store
+    from tasks.relocation import settle
 
-    root = Store(path.absolute())
+    root = Store.at(path)
     report_to(root.logs)
     root.prepare()
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
     return root
 
 
 def _option(store: Path) -> str:
     """Return the option that names a store, where it has to be named."""
-    return "" if store.absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
 @cli.command()

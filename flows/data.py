@@ -29,7 +29,7 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     from effnet.store import Store
 
     settings = load_config(config)
-    root = Store(Path(store or settings.store).absolute())
+    root = Store.at(store or settings.store)
     root.prepare()
     columns = (TextColumn("sharding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

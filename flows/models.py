@@ -132,16 +132,18 @@ class _Family:
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None) -> _Family:
         from effnet.arch.scaling import PAPER
         from effnet.config import given_coefficients, load_baseline, load_config
+        from effnet.store import Store
 
         settings = load_config(config)
         baseline = load_baseline(settings, config.parent)
         given = given_coefficients(settings)
-        fitted = _fitted(store or Path(settings.store), settings.family)
+        root = Store.at(store or settings.store).root
+        fitted = _fitted(root, settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
-        classes = num_classes or _num_classes(settings, config, store or Path(settings.store))
+        classes = num_classes or _num_classes(settings, config, root)
         family = cls(baseline, given or fitted or PAPER, origin, classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
-        family.images = _num_images(settings, config, store or Path(settings.store))
+        family.images = _num_images(settings, config, root)
         return family
 
 

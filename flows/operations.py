@@ -46,13 +46,14 @@ def deploy(
     as_json: bool,
 ) -> None:
     """Register the flows of prefect.yaml, their schedules and work pools on a Prefect server."""
+    from effnet.store import Store
     from tasks.deployment import FLOWS_POOL, TRAININGS_POOL
     from tasks.deployment import deploy as register
     from tasks.prefect_setup import configured_api, connected
     from tasks.servers import PrefectApi, login_path, running
 
     pairs = dict(_pair(text) for text in settings)
-    folder = Path(store).absolute()
+    folder = Store.at(store).root
     servers = {server.name: server.url for server in running(folder)}
     if not configured_api() and "prefect" not in servers:
         raise ConfigError("no Prefect server to deploy to; start one with `effnet up`, or set PREFECT_API_URL")

@@ -104,9 +104,10 @@ def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
 def _store(path: Path) -> Store:
     from effnet.store import Store
 
-    if not path.is_dir():
+    store = Store.at(path)
+    if not store.root.is_dir():
         raise ConfigError(f"{path}: no store here; name it with --store")
-    return Store(path.absolute())
+    return store
 
 
 def _find(name: str, store: Store) -> RunFolder:

@@ -41,14 +41,16 @@ def train(
     from effnet.config import load_baseline, load_config
     from effnet.data.shards import write_shards
     from effnet.store import Store
+    from tasks.relocation import settle
     from tasks.screen import Screen
     from tasks.tracking import store_tracker
     from tasks.training import Work, evaluate_units, make_unit, train_units
 
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
-    root = Store((store or Path(settings.store)).absolute())
+    root = Store.at(store or settings.store)
     root.prepare()
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
     start = _start(start_from, new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
@@ -151,12 +153,14 @@ def cam(runs: tuple[Path, ...], images: tuple[Path, ...], out: Path, network: st
 def sync(to: str | None, store: Path) -> None:
     """Send to MLflow what it does not have yet of the store's runs: after an outage, or to another server."""
     from effnet.store import Store
+    from tasks.relocation import settle
     from tasks.servers import mlflow_uri
     from tasks.sync import sync as send
 
-    if not store.is_dir():
+    root = Store.at(store)
+    if not root.root.is_dir():
         raise ConfigError(f"{store}: no store here; name it with --store")
-    root = Store(store.absolute())
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
     sent = send(root, to or mlflow_uri(root.root), lambda line: click.echo(f"effnet: {line}", err=True))
     left_out = f", {sent.unnamed} that no family made left out" if sent.unnamed else ""
     click.echo(f"{sent.runs} runs are in MLflow{left_out}")

@@ -117,7 +117,7 @@ def _register(project: Path, store: str, home: str) -> None:
     api = get_current_settings().api
     login = {"PREFECT_API_AUTH_STRING": api.auth_string.get_secret_value()} if api.auth_string else {}
     done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=project,
         env=os.environ | login | {"PREFECT_API_URL": str(api.url), "EFFNET_STORE": store, "EFFNET_HOME": home},
         stdin=subprocess.DEVNULL,

@@ -61,7 +61,7 @@ def examine(store: str, gpus: int = 0) -> Iterator[Finding]:
         gpus: that are needed; 0: none.
     """
     yield from _versions()
-    folder = Path(os.environ.get("EFFNET_SCRATCH", ".")) if is_remote(store) else Path(store)
+    folder = Path(os.environ.get("EFFNET_SCRATCH", ".")) if is_remote(store) else Store.at(store).root
     yield from _disk(folder)
     if is_remote(store):
         yield _guarded("S3", lambda: _s3(store))
@@ -93,7 +93,7 @@ def _version(name: str, good: Callable[[Version], bool], wanted: str, why: str) 
 
 def _disk(folder: Path) -> Iterator[Finding]:
     try:
-        Store(folder.absolute()).prepare()
+        Store.at(folder).prepare()
         probe = folder / ".doctor"
         started = time.perf_counter()
         publish(probe, b"x" * 4096)

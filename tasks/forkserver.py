@@ -3,8 +3,9 @@
 An import of torch takes two seconds, a small training not much more. The standard library's fork server imports the
 parent's main module in every child (Prefect's, in a deployment) and does not end children whose parent is gone.
 
-`python -m tasks.forkserver ALIVE_FD` is the process that forks. It reads requests and writes what became of them, as
-JSON lines; it ends when its standard input does and its last child has ended.
+`python -P -m tasks.forkserver ALIVE_FD` is the process that forks; without -P, a `tasks` in the folder that one stands
+in would be taken for ours. It reads requests and writes what became of them, as JSON lines; it ends when its standard
+input does and its last child has ended.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ForkServer:
         number = str(threads)
         self._threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}  # ranks are new processes, and look too
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tasks.forkserver", str(alive)],
+            [sys.executable, "-P", "-m", "tasks.forkserver", str(alive)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(alive,),

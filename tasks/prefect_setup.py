@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
+from uuid import UUID
 
 from effnet.process import no_tracebacks
 
@@ -72,17 +73,39 @@ def connected(url: str, pages: str | None = None, *, login: str | None = None, p
 
 
 def crash_stale_runs(flow_name: str, family: str) -> None:
-    """Mark runs of a flow for this family as crashed that Prefect takes for running, though none can be."""
+    """Mark runs of a flow for this family, and of their tasks, as crashed that Prefect takes for running.
+
+    None can be running. The flow run of one that was stopped is marked already, but maybe not its tasks.
+    """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
-    from prefect.client.schemas.filters import FlowRunFilterStateType as StateType
-    from prefect.client.schemas.objects import StateType as Type
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterState,
+        TaskRunFilter,
+        TaskRunFilterState,
+    )
+    from prefect.client.schemas.filters import FlowRunFilterStateType as FlowStateType
+    from prefect.client.schemas.filters import TaskRunFilterStateType as TaskStateType
+    from prefect.client.schemas.objects import FlowRun, StateType
     from prefect.states import Crashed
 
+    def ours(runs: Iterable[FlowRun]) -> list[UUID]:
+        return [run.id for run in runs if run.parameters.get("config", {}).get("family") == family]
+
+    crashed = Crashed(message="its process was killed")
+    flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=[flow_name])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateType(any_=[Type.RUNNING]))),
-        )
-        for run in (run for run in runs if run.parameters.get("config", {}).get("family") == family):
-            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+        running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))
+        for run_id in ours(client.read_flow_runs(flow_filter=flow, flow_run_filter=FlowRunFilter(state=running))):
+            client.set_flow_run_state(run_id, crashed, force=True)
+        begun = TaskRunFilterState(type=TaskStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+        tasks = client.read_task_runs(flow_filter=flow, task_run_filter=TaskRunFilter(state=begun))
+        ids = list({task.flow_run_id for task in tasks if task.flow_run_id})
+        if not ids:
+            return
+        flow_runs = ours(client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids))))
+        for task in (task for task in tasks if task.flow_run_id in flow_runs):
+            client.set_task_run_state(task.id, crashed, force=True)

@@ -29,6 +29,7 @@ from effnet.process import PARENT_PIPE
 from effnet.runs import read_value
 from effnet.store import Store, hold, publish
 from effnet.values import Value
+from tasks.prefect_history import trim
 from tasks.prefect_server import LOGIN_PAGE
 
 HOST = "127.0.0.1"  # no server of ours is reachable from another machine
@@ -162,11 +163,12 @@ class PrefectApi:
             self._own_url = here[0]
             self._starting.close()
             return self
+        trim(self.root / "prefect" / "prefect.db")
         port = _free_port()
         self._own_url = f"http://{HOST}:{port}"
         with _log(self.root, "prefect-temporary").open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.prefect_server", str(port)],
+                [sys.executable, "-P", "-m", "tasks.prefect_server", str(port)],
                 stdin=subprocess.PIPE,  # its end tells the server that this process is gone
                 stdout=log,
                 stderr=log,
@@ -271,7 +273,7 @@ def _launch(kind: Kind, port: int, root: Path) -> Server:
     }
     with _log(root, kind.name).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", *commands[kind.name]],
+            [sys.executable, "-P", "-m", *commands[kind.name]],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -284,7 +286,7 @@ def _launch(kind: Kind, port: int, root: Path) -> Server:
 
 
 def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
-    base = os.environ | {"DO_NOT_TRACK": "true"}
+    base = os.environ | {"DO_NOT_TRACK": "true", "PYTHONSAFEPATH": "1"}  # for the processes that they start
     hosts = [f"{host}:{port}" for host in (HOST, "localhost")]
     pages = ",".join(f"http://{host}" for host in hosts)  # scripts of these alone may ask
     if kind is MLFLOW:
@@ -300,6 +302,7 @@ def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # what is older than 90 days, events than 7
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": pages,
         "PREFECT_SERVER_API_AUTH_STRING": login(root),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from effnet.runs import About, RunFolder
 from effnet.store import Store
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, tracker_at
 
 
 class Sent(NamedTuple):
@@ -19,7 +19,7 @@ class Sent(NamedTuple):
 
 
 def sync(store: Store, uri: str, warn: Callable[[str], None]) -> Sent:
-    """Forward every run of a store to an MLflow server; what it has already is not sent again."""
+    """Forward every run of a store to an MLflow server; what it really has already is not sent again."""
     trackers: dict[str, Tracker] = {}
     runs = unnamed = failed = 0
     for path in sorted(store.runs.iterdir()) if store.runs.is_dir() else ():
@@ -30,17 +30,18 @@ def sync(store: Store, uri: str, warn: Callable[[str], None]) -> Sent:
         if about is None:
             unnamed += 1
             continue
-        tracker = trackers.setdefault(
-            about.experiment, Tracker(uri, about.experiment, store.root / "artifacts" / about.experiment, warn)
-        )
-        _send(tracker, folder, about)
-        failed += tracker.broken
-        runs += not tracker.broken
+        if about.experiment not in trackers:
+            trackers[about.experiment] = tracker_at(uri, store, about.experiment, warn)
+        sent = _send(trackers[about.experiment], folder, about)
+        runs += sent
+        failed += not sent
     return Sent(runs, unnamed, failed)
 
 
-def _send(tracker: Tracker, folder: RunFolder, about: About) -> None:
+def _send(tracker: Tracker, folder: RunFolder, about: About) -> bool:
+    """Send a run; say whether MLflow has everything of it."""
     tracker.open_training(folder, about.name, about.labels, about.kind, tracker.run_id(about.family))
-    tracker.forward(folder)
+    whole = tracker.verify(folder)
     if folder.result() is None:
         tracker.pause(folder.key)  # nobody trains it that this process knows of
+    return whole

@@ -46,7 +46,7 @@ def launch(run_folder: Path, ranks: int, meeting: Meeting | None = None, until: 
     from torch.distributed.launcher.api import elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    arguments = ("-m", "effnet.train", str(run_folder), *(("--until", str(until)) if until else ()))
+    arguments = ("-P", "-m", "effnet.train", str(run_folder), *(("--until", str(until)) if until else ()))
     try:
         elastic_launch(_config(ranks, meeting), sys.executable)(*arguments)
     except (DistError, RendezvousError) as error:

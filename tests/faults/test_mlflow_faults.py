@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from effnet.runs import RunFolder, read_journal
+from effnet.runs import About, RunFolder, read_journal
+from tasks import breaker
 from tasks.tracking import SYSTEM, Tracker
 from tests.faults.counts import show, wanted
 from tests.faults.test_training_faults import make, start
@@ -66,7 +67,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
-def test_every_number_arrives_once(make, server: Server) -> None:
+def test_every_number_arrives_once(make, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.2)
     fired: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     client = MlflowClient(server.url)
@@ -91,7 +93,12 @@ def test_every_number_arrives_once(make, server: Server) -> None:
         tracker.forward(folder)
         assert tracker.broken or moment == "when it is done"  # told, unless all had been sent
         server.up()
-        for _ in range(2):  # the second has nothing to send
+        deadline = time.monotonic() + 60
+        while tracker.broken and time.monotonic() < deadline:  # the same process goes on when the server is back
+            tracker.forward(folder)
+            time.sleep(0.1)
+        assert not tracker.broken
+        for _ in range(2):  # nothing is left to send
             later = Tracker(server.url, tracker.experiment, None, print)
             later.open_training(folder, "B0", {}, "member", None)
             later.forward(folder)
@@ -108,3 +115,30 @@ def test_every_number_arrives_once(make, server: Server) -> None:
         assert run.info.status == "FINISHED"
         outcomes["every number once"] += 1
     show("MLflow's server", fired, outcomes)
+
+
+def test_what_was_wanted_while_it_was_away_is_there_when_it_is_back(
+    make, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.2)
+    server.kill()
+    folder: RunFolder = make()
+    folder.describe(About(experiment="later", name="B0", kind="member", labels={"phi": 0.0}, family="f" * 16))
+    told: list[str] = []
+    tracker = Tracker(server.url, "later", None, told.append)
+    assert tracker.open_family("f" * 16, "later", {}, {}, folder.store.datasets / "d1") is None
+    tracker.open_training(folder, "B0", {"phi": 0.0}, "member", None)
+    training = start(folder)
+    assert training.wait() == 0
+    server.up()
+    deadline = time.monotonic() + 60
+    while not tracker.run_id(folder.key) and time.monotonic() < deadline:
+        tracker.forward(folder)
+        time.sleep(0.1)
+    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [], {})
+    assert any("back" in line for line in told)
+    client = MlflowClient(server.url)
+    run = client.get_run(tracker.run_id(folder.key))
+    parent = client.get_run(tracker.run_id("f" * 16))
+    assert (run.data.params["phi"], run.data.tags["mlflow.parentRunId"]) == ("0.0", parent.info.run_id)
+    assert (run.info.status, parent.info.status, parent.data.metrics["top1"]) == ("FINISHED", "FINISHED", 0.5)

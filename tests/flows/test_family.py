@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from mlflow import MlflowClient
@@ -131,6 +132,96 @@ def test_again_trains_nothing_and_says_so(built: tuple[Path, dict[str, Any], str
     assert "| INFO" not in done.stderr
     assert stamps(folder) == before
     assert len(mlflow_runs(folder)) == 7
+    (parent,) = [run for run in mlflow_runs(folder) if run.data.tags["effnet.kind"] == "family"]
+    with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
+        flows = "select id from flow_run where state_type = 'COMPLETED' order by start_time"
+        first, *_, last = (id_ for (id_,) in database.execute(flows))
+    tags = parent.data.tags  # the link leads to the flow run that did the work
+    assert (tags["prefect.flow_run_id"], tags["prefect.flow_run_id.last"]) == (first, last)
+
+
+def test_no_number_is_in_mlflow_twice_and_top1_is_vals(built: tuple[Path, dict[str, Any], str]) -> None:
+    folder, result, _ = built
+    with sqlite3.connect(folder / "store" / "mlflow.db") as database:
+        grouped = "select run_uuid, key, step, count(distinct value) from metrics group by run_uuid, key, step"
+        assert [row for row in database.execute(grouped) if row[3] > 1] == []
+        locations = [location for (location,) in database.execute("select artifact_location from experiments")]
+    assert all(location.startswith((folder / "store").as_uri()) for location in locations)  # MLflow's own one too
+    client = MlflowClient(uri(folder))
+    for member in result["members"]:
+        run = client.get_run(member["mlflow_run_id"])
+        assert (run.data.metrics["top1"], run.data.tags["effnet.top1_of"]) == (member["top1"], "val")
+        history = client.get_metric_history(member["mlflow_run_id"], "top1")
+        assert [(metric.step, metric.value) for metric in history] == [(0, member["top1"])]
+        for model in client.search_logged_models([run.info.experiment_id], f"name = 'tiny-{member['name'].lower()}'"):
+            assert float(model.params["top1"]) == pytest.approx(member["top1"])
+    kind = "tags.`effnet.kind` = 'member'"
+    ordered = client.search_runs([run.info.experiment_id], kind, order_by=["metrics.top1 DESC"])
+    scores = sorted((member["top1"] for member in result["members"]), reverse=True)
+    assert [run.data.metrics["top1"] for run in ordered] == scores
+
+
+def test_copied_or_moved_store_works_where_it_is(built: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
+    folder = built[0]
+    original, copy, moved = folder / "store", tmp_path / "copy", tmp_path / "moved"
+    shutil.copytree(original, copy)
+    before = whole(original)
+    here = tmp_path / "empty"  # nothing is written where the command is started
+    here.mkdir()
+    lost = next((copy / "artifacts").rglob("model.safetensors"))
+    lost.unlink()  # so that there is something to write
+    done = run_effnet("sync", "--store", copy, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert f"was copied from {original}" in done.stderr
+    assert lost.exists()
+    done = run_effnet("family", folder / "tiny.yaml", "--store", copy, "--json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert whole(original) == before
+    copy.rename(moved)
+    done = run_effnet("sync", "--store", moved, cwd=here)
+    assert f"was at {copy}" in done.stderr
+    assert list(here.iterdir()) == []
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{moved / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/tiny-b0@champion")
+    assert len(model.predict(np.zeros((1, 8, 8, 3), np.uint8))) == 1
+    assert whole(original) == before
+
+
+def whole(root: Path) -> dict[Path, tuple[int, int]]:
+    """Return the size and the time of change of every file."""
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+
+
+def test_files_of_our_names_in_the_working_folder_are_not_run(
+    built: tuple[Path, dict[str, Any], str], tmp_path: Path
+) -> None:
+    """The command, as the installed script starts it, in a folder with a `tasks.py` and the like of somebody else."""
+    store, here = tmp_path / "store", tmp_path / "here"
+    shutil.copytree(built[0] / "store", store)
+    here.mkdir()
+    for name in ("tasks", "flows", "effnet", "mlflow", "prefect", "torch"):
+        (here / f"{name}.py").write_text("raise SystemExit('somebody else was run')")
+    (here / "tasks").mkdir()
+    (here / "tasks" / "__init__.py").write_text("raise SystemExit('somebody else was run')")
+    before = set(here.rglob("*"))
+    config = write_tiny(tmp_path / "config", CONFIG.replace("phi: [0, 1, 2]", "phi: [0]") + "seed: 7\n")
+    done = safely("train", config, "--member", "b0", "--ranks", "2", "--store", store, cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = safely("family", config, "--store", store, cwd=here)
+    assert done.returncode == 0, done.stderr
+    done = safely("up", "--store", store, cwd=here)
+    safely("down", "--store", store, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert set(here.rglob("*")) == before  # and nothing was written there
+
+
+def safely(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "flows.cli", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=400, check=False
+    )
 
 
 def test_plan_then_uses_the_fitted_coefficients(built: tuple[Path, dict[str, Any], str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import pytest
 from mlflow import MlflowClient
 
 from effnet.errors import StoppedError
-from effnet.runs import RunFolder
+from effnet.evaluation.run import evaluate_run
+from effnet.runs import About, RunFolder
 from effnet.train import loop
 from effnet.train.loop import Stop
+from tasks.sync import sync
 from tasks.tracking import Tracker, flatten
 from tests.train.test_loop import StopAt
 
@@ -22,8 +26,17 @@ def warnings() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty database, made once: that takes longer than anything else here."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, empty_database: Path) -> str:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
@@ -50,6 +63,18 @@ def history(uri: str, name: str = "minival_top1") -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
 
+def twice(uri: str) -> list:
+    """Return what has more than one value at a step, of which MLflow shows the largest."""
+    with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
+        rows = "select run_uuid, key, step from metrics group by run_uuid, key, step having count(distinct value) > 1"
+        return database.execute(rows).fetchall()
+
+
+def files(uri: str) -> set[str]:
+    (run,) = [run for run in runs(uri) if run.data.tags["effnet.kind"] != "family"]
+    return {item.path for item in MlflowClient(uri).list_artifacts(run.info.run_id)}
+
+
 def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
@@ -67,8 +92,7 @@ def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], r
     assert result is not None
     assert run.data.metrics["best_minival_top1"] == result.top1
     assert run.data.metrics["macs"] == result.macs
-    assert run.data.metrics["top1"] == result.top1
-    assert run.data.tags["effnet.top1_of"] == "minival"
+    assert "top1" not in run.data.metrics  # a member's is of val: it comes with the evaluation
     assert f"{result.top1:.2%}" in run.data.tags["mlflow.note.content"]
     assert run.data.metrics["system/images_per_second"] > 0
     names = {item.path for item in MlflowClient(uri).list_artifacts(run.info.run_id)}
@@ -94,15 +118,104 @@ def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri
     assert [step for step, _ in history(uri)] == [1, 2, 3]
 
 
+def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, "B0", {}, "member", None)
+    train(run_folder)
+    tracker.forward(run_folder)
+    evaluate_run(run_folder)
+    result, evaluation = run_folder.trained(), run_folder.evaluated()
+    for top1 in (evaluation.top1, result.top1 / 2, (1 + result.top1) / 2):  # as it is, below and above minival's
+        changed = evaluation.model_copy(update={"top1": top1})
+        run_folder.evaluation_path.write_text(changed.model_dump_json())
+        make().forward(run_folder)
+        (run,) = runs(uri)
+        assert (run.data.metrics["top1"], run.data.tags["effnet.top1_of"]) == (top1, "val")
+        assert run.data.metrics["best_minival_top1"] == result.top1
+        assert history(uri, "top1")[-1] == (len(history(uri, "top1")) - 1, top1)
+        client = MlflowClient(uri)
+        better = client.search_runs([run.info.experiment_id], f"metrics.top1 > {top1 + 1e-9}")
+        assert not better  # the search sees the same number
+    assert history(uri, "top1")[0][1] == evaluation.top1
+    assert twice(uri) == []
+
+
+def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, "fit α1.2", {}, "fit", None)
+    train(run_folder)
+    tracker.forward(run_folder)
+    (run,) = runs(uri)
+    assert run.data.metrics["top1"] == run_folder.trained().top1
+    assert run.data.tags["effnet.top1_of"] == "minival"
+
+
 def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, "B0", {}, "member", None)
     train(run_folder)
     tracker.forward(run_folder)
-    (run_folder.path / "tracking.json").unlink()  # killed between sending and noting that it was sent
+    (run,) = runs(uri)
+    MlflowClient(uri).delete_tag(run.info.run_id, "effnet.sent")  # killed between sending and noting that it was sent
     make().forward(run_folder)
-    for name in ("minival_top1", "best_minival_top1"):
-        assert len(history(uri, name)) == len({step for step, _ in history(uri, name)})
+    assert twice(uri) == []
+
+
+def test_epoch_that_a_training_repeats_is_sent_once(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, "B0", {}, "member", None)
+    train(run_folder)
+    whole = run_folder.metrics_path.read_text().splitlines(keepends=True)
+    run_folder.metrics_path.write_text("".join(whole[:2]))
+    tracker.forward(run_folder)
+    again = [json.dumps(json.loads(line) | {"time": time.time(), "images_per_second": 1.0}) + "\n" for line in whole]
+    run_folder.metrics_path.write_text("".join(whole[:1] + again[1:]))  # killed before the second epoch's checkpoint
+    tracker.forward(run_folder)
+    assert [step for step, _ in history(uri)] == [1, 2, 3]
+    assert twice(uri) == []
+
+
+def test_replaced_database_is_sent_everything_again(
+    make, uri: str, empty_database: Path, tmp_path: Path, run_folder: RunFolder
+) -> None:
+    about = About(experiment="tiny", name="B0", kind="member", labels={}, family="f" * 16)
+    run_folder.describe(about)
+    tracker = make()
+    tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
+    tracker.open_training(run_folder, "B0", {}, "member", None)
+    train(run_folder)
+    evaluate_run(run_folder)
+    tracker.forward(run_folder)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    shutil.rmtree(tmp_path / "artifacts")
+    assert sync(run_folder.store, uri, print) == (1, 0, 0)
+    (run,) = runs(uri)
+    assert run.data.metrics["top1"] == run_folder.evaluated().top1
+    assert [step for step, _ in history(uri)] == [1, 2, 3]
+    assert files(uri) >= {"config.json", "architecture.json", "model.safetensors", "evaluation.json"}
+    parent = make().open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
+    make().open_training(run_folder, "B0", {}, "member", parent)  # as the family does when it runs again
+    assert MlflowClient(uri).get_run(run.info.run_id).data.tags["mlflow.parentRunId"] == parent
+
+
+def test_sync_looks_at_what_is_there(uri: str, tmp_path: Path, run_folder: RunFolder) -> None:
+    run_folder.describe(About(experiment="tiny", name="B0", kind="member", labels={}, family="f" * 16))
+    train(run_folder)
+    assert sync(run_folder.store, uri, print).runs == 1
+    (run,) = runs(uri)
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    (root / "config.json").unlink()
+    (root / "model.safetensors").write_bytes(b"half")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("delete from metrics where key = 'minival_top1' and step = 2")
+        for table in ("metrics", "latest_metrics"):
+            database.execute(f"delete from {table} where key = 'params'")  # noqa: S608
+    assert sync(run_folder.store, uri, print).runs == 1
+    assert (root / "config.json").exists()
+    assert (root / "model.safetensors").read_bytes() == run_folder.weights_path.read_bytes()
+    assert sorted(step for step, _ in history(uri)) == [1, 2, 3]
+    assert "params" in runs(uri)[0].data.metrics
+    assert twice(uri) == []
 
 
 def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
@@ -145,16 +258,22 @@ def test_family_run_ends_and_is_not_written_again_for_nothing(make, uri: str, tm
     assert (
         tracker.open_family("f" * 16, "tiny", {"a": {"b": 2}}, {"prefect.flow_run_id": "y"}, tmp_path / "d1") == run_id
     )
-    tracker.close_family("f" * 16, {"best": 0.9}, "in words", [figure])
+    tracker.close_family("f" * 16, {"best": 0.9}, "in words", [figure], {"prefect.flow_run_id": "y"})
     first = MlflowClient(uri).get_run(run_id)
     assert (first.info.status, first.data.params["a.b"]) == ("FINISHED", "1")
     assert first.data.tags["prefect.flow_run_id"] == "y"
     assert first.data.tags["mlflow.note.content"] == "in words"
     assert [each.dataset.digest for each in first.inputs.dataset_inputs] == ["d1"]
-    make().close_family("f" * 16, {"best": 0.9}, "in words", [figure])
+    later = make()  # a run that finds nothing to do
+    later.open_family("f" * 16, "tiny", {}, {"prefect.flow_run_id": "z"}, tmp_path / "d1")
+    later.close_family("f" * 16, {"best": 0.9}, "in words", [figure], {"prefect.flow_run_id": "z"})
+    tags = MlflowClient(uri).get_run(run_id).data.tags
+    assert (tags["prefect.flow_run_id"], tags["prefect.flow_run_id.last"]) == ("y", "z")
     assert len(MlflowClient(uri).get_metric_history(run_id, "best")) == 1
-    make().close_family("f" * 16, {"best": 0.95}, "in words", [figure])
-    assert MlflowClient(uri).get_run(run_id).data.metrics["best"] == 0.95
+    make().close_family("f" * 16, {"best": 0.85}, "in words", [figure], {"prefect.flow_run_id": "v"})
+    run = MlflowClient(uri).get_run(run_id)
+    assert (run.data.metrics["best"], run.data.tags["prefect.flow_run_id"]) == (0.85, "v")
+    assert twice(uri) == []
 
 
 def test_password_of_a_database_is_never_told(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
