@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parents[1]
 CONFIG = """\
 family: {name}
@@ -49,11 +51,11 @@ def main() -> None:
 
     candidates = len(whole["candidates"])
     spent = total_epochs(rungs(candidates, options.epochs, 4)), candidates * options.epochs
-    scores = {one["network"]: Finalist(one["top1"], one["macs"]) for one in whole["finalists"]}
+    scores = {one["network"]: Finalist(kept_hits(options.folder, one), one["macs"]) for one in whole["finalists"]}
     best = max(scores, key=lambda network: scores[network].mean)
     (found,) = (one["network"] for one in halved["finalists"] if one["coefficients"] == halved["best"])
     rank = sorted(scores.values(), key=lambda one: -one.mean).index(scores[found]) + 1
-    verdict = decide({network: scores[network] for network in {best, found}}, samples=359)
+    verdict = decide({network: scores[network] for network in {best, found}})
     print(
         json.dumps(
             {
@@ -74,6 +76,14 @@ def main() -> None:
             indent=2,
         )
     )
+
+
+def kept_hits(folder: Path, finalist: dict[str, Any]) -> Any:
+    """Return which images of minival a finalist is right about, (seeds, images)."""
+    from effnet.hits import run_hits
+    from effnet.runs import RunFolder
+
+    return np.array([run_hits(RunFolder(folder / "store/runs" / key), "minival") for key in finalist["runs"]])
 
 
 def fit(options: argparse.Namespace, name: str, halving: int) -> dict[str, Any]:

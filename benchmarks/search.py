@@ -57,11 +57,11 @@ def main() -> None:
             found[method].append(max(trials))
             means[method].append(sum(trials) / len(trials))
             print(json.dumps({"seed": seed, "method": method, "best": max(trials)}), flush=True)
-    from effnet.search.study import band
+    from effnet.statistics import mean_band
 
     for label, values in (("best of a search", found), ("mean over a search's trials", means)):
         gain = [one - other for one, other in zip(values["evolution"], values["random"], strict=True)]
-        print(json.dumps({"what": label, **values, "gain": band(gain)._asdict()}))
+        print(json.dumps({"what": label, **values, "gain": sum(gain) / len(gain), "interval": mean_band(gain)}))
 
 
 def run(folder: Path, method: str, seed: int, trials: int, parallel: int) -> list[float]:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
+from effnet.statistics import ALPHA, Hits, difference, mcnemar
+
 RULE = (
-    "a candidate becomes champion if its top-1 on the validation split is better than the champion's by more than "
-    "noise (1.96 standard errors of the difference), or within noise and it needs fewer multiply-adds"
+    "a candidate becomes champion if it is right more often than the champion on the same images of today's "
+    "validation split, by more than noise (McNemar's exact test, p at most 0.05); or within noise and it needs fewer "
+    "multiply-adds, as long as it is not worse than the best that ever was champion"
 )
 
 
-class Score(NamedTuple):
+class Contender(NamedTuple):
     """What the gate looks at."""
 
-    top1: float  # on val, 0..1
-    samples: int  # images of val
+    name: str  # for people
+    hits: Hits  # on the candidate's val, (images,)
     macs: int
+
+    @property
+    def top1(self) -> float:
+        """Share of images that it is right about."""
+        return float(self.hits.mean())
 
 
 class Verdict(NamedTuple):
@@ -24,19 +31,35 @@ class Verdict(NamedTuple):
 
     takes_over: bool
     reason: str
+    best: str  # the name of the best that ever was champion, of these images
 
 
-def judge(new: Score, champion: Score | None) -> Verdict:
-    """Return whether `new` takes the champion's place (RULE), and why."""
+def judge(new: Contender, champion: Contender | None, best: Contender | None = None) -> Verdict:
+    """Return whether `new` takes the champion's place (RULE), and why.
+
+    Args:
+        new: the candidate.
+        champion: the model in use, scored on the same images; none if there is none.
+        best: the best that ever was champion, on the same images; the champion itself if not given. Being compared
+            with it keeps a row of models, each within noise of the last and cheaper, from losing a little every time.
+    """
     if champion is None:
-        return Verdict(True, "the first of its name")
-    gain = new.top1 - champion.top1
-    noise = 1.96 * math.sqrt(sum(score.top1 * (1 - score.top1) / score.samples for score in (new, champion)))
-    told = f"top-1 {new.top1:.2%} against {champion.top1:.2%}, noise {noise:.2%}"
-    if gain > noise:
-        return Verdict(True, f"better: {told}")
-    if gain < -noise:
-        return Verdict(False, f"worse: {told}")
+        return Verdict(True, "the first of its name", new.name)
+    best = best if best and best.top1 > champion.top1 else champion
+    gap = difference(new.hits, champion.hits)
+    p = mcnemar(new.hits, champion.hits)
+    told = f"top-1 {new.top1:.2%} against {champion.top1:.2%} on the same {len(new.hits):,} images"
+    told += f", difference {gap.lead:+.2%} ± {gap.noise:.2%}, p {p:.2g}"
+    if p <= ALPHA and gap.lead < 0:
+        return Verdict(False, f"worse: {told}", best.name)
+    if mcnemar(new.hits, best.hits) <= ALPHA and new.top1 < best.top1:
+        told = f"worse than the best that was champion, {best.name} with {best.top1:.2%}: {told}"
+        return Verdict(False, told, best.name)
+    reference = new.name if new.top1 >= best.top1 else best.name
+    if p <= ALPHA:
+        return Verdict(True, f"better: {told}", reference)
     if new.macs < champion.macs:
-        return Verdict(True, f"as good and cheaper ({new.macs:,} for {champion.macs:,} multiply-adds): {told}")
-    return Verdict(False, f"no better than noise and not cheaper: {told}")
+        return Verdict(
+            True, f"as good and cheaper ({new.macs:,} for {champion.macs:,} multiply-adds): {told}", reference
+        )
+    return Verdict(False, f"no better than noise and not cheaper: {told}", best.name)

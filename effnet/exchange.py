@@ -29,7 +29,13 @@ from effnet.store import Store, publish, publish_folder, sha256_file
 CHECKPOINT = "MANIFEST.json"  # of a checkpoint: written last (effnet.train.checkpoint)
 _FIRST = ("config.json", "about.json")
 _GROWING = ("metrics.jsonl", "output.log")
-_RESULTS = ("latency.json", "model.safetensors", "result.json", "evaluation.json")  # result.json after the weights
+_RESULTS = (
+    "latency.json",
+    "model.safetensors",
+    "result.json",
+    "hits.json",
+    "evaluation.json",
+)  # result.json after the weights
 
 
 class Exchange:

@@ -36,6 +36,7 @@ class MemberResult(Value):
     top1: float
     top5: float
     latency_ms: float
+    latency_on: str = ""  # threads and processor, and whether other work disturbed it
     seconds: float
     run_key: str
     mlflow_run_id: str | None

@@ -9,6 +9,7 @@ The folder is the interface between a training and everything else:
     checkpoints/step-N/  the training's state; the newest two and the best are kept
     model.safetensors    the weights that people take away
     result.json          written last: a folder that has it is done
+    hits.json            which images of minival and val the network is right about (effnet.hits)
     evaluation.json      the validation split's verdict, written once by the evaluation
     latency.json         how long the untrained network takes, where a search wants to know
 """
@@ -32,6 +33,7 @@ from effnet.values import Value, explain
 
 NOT_DECIDING = {"base", "checkpoint_minutes"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
+LATENCY_TRIES = 3  # occasions on which a latency is measured until it is quiet
 
 _V = TypeVar("_V", bound=Value)
 
@@ -93,6 +95,29 @@ class RunResult(Value):
     notes: tuple[str, ...] = ()  # what a short training did otherwise than its recipe states
 
 
+class Latency(Value):
+    """How long a network takes for one image, and how far that can be trusted."""
+
+    latency_ms: float  # median
+    spread_ms: float = 0.0  # between the quartiles
+    runs: int = 0  # that the median is of
+    threads: int = 1
+    device: str = "an unknown processor"
+    others: float = 0.0  # cores that other processes kept busy meanwhile
+    quiet: bool = False  # nothing disturbed it
+    tries: int = 0  # times it was measured, on different occasions
+
+    @property
+    def settled(self) -> bool:
+        """Whether it need not be measured again."""
+        return self.quiet or self.tries >= LATENCY_TRIES
+
+    def where(self) -> str:
+        """Say of what it is."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{threads} of {self.device}{'' if self.quiet else ', beside other work'}"
+
+
 class Evaluation(Value):
     """What a split, usually the validation split, says of weights. Fractions are between 0 and 1."""
 
@@ -110,6 +135,8 @@ class Evaluation(Value):
     confusion: tuple[tuple[int, int, int], ...]  # class, class found, images: all pairs that occurred
     resolutions: dict[int, float]  # top-1 with images of other sides; the network's own is among them
     latency_ms: float  # batch of 1 on one core (paper, table 4)
+    latency: Latency | None = None  # the same, and how it was measured; none in files of earlier versions
+    matched: str = ""  # how the dataset's classes were found among the network's, where that is no matter of course
     images_per_second: float  # at the best batch, with all threads
     best_batch: int
     environment: dict[str, str]
@@ -175,6 +202,11 @@ class RunFolder:
         return self.path / "evaluation.json"
 
     @property
+    def hits_path(self) -> Path:
+        """hits.json."""
+        return self.path / "hits.json"
+
+    @property
     def latency_path(self) -> Path:
         """latency.json."""
         return self.path / "latency.json"
@@ -205,17 +237,21 @@ class RunFolder:
         return read_value(About, self.path / "about.json")
 
     def latency_ms(self) -> float:
-        """Read latency.json; raise DataError if it is not there or broken."""
-        try:
-            return float(json.loads(self.latency_path.read_bytes())["latency_ms"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.latency_path}: no latency here ({error}); remove it and run again") from error
+        """Return latency.json's milliseconds; raise DataError if it is not there or broken."""
+        if (latency := read_value(Latency, self.latency_path)) is None:
+            raise DataError(f"{self.latency_path}: no latency here; run the command again")
+        return latency.latency_ms
 
-    def known_latency_ms(self) -> float | None:
+    def latency(self) -> Latency | None:
         """Return the evaluation's latency, else that of latency.json; None if the network was never timed."""
         if evaluation := self.evaluation():
-            return evaluation.latency_ms
-        return self.latency_ms() if self.latency_path.exists() else None
+            return evaluation.latency or Latency(latency_ms=evaluation.latency_ms)
+        return read_value(Latency, self.latency_path)
+
+    def known_latency_ms(self) -> float | None:
+        """Return the milliseconds of `latency`, if it is known."""
+        latency = self.latency()
+        return latency.latency_ms if latency else None
 
     def trained(self) -> RunResult:
         """Read result.json of a run that was trained just now; raise DataError if it has gone."""

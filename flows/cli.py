@@ -223,7 +223,7 @@ def _show(result: FamilyResult, root: Store) -> None:
     from tasks.screen import duration, make_table, short
     from tasks.servers import running
 
-    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency", "training")
+    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency, 1 thread", "training")
     rows = [
         (
             member.name,
@@ -241,6 +241,9 @@ def _show(result: FamilyResult, root: Store) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(make_table(columns, rows))
+    for place in sorted({member.latency_on for member in result.members} - {""}):
+        names = ", ".join(member.name for member in result.members if member.latency_on == place)
+        console.print(f"latency of {names}: median, one image, {place}", soft_wrap=True)
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]

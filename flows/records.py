@@ -42,7 +42,8 @@ def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> No
     if not found:
         click.echo("no runs here yet")
         return
-    columns = ("run", "family", "name", "state", "epochs", "params", "MACs", "minival", "val", "latency", "time")
+    latency = "latency, 1 thread"
+    columns = ("run", "family", "name", "state", "epochs", "params", "MACs", "minival", "val", latency, "time")
     _table(columns, [_shown(row) for row in found], left=4)
 
 
@@ -167,6 +168,8 @@ def _whole(folder: RunFolder) -> dict[str, Any]:
     if evaluation:
         row |= {"top5": evaluation.top5, "calibration_error": evaluation.calibration_error}
         row |= {"images_per_second": evaluation.images_per_second}
+    if latency := folder.latency():
+        row |= {"latency_on": latency.where(), "latency_spread_ms": latency.spread_ms}
     row |= {"architecture": spec.architecture.name, "resolution": spec.architecture.resolution}
     row |= {"blocks": spec.architecture.num_blocks, "network": spec.architecture.key()[:16]}
     row |= {"dataset": spec.dataset, "seed": spec.seed}

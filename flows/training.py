@@ -13,6 +13,7 @@ from effnet.errors import ConfigError, RunFailedError
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
+    from effnet.evaluation.classes import Known
     from effnet.family import Member
     from effnet.models.build import Network
     from effnet.runs import Evaluation, Start
@@ -91,7 +92,10 @@ def evaluate(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Score RUN on a dataset and time it: a run folder or its key, a model folder, or a weights file."""
+    """Score RUN on a dataset and time it: a run folder or its key, a model folder, or a weights file.
+
+    The dataset's classes are found among those of RUN by their ids; it may have fewer, but none that RUN lacks.
+    """
     from effnet.config import Augment
     from effnet.data.manifest import load_manifest
     from effnet.evaluation.run import evaluate_weights
@@ -113,14 +117,20 @@ def evaluate(
         augment = augment.model_copy(update={"crop_padding": crop_padding})
     if data is None:
         raise ConfigError(f"{run}: not a run, so it has no dataset of its own; give one with --data")
-    evaluation = evaluate_weights(loaded, data, split, key=sha256_file(weights)[:16], augment=augment, cache=cache)
+    known = _classes(path)
+    key = sha256_file(weights)[:16]
+    evaluation, _ = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    if evaluation.matched:
+        click.echo(f"classes: {evaluation.matched}", err=True)
     if as_json:
         click.echo(evaluation.model_dump_json(indent=2))
         return
     _show(evaluation, str(path))
     manifest = load_manifest(data)
     if classes and manifest:
-        _show_classes(evaluation, manifest.class_names)
+        same = len(manifest.class_names) == len(evaluation.class_samples) and not evaluation.matched
+        names = manifest.class_names if same else known.names or known.ids or manifest.class_names
+        _show_classes(evaluation, names)
 
 
 @click.command()
@@ -225,6 +235,16 @@ def _load(path: Path, network: str | None) -> Network:
     return load(path, architecture_of(network))
 
 
+def _classes(path: Path) -> Known:
+    """Return what is known of the classes of what `_load` loads."""
+    from effnet.evaluation.classes import Known, classes_of_model, classes_of_run
+    from effnet.runs import RunFolder
+
+    if (path / "config.json").is_file():
+        return classes_of_run(RunFolder(path))
+    return classes_of_model(path) if path.is_dir() else Known()
+
+
 def _name(path: Path) -> str:
     """Return what people call a run, or the file's or folder's name."""
     from effnet.runs import RunFolder
@@ -263,11 +283,16 @@ def _show(evaluation: Evaluation, title: str) -> None:
     )
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     click.echo(f"other image sides: {sides}")
+    where = evaluation.environment
     click.echo(
-        f"latency {evaluation.latency_ms:.2f} ms (one image, one core); {evaluation.images_per_second:,.0f} images/s "
-        f"in batches of {evaluation.best_batch} ({evaluation.environment['device']}, "
-        f"{evaluation.environment['threads']} threads, torch {evaluation.environment['torch']})"
+        f"latency {evaluation.latency_ms:.2f} ms (one image, {_place(evaluation)}); "
+        f"{evaluation.images_per_second:,.0f} images/s in batches of {evaluation.best_batch} "
+        f"({where['device']}, {where['threads']} threads, torch {where['torch']})"
     )
+
+
+def _place(evaluation: Evaluation) -> str:
+    return evaluation.latency.where() if evaluation.latency else "1 thread"
 
 
 def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:

@@ -7,17 +7,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.config import given_coefficients
 from effnet.data.manifest import Manifest
+from effnet.errors import DataError
+from effnet.hits import run_hits
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
+from effnet.statistics import Hits
 from effnet.store import publish
-from tasks.training import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
+from tasks.training import Unit, Work, keep_unit_hits, leave_units, make_unit, score_after, time_units, train_units
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]
@@ -46,12 +50,12 @@ def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coef
     time_units(work, dropped)
     leave_units(work, dropped)
     history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
-    decision = decide(finalists, manifest.samples["minival"])
+    decision = decide(finalists)
     _say_decision(work, finalists, decision, paper)
-    runs = {_unit(work, manifest, candidate).folder.key for candidate in grid.candidates}
     seeds = range(config.fit.seeds)
-    runs |= {_unit(work, manifest, candidate, seed).folder.key for candidate in left for seed in seeds}
-    content = _content(grid, history, finalists, decision, paper) | {"runs": sorted(runs)}
+    runs = {one: [_unit(work, manifest, one, seed).folder.key for seed in seeds] for one in left}
+    every = {_unit(work, manifest, candidate).folder.key for candidate in grid.candidates}.union(*runs.values())
+    content = _content(grid, history, finalists, decision, paper, runs) | {"runs": sorted(every)}
     publish(work.folder / "fit.json", json.dumps(content, indent=2).encode())
     from effnet.report.evidence import grid_figure
 
@@ -91,11 +95,18 @@ def _finish(
     units = {candidate: [_unit(work, manifest, candidate, seed) for seed in seeds] for candidate in candidates}
     every = [unit for each in units.values() for unit in each]
     train_units(work, every, "fit", parent)
+    keep_unit_hits(work, every)
     time_units(work, every)
     return {
-        candidate: Finalist([unit.folder.trained().top1 for unit in each], candidate.macs)
+        candidate: Finalist(np.array([_hits(unit) for unit in each]), candidate.macs)
         for candidate, each in units.items()
     }
+
+
+def _hits(unit: Unit) -> Hits:
+    if (hits := run_hits(unit.folder, "minival")) is None:
+        raise DataError(f"{unit.folder.hits_path}: has gone; run the command again")
+    return hits
 
 
 def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -> Unit:
@@ -122,7 +133,7 @@ def _say_decision(
         f"coefficients α {alpha:g}, β {beta:g}, γ {gamma:g} chosen: minival top-1 {finalists[decision.winner].mean:.1%}"
     )
     if decision.runner_up:
-        verdict += f"; the best leads by {decision.lead:.1%} ± {decision.noise:.1%}{', a tie' if decision.tie else ''}"
+        verdict += f"; {decision.told()}"
     work.screen.say(verdict)
     mine = next(f for c, f in finalists.items() if c.architecture.key() == paper.architecture.key())
     work.screen.say(
@@ -136,6 +147,7 @@ def _content(
     finalists: dict[Candidate, Finalist],
     decision: Decision[Candidate],
     paper: Candidate,
+    runs: dict[Candidate, list[str]],
 ) -> Found:
     """Return what fit.json holds: every rung, the correlation between rungs, the finalists, the decision."""
     return {
@@ -151,7 +163,8 @@ def _content(
                 "coefficients": list(c.coefficients),
                 "network": c.architecture.key()[:16],
                 "macs": f.macs,
-                "top1": list(f.top1),
+                "runs": runs[c],
+                "top1": f.top1,
                 "mean": f.mean,
             }
             for c, f in finalists.items()
@@ -161,7 +174,10 @@ def _content(
         "best": list(decision.best.coefficients),
         "lead": decision.lead,
         "noise": decision.noise,
+        "p": decision.p,
         "tie": decision.tie,
+        "seeds": decision.seeds,
+        "told": decision.told(),
         "rule": RULE,
     }
 

@@ -19,7 +19,7 @@ class Order(Value):
     """What one child process is to do with runs of the store, or with a part of a dataset."""
 
     name: str  # for people
-    action: Literal["train", "evaluate", "latency", "shard"]
+    action: Literal["train", "evaluate", "hits", "latency", "shard"]
     runs: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()  # keys
     shards: Annotated[Part | None, Field(description="of `shard`")] = None
     work: float = 1.0  # expected size, in any unit: the largest order starts first
@@ -75,5 +75,5 @@ def _job(order: Order, store: Store, meeting: Meeting | None) -> Job:
             together = ("--machines", str(order.machines), "--machine", str(meeting.machine), "--meet", meeting.address)
         arguments = (*folders, *ranks, *together, *until)
         return Job(order.name, "effnet.train", arguments, log, order.work, alone=meeting is None, ranks=order.ranks)
-    latency = ("--latency",) if order.action == "latency" else ()
-    return Job(order.name, "effnet.evaluation", (*latency, *folders), log, order.work)
+    only = (f"--{order.action}",) if order.action in ("latency", "hits") else ()
+    return Job(order.name, "effnet.evaluation", (*only, *folders), log, order.work)

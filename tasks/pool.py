@@ -26,6 +26,7 @@ from effnet.errors import (
     StoppedError,
 )
 from effnet.exchange import Exchange
+from effnet.hits import run_hits
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
 from tasks import interrupt
@@ -294,7 +295,9 @@ class _Pool:
         if part := order.shards:
             return self._handed(lambda: part.is_written(self._store.datasets))
         if order.action == "evaluate":
-            return all(folder.evaluation_path.exists() for folder in folders)
+            return all(folder.evaluation_path.exists() and run_hits(folder, "val") is not None for folder in folders)
+        if order.action == "hits":
+            return all(run_hits(folder, "minival") is not None for folder in folders)
         if order.action == "latency":
             return all(folder.latency_path.exists() for folder in folders)
         return all(

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from effnet.champion import RULE, Score, judge
-from effnet.data.manifest import Manifest
+from effnet.arch.cost import count
+from effnet.champion import RULE, Contender, Verdict, judge
+from effnet.config import Augment
+from effnet.data.manifest import Manifest, load_manifest
+from effnet.errors import DataError, EffnetError
+from effnet.hits import keep_hits, read_hits, run_hits
 from effnet.report.card import model_card
 from effnet.runs import Evaluation, RunFolder, RunResult
+from effnet.statistics import Hits
 from tasks.tracking import Tracker
 from tasks.training import Unit, Work
 
+if TYPE_CHECKING:
+    from effnet.models.build import Network
+
 CANDIDATE, CHAMPION = "candidate", "champion"
+BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
 WEIGHTS_TAG = "effnet.weights"
 _EXAMPLE_SIDE = 32  # pixels; the example is stored as text
 
@@ -65,15 +75,105 @@ def _register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
     current = _champion(client, name)
     if current is not None and current.version == found.version:
         return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
-    champion = None
-    if current is not None:
-        tags = current.tags
-        champion = Score(float(tags["top1"]), int(tags["val_samples"]), int(tags["macs"]))
-    verdict = judge(Score(evaluation.top1, evaluation.samples, result.macs), champion)
+    verdict = _gate(work, manifest, unit, found, current)
     client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
     if verdict.takes_over:
         client.set_registered_model_alias(name, CHAMPION, found.version)
+    if verdict.best:
+        client.set_registered_model_tag(name, BEST_TAG, verdict.best)
     return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+
+
+def _gate(work: Work, manifest: Manifest, unit: Unit, found: Any, current: Any) -> Verdict:
+    """Compare a candidate with the champion, and with the best that was one, on the candidate's val."""
+    if (hits := run_hits(unit.folder, "val")) is None:
+        raise DataError(f"{unit.folder.hits_path}: has gone; run the command again")
+    new = Contender(str(found.version), hits, unit.folder.trained().macs)
+    if current is None:
+        return judge(new, None)
+    try:
+        champion = _contender(work, manifest, current)
+    except EffnetError as error:
+        name = found.name
+        reason = (
+            f"not comparable: the champion, version {current.version}, cannot be scored on today's val ({error}); it "
+            f"stays. To replace it: mlflow.MlflowClient().set_registered_model_alias('{name}', '{CHAMPION}', "
+            f"'{found.version}')"
+        )
+        work.screen.warn(f"{name}: {reason}")
+        return Verdict(False, reason, "")
+    return judge(new, champion, _best(work, manifest, current))
+
+
+def _best(work: Work, manifest: Manifest, current: Any) -> Contender | None:
+    """Return the best that ever was champion, if it is another than the one of today and can be scored."""
+    from mlflow.exceptions import MlflowException
+
+    number = work.tracker.client.get_registered_model(current.name).tags.get(BEST_TAG)
+    if number in (None, str(current.version)):
+        return None
+    try:
+        return _contender(work, manifest, work.tracker.client.get_model_version(current.name, number))
+    except EffnetError:
+        return None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _contender(work: Work, manifest: Manifest, version: Any) -> Contender:
+    """Return a registered version with its hits on a dataset's val: kept ones, or by one pass over it.
+
+    Raises:
+        EffnetError: if the version holds no model of ours, or lacks classes of the dataset.
+    """
+    own = RunFolder(work.store.runs / version.tags.get("effnet.key", "none"))
+    same = version.tags.get(WEIGHTS_TAG)
+    if same and (result := own.result()) and result.weights_sha256 == same and own.spec().dataset == manifest.digest:
+        hits = run_hits(own, "val")
+        if hits is not None:
+            return Contender(str(version.version), hits, result.macs)
+    from mlflow.artifacts import download_artifacts
+
+    from effnet.models.weights import load_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        uri = f"models:/{version.name}/{version.version}"
+        there = Path(download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=work.tracker.uri))
+        folder = next((path.parent for path in sorted(there.rglob("architecture.json"))), None)
+        if folder is None:
+            raise DataError("it holds no architecture.json, so it is no model of effnet's")
+        network = load_model(folder)
+        macs = count(network.architecture, network.classifier.out_features).macs
+        kept, weights = work.store.cache / "hits" / f"{version.name}-{version.version}.json", str(version.source)
+        hits = read_hits(kept, manifest.digest, weights, "val")
+        if hits is None:
+            hits = _score(work, manifest, version, folder, network)
+            keep_hits(kept, manifest.digest, weights, "val", hits)
+    return Contender(str(version.version), hits, macs)
+
+
+def _score(work: Work, manifest: Manifest, version: Any, folder: Path, network: Network) -> Hits:
+    from effnet.evaluation.classes import classes_of_model, known_of
+    from effnet.evaluation.run import judge as judge_images
+
+    trained_on = load_manifest(work.store.datasets / version.tags.get("dataset", "none"))
+    known = known_of(trained_on) if trained_on else classes_of_model(folder)
+    if not any(known):
+        raise DataError("nothing says which classes it has")
+    work.screen.say(f"registry: version {version.version} of {version.name} is scored on today's val")
+    augment = Augment(crop_padding=_crop_padding(folder))
+    dataset = work.store.datasets / manifest.digest
+    return judge_images(network, dataset, "val", augment=augment, cache=work.store.cache, known=known).hits
+
+
+def _crop_padding(folder: Path) -> int:
+    """Return how the central crop of a model folder's images was cut; the default, where it does not say."""
+    try:
+        return int(json.loads((folder / "predictor.json").read_bytes())["crop_padding"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Augment().crop_padding
 
 
 def _make_model(client: Any, name: str, description: str) -> None:
@@ -101,6 +201,8 @@ def _add_version(
     numbers |= {"macs": result.macs, "params": result.params}
     model_id = _log_model(tracker, folder, manifest, name, card, numbers)
     tags = {label: f"{value:.6g}" if isinstance(value, float) else str(value) for label, value in numbers.items()}
+    if evaluation.latency:
+        tags["latency_on"] = evaluation.latency.where()
     tags |= {"val_samples": str(evaluation.samples), "dataset": manifest.digest, WEIGHTS_TAG: result.weights_sha256}
     tags |= {"effnet.key": folder.key, "effnet.family": work.key}
     with _process_uri(tracker.uri):  # where the SQL store looks the source up, whatever the client's address
@@ -136,6 +238,7 @@ def _log_model(
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
     from effnet.data.loader import first_images
+    from effnet.evaluation.classes import save_class_ids
     from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
     from effnet.evaluation.run import load_network
 
@@ -165,6 +268,7 @@ def _log_model(
     with tempfile.TemporaryDirectory() as scratch:
         data, model = Path(scratch) / "member", Path(scratch) / "model"
         save_predictor(data, load_network(folder), manifest.class_names, spec.recipe.augment.crop_padding)
+        save_class_ids(data, manifest)
         (data / "README.md").write_text(card)
         mlflow.pyfunc.save_model(
             str(model),

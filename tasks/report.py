@@ -25,7 +25,7 @@ from effnet.report.figures import (
     latency_figure,
     learning_figure,
 )
-from effnet.report.page import Shown, markdown, member_rows, page
+from effnet.report.page import Shown, latency_story, markdown, member_rows, page
 from effnet.runs import RunFolder
 from effnet.store import publish
 from tasks.progress import artifact_key
@@ -89,7 +89,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
         caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
     yield Shown(folder / "accuracy.svg", "Accuracy against cost and size", caption, "members")
     latency_figure(points, "accuracy against latency", _targets(folder, "latency"))
-    yield Shown(folder / "latency.svg", "Accuracy against latency", "One image on one CPU core (table 4).", "members")
+    yield Shown(folder / "latency.svg", "Accuracy against latency", f"{latency_story(facts)} (Table 4.)", "members")
     curves = {member.result.name: member.curve for member in facts.members}
     learning_figure(curves, "learning curves", _targets(folder, "learning"))
     yield Shown(
@@ -99,7 +99,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
         caption = "Every trial, the best so far, and what nothing else beats."
         yield Shown(folder / "search.svg", "Search", caption, "search")
     for name in facts.study["baselines"] if facts.study else ():
-        caption = "The paper's figures 3 and 8: top-1 against counted cost; bands: 95 % over seeds."
+        caption = "The paper's figures 3 and 8: top-1 against counted cost; bands: 95 % over images and seeds."
         yield Shown(folder / f"study_{name}.svg", f"Ways of scaling {name}", caption, "study")
     if facts.fit:
         caption = "Each candidate as far as it was trained; the rule for ties is stated above."
@@ -187,7 +187,7 @@ def _show(facts: Facts, link: str | None) -> None:
     """Put the members, the report in short and a link to it on the flow run's page."""
     family = facts.family.family
     create_markdown_artifact(markdown(facts), key=artifact_key(family, "report"), description=f"The family {family}")
-    shown = ("name", "phi", "resolution", "top1", "top5", "params", "macs", "latency_ms")
+    shown = ("name", "phi", "resolution", "top1", "top5", "params", "macs", "latency_ms", "latency_on")
     table: list[dict[str, Any]] = [{name: row[name] for name in shown} for row in member_rows(facts)]
     create_table_artifact(table, key=artifact_key(family, "members"), description=f"Members of {family}")
     if link:

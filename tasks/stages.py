@@ -79,6 +79,7 @@ def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> Memb
         top1=evaluation.top1,
         top5=evaluation.top5,
         latency_ms=evaluation.latency_ms,
+        latency_on=evaluation.latency.where() if evaluation.latency else "",
         seconds=result.seconds,
         run_key=unit.folder.key,
         mlflow_run_id=work.tracker.run_id(unit.folder.key),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -13,7 +14,10 @@ from effnet.arch.scaling import PAPER, STRATEGIES, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig, given_coefficients, load_network
 from effnet.data.manifest import Manifest
-from effnet.search.study import StudyPoint, band, study_points
+from effnet.errors import DataError
+from effnet.hits import run_hits
+from effnet.search.study import StudyPoint, contests, study_points
+from effnet.statistics import Hits, band
 from effnet.store import publish
 from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
 
@@ -26,11 +30,20 @@ def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: s
     trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
     evaluate_units(work, _unique(pair for pairs in trained.values() for pair in pairs))
     content: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": manifest.digest, "baselines": {}}
+    content["contests"] = {}
     for name, points in trained.items():
         content["baselines"][name] = [_row(point, units) for point, units in points]
         for row in content["baselines"][name]:
-            spread = "" if row["low"] is None else f" ({row['low']:.2%} to {row['high']:.2%})"
-            work.screen.say(f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%}{spread}")
+            spread = f"{row['low']:.2%} to {row['high']:.2%}"
+            work.screen.say(
+                f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%} ({spread})"
+            )
+        content["contests"][name] = [each._asdict() for each in contests(_hits(points))]
+        for each in content["contests"][name]:
+            work.screen.say(
+                f"study {name}: {each['one']} against {each['other']} ×{each['factor']:g}: {each['lead']:+.2%} ± "
+                f"{each['noise']:.2%} (p {each['p_holm']:.2g}), {each['told']}"
+            )
     publish(work.folder / "study.json", json.dumps(content, indent=2).encode())
     from effnet.report.evidence import Curve, study_figure
 
@@ -84,8 +97,19 @@ def _unique(found: Iterable[tuple[StudyPoint, list[Unit]]]) -> list[Unit]:
     return list({unit.folder.key: unit for _, units in found for unit in units}.values())
 
 
+def _hits(points: Iterable[tuple[StudyPoint, list[Unit]]]) -> dict[tuple[str, float], Hits]:
+    found = {}
+    for point, units in points:
+        kept = [run_hits(unit.folder, "val") for unit in units]
+        if any(hits is None for hits in kept):
+            raise DataError(f"study {point.architecture.name}: its hits have gone; run the command again")
+        found[point.strategy, point.factor] = np.array(kept)
+    return found
+
+
 def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
-    scores = [unit.folder.evaluated().top1 for unit in units]
+    evaluations = [unit.folder.evaluated() for unit in units]
+    scores = [evaluation.top1 for evaluation in evaluations]
     return {
         "strategy": point.strategy,
         "factor": point.factor,
@@ -94,5 +118,5 @@ def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
         "resolution": point.architecture.resolution,
         "runs": [unit.folder.key for unit in units],
         "top1": scores,
-        **band(scores)._asdict(),
+        **band(scores, evaluations[0].samples)._asdict(),
     }

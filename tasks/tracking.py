@@ -518,7 +518,8 @@ def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None
             f"* top-1 on {evaluation.split}, which reports: **{evaluation.top1:.2%}**, top-5 {evaluation.top5:.2%}, of "
             f"{evaluation.samples:,} images"
         )
-        lines.append(f"* one image on one core: {evaluation.latency_ms:.2f} ms")
+        place = evaluation.latency.where() if evaluation.latency else "1 thread"
+        lines.append(f"* median time of one image, {place}: {evaluation.latency_ms:.2f} ms")
     lines += ["", *(f"* {note}" for note in result.notes)]
     lines.append(f"Run folder `{folder.key}`; `effnet show {folder.key}` prints it.")
     return "\n".join(lines)

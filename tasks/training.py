@@ -12,6 +12,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, PoolCompute, Recipe
 from effnet.data.manifest import Manifest
 from effnet.errors import DataError
+from effnet.hits import run_hits
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store
 from tasks.placement import Order, carry_out
@@ -148,6 +149,13 @@ def time_units(work: Work, units: Sequence[Unit]) -> None:
         work.tracker.forward(unit.folder)
 
 
+def keep_unit_hits(work: Work, units: Sequence[Unit]) -> None:
+    """Keep which images of minival every finished training is right about, where it is not kept yet."""
+    missing = [unit.folder.key for unit in units if run_hits(unit.folder, "minival") is None]
+    if missing:
+        _carry_out_one(work, Order(name="hits", action="hits", runs=tuple(missing)), lambda: None)
+
+
 def leave_units(work: Work, units: Sequence[Unit]) -> None:
     """End the runs in MLflow of trainings that halving left."""
     for unit in units:
@@ -155,8 +163,12 @@ def leave_units(work: Work, units: Sequence[Unit]) -> None:
 
 
 def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
-    """Score every finished training on the validation split, once; return how many were scored before."""
-    missing = [unit for unit in units if unit.folder.evaluation() is None]
+    """Score every finished training on the validation split, once; return how many were scored before.
+
+    A latency that other work disturbed is measured again, while nothing of ours runs, on this machine's own trainings.
+    """
+    missing = [unit for unit in units if unit.folder.evaluation() is None or run_hits(unit.folder, "val") is None]
+    known = [unit for unit in units if unit not in missing]
     if missing:
         order = Order(name="evaluation", action="evaluate", runs=tuple(unit.folder.key for unit in missing))
 
@@ -168,9 +180,16 @@ def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
             _carry_out_one(work, order, tick)
         finally:
             work.screen.settle()
+    _time_again(work, known)
     for unit in units:
         work.tracker.forward(unit.folder)
     return len(units) - len(missing)
+
+
+def _time_again(work: Work, units: Sequence[Unit]) -> None:
+    noisy = [unit.folder.key for unit in units if (known := unit.folder.latency()) and not known.settled]
+    if noisy and not isinstance(work.config.compute, PoolCompute):  # a pool's machines differ
+        _carry_out_one(work, Order(name="latency", action="latency", runs=tuple(noisy)), lambda: None)
 
 
 def _carry_out_one(work: Work, order: Order, tick: Callable[[], None]) -> None:

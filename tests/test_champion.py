@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from effnet.champion import Score, judge
+from effnet.champion import Contender, judge
 
-OLD = Score(top1=0.90, samples=10_000, macs=1000)  # noise of a difference: 0.83 points
+
+def contender(right: int, macs: int = 1000, of: int = 10_000, name: str = "1") -> Contender:
+    """Return one that is right about the first so many images: the better knows all that the worse knows."""
+    return Contender(name, np.arange(of) < right, macs)
+
+
+OLD = contender(9000)
 
 
 @pytest.mark.parametrize(
     ("new", "takes_over", "word"),
     [
-        (Score(0.95, 10_000, 2000), True, "better"),
-        (Score(0.905, 10_000, 1000), False, "no better than noise"),
-        (Score(0.905, 10_000, 2000), False, "no better than noise"),
-        (Score(0.895, 10_000, 999), True, "cheaper"),
-        (Score(0.85, 10_000, 1), False, "worse"),
-        (Score(0.93, 100, 2000), False, "no better than noise"),  # few images say little
+        (contender(9500, 2000), True, "better"),
+        (contender(9006, 2000), True, "better"),  # six images more and none less: p 0.03
+        (contender(9005, 2000), False, "no better than noise"),  # five: p 0.06
+        (contender(8995, 999), True, "cheaper"),
+        (contender(8994, 999), False, "worse"),
+        (contender(8500, 1), False, "worse"),
         (OLD, False, "no better"),
     ],
 )
-def test_gate(new: Score, takes_over: bool, word: str) -> None:
+def test_gate(new: Contender, takes_over: bool, word: str) -> None:
     verdict = judge(new, OLD)
     assert verdict.takes_over is takes_over
     assert word in verdict.reason
+    assert "on the same 10,000 images" in verdict.reason
+
+
+def test_what_they_disagree_on_decides_not_what_they_score() -> None:
+    hits = np.arange(1000) < 900
+    alike = Contender("2", np.arange(1000) < 908, 2000)
+    shuffled = Contender("3", np.roll(np.arange(1000) < 908, 100), 2000)  # the same score, other images
+    assert judge(alike, Contender("1", hits, 1000)).takes_over
+    assert not judge(shuffled, Contender("1", hits, 1000)).takes_over
 
 
 def test_the_first_is_champion() -> None:
-    assert judge(OLD, None).takes_over
+    verdict = judge(OLD, None)
+    assert verdict.takes_over
+    assert verdict.best == OLD.name
+
+
+def test_cheaper_and_cheaper_does_not_go_down_and_down() -> None:
+    champion = best = contender(9000, 1000, name="0")
+    for number in range(1, 30):  # each five images worse than the last: within noise of it, and cheaper
+        new = contender(champion.hits.sum() - 5, champion.macs - 10, name=str(number))
+        verdict = judge(new, champion, best)
+        assert verdict.best == "0"
+        if verdict.takes_over:
+            champion = new
+        else:
+            assert "worse than the best that was champion, 0 with 90.00%" in verdict.reason
+    assert champion.name == "1"  # one step, and no further
+
+
+def test_the_best_moves_up() -> None:
+    champion, best = contender(8995, 900, name="2"), contender(9000, name="1")
+    assert judge(contender(9010, 2000, name="3"), champion, best).best == "3"
+    assert judge(contender(9001, 800, name="3"), champion, best).best == "3"
+    assert judge(contender(8996, 800, name="3"), champion, best).best == "1"
+    by_hand = contender(9300, 5000, name="7")  # an alias set by hand: it is a champion too
+    assert judge(contender(9000, 800, name="8"), by_hand, best).best == "7"

@@ -2,31 +2,113 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
+from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import torch
 from torch import nn
 
-WARM_UP, RUNS = 5, 20  # paper, table 4: average of 20 runs
+from effnet.runs import Latency
+
+WARM_UP, RUNS = 5, 20  # at least; the paper's table 4 is the average of 20 runs
 MAX_BATCH = 256
+ROUNDS = 3  # of measuring, until one is quiet
+PAUSE_SECONDS = 0.5  # between them
 _SECONDS = 0.15  # of measuring each batch
+_LATENCY_SECONDS = 0.3  # of a round of latency, at least
+
+# What makes a round one that other work disturbed.
+OTHERS_SHARE = 0.25  # of all cores kept busy by other processes
+OWN_SHARE = 0.9  # of the time that this thread had a core
+SPREAD = 0.2  # between the quartiles, of the median
+
+
+class _Load(NamedTuple):
+    """Seconds since some time ago: of all processors at work, of this process, of this thread, on the clock."""
+
+    busy: float
+    own: float
+    thread: float
+    clock: float
+
+    @classmethod
+    def now(cls) -> _Load:
+        times = psutil.cpu_times()._asdict()
+        busy = sum(seconds for kind, seconds in times.items() if kind in ("user", "nice", "system", "irq", "softirq"))
+        return cls(busy, time.process_time(), time.thread_time(), time.perf_counter())
 
 
 @torch.inference_mode()
-def latency_ms(network: nn.Module, in_channels: int, resolution: int) -> float:
-    """Return the mean time in milliseconds for a batch of 1 on one CPU core (paper, table 4).
+def measure_latency(network: nn.Module, in_channels: int, resolution: int) -> Latency:
+    """Return the median time for a batch of 1 on one CPU core (paper, table 4), and what else the machine did.
 
-    The network must be on the CPU and in evaluation mode. Sets torch to one thread for the rest of the process.
+    The network must be on the CPU and in evaluation mode. A round that other work disturbed is repeated, and the
+    quietest one counts. Torch is set to one thread meanwhile.
     """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    image = _images(1, in_channels, resolution, torch.device("cpu"))
-    times = []
-    for _ in range(WARM_UP + RUNS):
+    try:
+        image = _images(1, in_channels, resolution, torch.device("cpu"))
+        best = _round(network, image)
+        for _ in range(ROUNDS - 1):
+            if best.quiet:
+                break
+            time.sleep(PAUSE_SECONDS)
+            best = quieter(best, _round(network, image))
+        return best
+    finally:
+        torch.set_num_threads(threads)
+
+
+def quieter(one: Latency, other: Latency) -> Latency:
+    """Return which of two measurements of a network is to be believed: one that is quiet, else the shorter."""
+    if one.quiet != other.quiet:
+        return one if one.quiet else other
+    return min(one, other, key=lambda latency: latency.latency_ms)
+
+
+def cpu_name() -> str:
+    """Return what the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next((model for model in models if model), platform.processor() or platform.machine())
+
+
+def _round(network: nn.Module, image: torch.Tensor) -> Latency:
+    for _ in range(WARM_UP):
+        network(image)
+    times: list[float] = []
+    before = _Load.now()
+    while len(times) < RUNS or time.perf_counter() - before.clock < _LATENCY_SECONDS:
         start = time.perf_counter()
         network(image)
         times.append(time.perf_counter() - start)
-    return 1e3 * statistics.fmean(times[WARM_UP:])
+    after = _Load.now()
+    took = after.clock - before.clock
+    others = max(0.0, (after.busy - before.busy) - (after.own - before.own)) / took
+    first, median, third = statistics.quantiles(times, n=4)
+    quiet = (
+        others <= OTHERS_SHARE * (psutil.cpu_count() or 1)
+        and after.thread - before.thread >= OWN_SHARE * took
+        and third - first <= SPREAD * median
+    )
+    return Latency(
+        latency_ms=1e3 * median,
+        spread_ms=1e3 * (third - first),
+        runs=len(times),
+        threads=1,
+        device=cpu_name(),
+        others=round(others, 2),
+        quiet=quiet,
+        tries=1,
+    )
 
 
 @torch.inference_mode()

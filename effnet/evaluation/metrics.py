@@ -14,6 +14,7 @@ from torch.nn import functional
 from effnet.arch.spec import Architecture
 from effnet.data.loader import Loader
 from effnet.models.preprocess import normalize
+from effnet.statistics import Hits
 
 CALIBRATION_BINS = 15  # Guo et al., On calibration of modern neural networks, 2017
 
@@ -26,6 +27,11 @@ class Predictions(NamedTuple):
     among_five: NDArray[np.bool_]
     confidence: NDArray[np.float32]  # the softmax of that class
     losses: NDArray[np.float32]  # cross-entropy in nats
+
+    @property
+    def hits(self) -> Hits:
+        """Which samples it is right about, (samples,)."""
+        return np.equal(self.found, self.labels)
 
 
 class Scores(NamedTuple):
@@ -83,7 +89,7 @@ def predict(network: nn.Module, arch: Architecture, loader: Loader, device: torc
 
 def scores_of(predictions: Predictions) -> Scores:
     """Return the means."""
-    right = predictions.found == predictions.labels
+    right = predictions.hits
     return Scores(
         float(right.mean()), float(predictions.among_five.mean()), float(predictions.losses.mean()), len(right)
     )
@@ -99,7 +105,7 @@ class Bin(NamedTuple):
 
 def calibration(predictions: Predictions) -> list[Bin]:
     """Return the bins of confidence that are not empty, of fifteen equal ones from 0 to 1."""
-    right = predictions.found == predictions.labels
+    right = predictions.hits
     bins = np.clip(np.ceil(predictions.confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     sizes = np.bincount(bins, minlength=CALIBRATION_BINS)
     confidence = np.bincount(bins, predictions.confidence.astype(np.float64), CALIBRATION_BINS)

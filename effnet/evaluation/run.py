@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,17 @@ import torch
 from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
-from effnet.data.manifest import load_manifest
-from effnet.errors import ConfigError, DataError
-from effnet.evaluation.latency import latency_ms, throughput
-from effnet.evaluation.metrics import calibration, calibration_error, confusion, predict, scores_of
+from effnet.data.manifest import Manifest, load_manifest
+from effnet.errors import DataError
+from effnet.evaluation.classes import Known, Matching, known_of, match_classes
+from effnet.evaluation.latency import measure_latency, quieter, throughput
+from effnet.evaluation.metrics import Predictions, calibration, calibration_error, confusion, predict, scores_of
+from effnet.hits import keep_hits, run_hits
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
 from effnet.runs import Evaluation, RunFolder
+from effnet.statistics import Hits
 from effnet.store import publish, sha256_file
 
 BATCH = 256
@@ -26,75 +31,116 @@ RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how i
 
 
 def evaluate_run(folder: RunFolder) -> Evaluation:
-    """Score a finished run on the validation split and time it; write evaluation.json, or return the one there is.
+    """Score a finished run on the validation split and time it; write what is not there of hits.json, evaluation.json.
 
     Raises:
         DataError: if the run is not finished, or its weights are not those it was finished with.
     """
-    if evaluation := folder.evaluation():
+    keep_run_hits(folder)
+    evaluation = folder.evaluation()
+    if evaluation and run_hits(folder, "val") is not None:
         return evaluation
-    spec = folder.spec()
+    spec, dataset = folder.spec(), folder.store.datasets / folder.spec().dataset
+    augment, cache = spec.recipe.augment, folder.store.cache
     network = load_network(folder)
-    dataset = folder.store.datasets / spec.dataset
-    evaluation = evaluate_weights(
-        network, dataset, "val", key=folder.key, augment=spec.recipe.augment, cache=folder.store.cache
-    )
+    if evaluation:  # by a version that kept no hits
+        hits = judge(network, dataset, "val", augment=augment, cache=cache).hits
+    else:
+        evaluation, hits = evaluate_weights(network, dataset, "val", key=folder.key, augment=augment, cache=cache)
+    keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "val", hits)
     publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     return evaluation
 
 
+def keep_run_hits(folder: RunFolder) -> None:
+    """Write a finished run's hits on minival into its hits.json, unless they are there."""
+    if run_hits(folder, "minival") is not None:
+        return
+    spec = folder.spec()
+    dataset = folder.store.datasets / spec.dataset
+    hits = judge(load_network(folder), dataset, "minival", augment=spec.recipe.augment, cache=folder.store.cache).hits
+    keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "minival", hits)
+
+
 def time_run(folder: RunFolder) -> float:
-    """Time a run's network, trained or not, and write latency.json, or return what is there: milliseconds."""
-    if folder.latency_path.exists():
-        return folder.latency_ms()
+    """Time a run's network, trained or not, and return the milliseconds; one that is settled is not timed again.
+
+    The figure is the evaluation's, if there is one, else that of latency.json. A quiet one replaces a noisy one.
+    """
+    evaluation, known = folder.evaluation(), folder.latency()
+    if known and known.settled:
+        return known.latency_ms
     spec = folder.spec()
     network = build(spec.architecture, spec.num_classes).eval()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    latency = latency_ms(network, spec.architecture.in_channels, spec.architecture.resolution)
-    publish(folder.latency_path, json.dumps({"latency_ms": latency}).encode())
-    return latency
+    latency = measure_latency(network, spec.architecture.in_channels, spec.architecture.resolution)
+    if known:
+        latency = quieter(known, latency).model_copy(update={"tries": known.tries + 1})
+    if evaluation:
+        evaluation = evaluation.model_copy(update={"latency": latency, "latency_ms": latency.latency_ms})
+        publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
+    else:
+        publish(folder.latency_path, latency.model_dump_json(indent=2).encode())
+    return latency.latency_ms
 
 
-def evaluate_weights(
-    network: Network, dataset: Path, split: str, *, key: str, augment: Augment, cache: Path | None
-) -> Evaluation:
-    """Score a network on every image of a dataset's split, each once, and time it.
+def judge(
+    network: Network,
+    dataset: Path,
+    split: str,
+    *,
+    augment: Augment,
+    cache: Path | None,
+    known: Known | None = None,
+) -> Predictions:
+    """Return what a network says of every image of a dataset's split, by one pass; its classes are found by id.
 
     Args:
         network: on the CPU, in evaluation mode; it comes back there.
         dataset: folder.
         split: "train", "minival" or "val".
-        key: says whose weights these are.
         augment: says how the central crop is cut.
         cache: folder for decoded pixels, if they are to be kept.
+        known: the network's classes; without it those of the dataset.
 
     Raises:
-        ConfigError: if the network has another number of classes than the dataset.
+        ConfigError: if the dataset has classes that the network lacks.
         DataError: if the dataset is not there or broken.
     """
-    manifest = load_manifest(dataset)
-    if manifest is None:
-        raise DataError(f"{dataset}: no dataset here; `effnet shard` writes one")
-    num_classes = network.classifier.out_features
-    if num_classes != len(manifest.classes):
-        raise ConfigError(f"the network has {num_classes} classes, {dataset} has {len(manifest.classes)}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    threads, arch = torch.get_num_threads(), network.architecture
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loader = Loader(
-        dataset, split, batch_size=BATCH, resolution=arch.resolution, augment=augment, threads=threads, cache=cache
-    )
-    predictions = predict(network, arch, loader, device)
-    scores = scores_of(predictions)
-    resolutions = {arch.resolution: scores.top1}
-    for resolution in other_resolutions(arch):
-        loader.resolution = resolution
-        resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
-    loader.close()
-    rate, batch = throughput(network, arch.in_channels, arch.resolution, device)
+    manifest = _manifest(dataset)
+    matching = _matching(network, manifest, known, dataset)
+    with _opened(network, dataset, split, augment, cache, matching) as (loader, device):
+        return predict(network, network.architecture, loader, device)
+
+
+def evaluate_weights(
+    network: Network,
+    dataset: Path,
+    split: str,
+    *,
+    key: str,
+    augment: Augment,
+    cache: Path | None,
+    known: Known | None = None,
+) -> tuple[Evaluation, Hits]:
+    """Score a network on every image of a dataset's split, each once, and time it; arguments and errors as of `judge`.
+
+    `key` says whose weights these are. Classes of the result are the network's.
+    """
+    manifest = _manifest(dataset)
+    matching = _matching(network, manifest, known, dataset)
+    num_classes, threads, arch = network.classifier.out_features, torch.get_num_threads(), network.architecture
+    with _opened(network, dataset, split, augment, cache, matching) as (loader, device):
+        predictions = predict(network, arch, loader, device)
+        scores = scores_of(predictions)
+        resolutions = {arch.resolution: scores.top1}
+        for resolution in other_resolutions(arch):
+            loader.resolution = resolution
+            resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
+        rate, batch = throughput(network, arch.in_channels, arch.resolution, device)
     bins = calibration(predictions)
-    right = predictions.labels[predictions.found == predictions.labels]
-    return Evaluation(
+    latency = measure_latency(network, arch.in_channels, arch.resolution)
+    evaluation = Evaluation(
         key=key,
         dataset=manifest.digest,
         split=split,
@@ -102,12 +148,14 @@ def evaluate_weights(
         calibration_error=calibration_error(bins),
         calibration=tuple(bins),
         class_samples=tuple(np.bincount(predictions.labels, minlength=num_classes).tolist()),
-        class_right=tuple(np.bincount(right, minlength=num_classes).tolist()),
+        class_right=tuple(np.bincount(predictions.labels[predictions.hits], minlength=num_classes).tolist()),
         confusion=tuple(confusion(predictions, num_classes)),
         resolutions=dict(sorted(resolutions.items())),
         images_per_second=rate,
         best_batch=batch,
-        latency_ms=latency_ms(network.cpu(), arch.in_channels, arch.resolution),
+        latency_ms=latency.latency_ms,
+        latency=latency,
+        matched=matching.told,
         environment={
             "torch": str(torch.__version__),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -115,6 +163,42 @@ def evaluate_weights(
             "threads_of_latency": "1",
         },
     )
+    return evaluation, predictions.hits
+
+
+def _manifest(dataset: Path) -> Manifest:
+    manifest = load_manifest(dataset)
+    if manifest is None:
+        raise DataError(f"{dataset}: no dataset here; `effnet shard` writes one")
+    return manifest
+
+
+def _matching(network: Network, manifest: Manifest, known: Known | None, dataset: Path) -> Matching:
+    return match_classes(known or known_of(manifest), network.classifier.out_features, manifest, str(dataset))
+
+
+@contextmanager
+def _opened(
+    network: Network, dataset: Path, split: str, augment: Augment, cache: Path | None, matching: Matching
+) -> Iterator[tuple[Loader, torch.device]]:
+    """Give a loader whose labels are the network's outputs, and the device where the network is meanwhile."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loader = Loader(
+        dataset,
+        split,
+        batch_size=BATCH,
+        resolution=network.architecture.resolution,
+        augment=augment,
+        threads=torch.get_num_threads(),
+        cache=cache,
+    )
+    loader.index = dataclasses.replace(loader.index, labels=matching.outputs[loader.index.labels])
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        yield loader, device
+    finally:
+        loader.close()
+        network.cpu()
 
 
 def other_resolutions(arch: Architecture) -> list[int]:

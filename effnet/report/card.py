@@ -25,6 +25,7 @@ def model_card(
     worst = "; ".join(f"{label} {share:.1%} of {samples:,}" for share, label, samples in shares[:3])
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     start = f"weights {spec.start.sha256[:16]}" if spec.start else f"drawn from seed {spec.seed}"
+    place = evaluation.latency.where() if evaluation.latency else "1 thread"
     device = result.environment.get("device", "an unknown device")
     return f"""\
 # {name}
@@ -48,7 +49,7 @@ minival was kept (epoch {result.best_epoch}, {result.top1:.2%}).
 | top-5 | {evaluation.top5:.2%} |
 | loss | {evaluation.loss:.4f} |
 | calibration error | {evaluation.calibration_error:.2%} |
-| latency, one image on one core | {evaluation.latency_ms:.2f} ms |
+| latency, one image, {place} | {evaluation.latency_ms:.2f} ms |
 | throughput, batch {evaluation.best_batch} | {evaluation.images_per_second:,.0f} images/s |
 
 **Limits.** It knows these {spec.num_classes:,} classes and answers with one of them whatever it is shown. Weakest

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, drawing, log_counts, wilson_interval
+from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, drawing, log_counts
+from effnet.statistics import band
 
 Targets = Sequence[Path]
 
 
 class Curve(NamedTuple):
-    """A point of a scaling curve: multiply-adds, mean top-1 (0..1), and its interval if there are several seeds."""
+    """A point of a scaling curve: multiply-adds, mean top-1 (0..1), and its 95 % interval."""
 
     macs: int
     mean: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
 
 def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Targets) -> None:
@@ -30,9 +31,8 @@ def study_figure(curves: Mapping[str, Sequence[Curve]], title: str, targets: Tar
             ordered = sorted(points)
             macs = [point.macs for point in ordered]
             axis.plot(macs, [100 * point.mean for point in ordered], marker=mark, color=color, label=strategy)
-            if all(point.low is not None for point in ordered):
-                low, high = ([100 * (getattr(point, side) or 0) for point in ordered] for side in ("low", "high"))
-                axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
+            low, high = [100 * point.low for point in ordered], [100 * point.high for point in ordered]
+            axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
         log_counts(axis, "multiply-adds (MACs)")
         axis.set_ylabel("top-1 on the validation split (%)")
         axis.set_title(title, fontsize=11)
@@ -82,6 +82,8 @@ def search_figure(found: Mapping[str, Any], targets: Targets) -> None:
 def grid_figure(found: Mapping[str, Any], samples: int, targets: Targets) -> None:
     """Draw the grid's candidates by rank, with the noise of each score, from the content of fit.json.
 
+    The images are counted once, however many seeds saw them.
+
     Args:
         found: the content of fit.json.
         samples: images of minival.
@@ -95,7 +97,7 @@ def grid_figure(found: Mapping[str, Any], samples: int, targets: Targets) -> Non
         labels = []
         for place, (network, (epochs, top1)) in enumerate(rows):
             final = network in last
-            low, high = wilson_interval(top1, samples * (len(last[network]["top1"]) if final else 1))
+            _, low, high = band(last[network]["top1"] if final else [top1], samples)
             axis.plot([100 * low, 100 * high], [place, place], color="0.75", linewidth=1.5)
             won = final and list(names[network]) == list(found["winner"])
             color = RED if won else BLUE if final else GREY
@@ -107,6 +109,12 @@ def grid_figure(found: Mapping[str, Any], samples: int, targets: Targets) -> Non
             mark = " (paper)" if network == found["paper"] else ""
             labels.append(f"α {alpha:g}  β {beta:g}  γ {gamma:g}{mark}, {epochs} ep.")
         axis.set_yticks(range(len(rows)), labels, size=8)
-        axis.set_xlabel("top-1 on minival (%); grey: 95 % interval; orange: seeds")
-        axis.set_title(f"grid at φ = 1; chosen: the diamond{', a tie' if found['tie'] else ''}", fontsize=11)
+        axis.set_xlabel("top-1 on minival (%); grey: 95 % interval over images and seeds; orange: seeds")
+        axis.set_title(f"grid at φ = 1; chosen: the diamond{_doubt(found)}", fontsize=11)
         axis.grid(alpha=0.25, axis="x")
+
+
+def _doubt(found: Mapping[str, Any]) -> str:
+    if found["tie"]:
+        return ", a tie"
+    return ", by one seed" if found.get("seeds", 2) < 2 else ""

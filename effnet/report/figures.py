@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts, wilson_interval
+from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts
+from effnet.statistics import wilson_interval
 
 Targets = Sequence[Path]
 

@@ -51,6 +51,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
         versions={name: version(name) for name in VERSIONS},
         rule=RULE,
         story=coefficients_story(facts),
+        latency=latency_story(facts),
         total_hours=sum(cost.hours for cost in facts.costs),
     )
 
@@ -58,13 +59,15 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
 def markdown(facts: Facts) -> str:
     """Return the report in short."""
     lines = [f"# {facts.family.family}", "", _summary(facts), ""]
-    lines += ["| | φ | pixels | top-1 | top-5 | params | ratio | MACs | ratio | latency |", "|---|" + "---:|" * 9]
+    heads = ("φ", "pixels", "top-1", "top-5", "params", "ratio", "MACs", "ratio", "latency, 1 thread")
+    lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for row in member_rows(facts):
         lines.append(
             f"| {row['name']} | {row['phi']:g} | {row['resolution']} | {row['top1']:.2%} | {row['top5']:.2%} | "
             f"{row['params']:,} | {row['params_ratio']:.2f} | {row['macs']:,} | {row['macs_ratio']:.2f} | "
             f"{row['latency_ms']:.2f} ms |"
         )
+    lines += ["", latency_story(facts)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     alpha, beta, gamma = facts.family.coefficients.values()
@@ -81,15 +84,24 @@ def member_rows(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
+def latency_story(facts: Facts) -> str:
+    """Say of what the latencies are."""
+    places: dict[str, list[str]] = {}
+    for member in facts.family.members:
+        places.setdefault(member.latency_on or "1 thread", []).append(member.name)
+    told = "; ".join(f"{', '.join(names)}: {place}" for place, names in places.items())
+    return f"Latency: median time of one image. {told}."
+
+
 def coefficients_story(facts: Facts) -> str:
     """Say where α, β, γ come from."""
     fit = facts.fit
     if facts.config.coefficients or fit is None:
         return "stated in the config."
     told = f"the grid of {fit['points']:,} points trained {len(fit['candidates'])} networks"
-    if fit["tie"]:
-        return f"{told}; the best led by {fit['lead']:.2%} ± {fit['noise']:.2%}, a tie: taken was, {fit['rule']}."
-    return f"{told}; the best led by {fit['lead']:.2%}, more than noise ({fit['noise']:.2%})."
+    if "told" not in fit:  # written by an earlier version, which took seeds that agree for certainty
+        return f"{told}; the best led by {fit['lead']:.2%}. Taken was, {fit['rule']}."
+    return f"{told}; {fit['told']}. Taken was, {fit['rule']}."
 
 
 def config_yaml(facts: Facts) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ WAYS = {
     "compound": (RED, "o"),
     "dWr": (PINK, "v"),
 }
-_Z = 1.959964  # 97.5 % quantile of the normal distribution
 DPI = 120
 
 
@@ -57,11 +55,3 @@ def log_counts(axis: Any, label: str) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(label)
     axis.grid(alpha=0.25, which="both")
-
-
-def wilson_interval(share: float, samples: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share found on `samples` independent ones (Wilson's score interval, 1927)."""
-    center = (share + _Z**2 / (2 * samples)) / (1 + _Z**2 / samples)
-    half = _Z / (1 + _Z**2 / samples) * math.sqrt(share * (1 - share) / samples + (_Z / (2 * samples)) ** 2)
-    # Rounding must not push the share itself out of its interval.
-    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from effnet.statistics import ALPHA, Hits, difference, holm
 
 _K = TypeVar("_K", bound=Hashable)
 
@@ -14,13 +17,18 @@ RULE = "of the best and all that noise cannot tell from it, the one with the few
 class Finalist(NamedTuple):
     """What a fully trained candidate found on minival, once per seed."""
 
-    top1: Sequence[float]
+    hits: Hits  # (seeds, images); the images are the same for all finalists
     macs: int
+
+    @property
+    def top1(self) -> list[float]:
+        """Top-1 of each seed."""
+        return [float(share) for share in np.atleast_2d(self.hits).mean(1)]
 
     @property
     def mean(self) -> float:
         """Mean top-1."""
-        return sum(self.top1) / len(self.top1)
+        return float(self.hits.mean())
 
 
 class Decision(NamedTuple, Generic[_K]):
@@ -31,45 +39,34 @@ class Decision(NamedTuple, Generic[_K]):
     runner_up: _K | None
     lead: float  # of the best over the runner-up, in top-1
     noise: float  # half of the lead's 95 % interval
+    p: float  # of the lead, corrected for the number of finalists
     tie: bool  # the lead is within noise
+    seeds: int  # trainings of each; with one, noise is that of the images alone
+
+    def told(self) -> str:
+        """Say what the lead is worth."""
+        lead = f"the best leads by {self.lead:.1%} ± {self.noise:.1%} (p {self.p:.2g})"
+        if self.tie:
+            return f"{lead}, a tie: no evidence between them, the cheapest is taken"
+        if self.seeds < 2:
+            return f"{lead}, more than the images' noise; one seed cannot say what another would find"
+        return f"{lead}, more than noise"
 
 
-def decide(finalists: Mapping[_K, Finalist], samples: int) -> Decision[_K]:
-    """Return the decision among finalists that were trained with the same seeds.
+def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
+    """Return the decision among finalists, at least one: the best is compared with each of the others.
 
-    Args:
-        finalists: at least one.
-        samples: images of minival. With one seed the noise is that of counting right answers on so many images; with
-            several it is what the seeds show, by Welch's t.
+    Compared are the same images, over all seeds (effnet.statistics.difference), and p is corrected for the number of
+    comparisons (Holm).
     """
     ranked = sorted(finalists, key=lambda key: (-finalists[key].mean, finalists[key].macs))
     best = ranked[0]
-    within = [
-        key
-        for key in ranked
-        if finalists[best].mean - finalists[key].mean <= _noise(finalists[best], finalists[key], samples)
-    ]
-    winner = min(within, key=lambda key: (finalists[key].macs, ranked.index(key)))
     if len(ranked) == 1:
-        return Decision(winner, best, None, 0.0, 0.0, tie=False)
+        return Decision(best, best, None, 0.0, 0.0, 1.0, tie=False, seeds=len(finalists[best].top1))
+    gaps = {key: difference(finalists[best].hits, finalists[key].hits) for key in ranked[1:]}
+    p_values = holm({key: gap.p for key, gap in gaps.items()})
+    within = [best, *(key for key in ranked[1:] if p_values[key] > ALPHA)]
+    winner = min(within, key=lambda key: (finalists[key].macs, ranked.index(key)))
     second = ranked[1]
-    lead = finalists[best].mean - finalists[second].mean
-    noise = _noise(finalists[best], finalists[second], samples)
-    return Decision(winner, best, second, lead, noise, tie=lead <= noise)
-
-
-def _noise(one: Finalist, other: Finalist, samples: int) -> float:
-    if min(len(one.top1), len(other.top1)) < 2:
-        return 1.96 * math.sqrt(sum(f.mean * (1 - f.mean) / samples for f in (one, other)))
-    shares = [_variance(f) / len(f.top1) for f in (one, other)]
-    total = sum(shares)
-    if not total:
-        return 0.0
-    from scipy.stats import t
-
-    freedom = total**2 / sum(share**2 / (len(f.top1) - 1) for share, f in zip(shares, (one, other), strict=True))
-    return float(t.ppf(0.975, freedom)) * math.sqrt(total)
-
-
-def _variance(finalist: Finalist) -> float:
-    return sum((value - finalist.mean) ** 2 for value in finalist.top1) / (len(finalist.top1) - 1)
+    gap, p = gaps[second], p_values[second]
+    return Decision(winner, best, second, gap.lead, gap.noise, p, tie=p > ALPHA, seeds=gap.seeds)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from effnet.arch.budget import Affordable, Budget, largest
@@ -11,6 +10,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import Strategy
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
+from effnet.statistics import ALPHA, Difference, Hits, difference, holm
 
 MISS = 1.5  # a network may cost so many times less than wanted
 EQUAL = 1.05  # costs that differ by no larger factor
@@ -88,21 +88,36 @@ def _spread(found: Sequence[Affordable]) -> float:
     return max(costs) / min(costs)
 
 
-class Band(NamedTuple):
-    """The mean over seeds, and its 95 % confidence interval; without bounds if there is one seed."""
+class Contest(NamedTuple):
+    """One way of scaling against another, at one factor, on the same images."""
 
-    mean: float
-    low: float | None
-    high: float | None
+    factor: float
+    one: str
+    other: str
+    lead: float  # of `one`, in top-1
+    noise: float  # half of its 95 % interval, over images and seeds
+    p: float
+    p_holm: float  # corrected for the number of contests
+    told: str  # "better", "worse", "a tie"; "one seed" where nobody knows
 
 
-def band(values: Sequence[float]) -> Band:
-    """Return the band of one point's scores, by Student's t."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return Band(mean, None, None)
-    from scipy.stats import t
+def contests(hits: Mapping[tuple[str, float], Hits], champion: str = "compound") -> list[Contest]:
+    """Return how a way of scaling does against each of the others, at every factor above 1.
 
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = float(t.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
-    return Band(mean, mean - half, mean + half)
+    Args:
+        hits: of each (strategy, factor), (seeds, images).
+        champion: the strategy that is compared with all others; without it there are no contests.
+    """
+    pairs = [(factor, name) for name, factor in hits if factor != 1 and name != champion and (champion, factor) in hits]
+    found = {pair: difference(hits[champion, pair[0]], hits[pair[1], pair[0]]) for pair in pairs}
+    corrected = holm({pair: gap.p for pair, gap in found.items()})
+    return [
+        Contest(pair[0], champion, pair[1], *gap[:3], corrected[pair], _verdict(gap, corrected[pair]))
+        for pair, gap in found.items()
+    ]
+
+
+def _verdict(gap: Difference, p: float) -> str:
+    if p > ALPHA:
+        return "a tie"
+    return "one seed" if gap.seeds < 2 else "better" if gap.lead > 0 else "worse"

@@ -16,7 +16,7 @@ from effnet.errors import ConfigError
 from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.search.space import Choices, Genes, Space, imagenet_space
-from effnet.search.study import band, study_points
+from effnet.search.study import study_points
 
 SPACE = imagenet_space()
 B0 = zoo.get("efficientnet_b0")
@@ -172,10 +172,3 @@ class TestStudy:
         deep = next(point for point in points if (point.strategy, point.factor) == ("depth", 4)).architecture
         assert deep.resolution == baseline.resolution
         assert deep.num_blocks > baseline.num_blocks
-
-    def test_bands_are_students(self) -> None:
-        mean, low, high = band([0.7, 0.8, 0.9])
-        assert mean == pytest.approx(0.8)
-        assert low == pytest.approx(0.8 - 4.302653 * 0.1 / 3**0.5, abs=1e-6)
-        assert high == pytest.approx(0.8 + 4.302653 * 0.1 / 3**0.5, abs=1e-6)
-        assert band([0.5]) == (0.5, None, None)

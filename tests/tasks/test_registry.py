@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
+from effnet.data.index import Index
 from effnet.data.manifest import Manifest
+from effnet.data.shards import write_shards
 from effnet.evaluation.run import evaluate_run
+from effnet.hits import run_hits
 from effnet.process import say
 from effnet.store import Store
 from effnet.train.loop import Stop, train
-from tasks.registry import Registered, register_members
+from tasks.registry import Registered, _process_uri, register_members
 from tasks.screen import Screen
 from tasks.tracking import Tracker
 from tasks.training import Unit, Work, make_unit
@@ -32,14 +39,22 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint
 
 
 @pytest.fixture
-def work(config: FamilyConfig, baseline: Architecture, store: Store, tmp_path: Path) -> Work:
-    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny", tmp_path / "artifacts", say)
-    return Work(config, baseline, store, tmp_path, tracker, Screen(), key="0" * 16)
+def told() -> list[str]:
+    """What was said to the user."""
+    return []
 
 
-def member(work: Work, manifest: Manifest, seed: int = 0) -> Unit:
+@pytest.fixture
+def work(config: FamilyConfig, baseline: Architecture, store: Store, tmp_path: Path, told: list[str]) -> Work:
+    tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny", tmp_path / "artifacts", told.append)
+    screen = Screen()
+    screen.say = screen.warn = told.append  # type: ignore[method-assign]
+    return Work(config, baseline, store, tmp_path, tracker, screen, key="0" * 16)
+
+
+def member(work: Work, manifest: Manifest, seed: int = 0, epochs: int = 1) -> Unit:
     """Train and evaluate a member."""
-    recipe = work.config.recipe.model_copy(update={"epochs": 1})
+    recipe = work.config.recipe.model_copy(update={"epochs": epochs})
     unit = make_unit(work, manifest, "B0", work.baseline, recipe, {"phi": 0.0}, seed=seed)
     work.tracker.open_training(unit.folder, unit.name, unit.labels, "member", None)
     train(unit.folder, started=time.time(), stop=Stop(), warn=say)
@@ -123,29 +138,126 @@ def served(uri: str, folder: Path) -> list[float]:
         process.wait()
 
 
-def test_the_gate_decides_on_the_champion(work: Work, manifest: Manifest) -> None:
+def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest: Manifest) -> None:
     register(work, manifest, member(work, manifest))
     client = MlflowClient(work.tracker.uri)
+    client.set_model_version_tag("tiny-b0", "1", "top1", "0.01")  # what it had on another day's val decides nothing
     other = register(work, manifest, member(work, manifest, seed=1))
     assert other.new
     assert not other.champion  # trained alike: no better than noise
-    assert "noise" in other.reason
+    assert "no better than noise" in other.reason
+    assert "on the same 359 images" in other.reason
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["candidate"]) == "2"
     assert str(model.aliases["champion"]) == "1"
-    client.set_model_version_tag("tiny-b0", "1", "top1", "0.01")  # a champion that is worse by far
-    won = register(work, manifest, member(work, manifest, seed=2))
+    won = register(work, manifest, member(work, manifest, seed=2, epochs=6))
     assert won.champion
     assert won.reason.startswith("better")
-    assert str(client.get_registered_model("tiny-b0").aliases["champion"]) == "3"
+    model = client.get_registered_model("tiny-b0")
+    assert str(model.aliases["champion"]) == "3"
+    assert model.tags["effnet.best"] == "3"
+
+
+def test_a_champion_of_another_dataset_is_scored_on_todays_val(
+    work: Work, manifest: Manifest, told: list[str], tmp_path: Path
+) -> None:
+    first = member(work, manifest, epochs=6)
+    register(work, manifest, first)
+    shutil.rmtree(first.folder.path)  # MLflow alone has it now
+    data = work.config.data.model_copy(update={"seed": 5})
+    datasets = tmp_path / "other" / "datasets"
+    other, _ = write_shards(data, datasets)
+    assert other.digest != manifest.digest
+    (datasets / manifest.digest).symlink_to(work.store.datasets / manifest.digest)
+    elsewhere = replace(work, store=Store(tmp_path / "other"))
+    weak = member(elsewhere, other)
+    found = register(elsewhere, other, weak)
+    assert not found.champion
+    assert found.reason.startswith("worse: ")
+    assert "on the same 359 images" in found.reason
+    scored = [line for line in told if "is scored on today's val" in line]
+    assert len(scored) == 1
+    assert register(elsewhere, other, weak).reason == found.reason
+    assert [line for line in told if "is scored on today's val" in line] == scored  # its hits were kept
+    strong = member(elsewhere, other, seed=1, epochs=6)
+    hits, champion = run_hits(strong.folder, "val"), evaluated_by_hand(elsewhere, other)
+    assert hits is not None
+    reason = register(elsewhere, other, strong).reason
+    assert f"top-1 {hits.mean():.2%} against {champion:.2%}" in reason
+
+
+def evaluated_by_hand(work: Work, manifest: Manifest) -> float:
+    """Return the champion's share of right answers, image by image through the served model."""
+    import mlflow
+
+    mlflow.set_tracking_uri(work.tracker.uri)
+    model = mlflow.pyfunc.load_model("models:/tiny-b0@champion")
+    index = Index.read(work.store.datasets / manifest.digest / "index.parquet", "val")
+    images = (Image.open(io.BytesIO(data)) for data in encoded(work.store.datasets / manifest.digest, index))
+    answers = model.predict(np.stack([np.asarray(image.convert("RGB")) for image in images]))
+    labels = [manifest.class_names[label] for label in index.labels]
+    return sum(a["label"] == label for a, label in zip(answers, labels, strict=True)) / len(labels)
+
+
+def encoded(dataset: Path, index: Index) -> list[bytes]:
+    shards = [(dataset / name).read_bytes() for name in index.shard_names]
+    places = zip(index.shards, index.offsets, index.lengths, strict=True)
+    return [shards[shard][offset : offset + length] for shard, offset, length in places]
+
+
+def test_a_champion_that_lacks_classes_is_named_as_not_comparable(
+    work: Work, manifest: Manifest, told: list[str]
+) -> None:
+    register(work, manifest, member(work, manifest))
+    client = MlflowClient(work.tracker.uri)
+    client.delete_model_version_tag("tiny-b0", "1", "dataset")
+    version = client.get_model_version("tiny-b0", "1")
+    client.delete_model_version_tag("tiny-b0", "1", "effnet.weights")
+    model = next(work.tracker.artifacts.rglob("classes.json"))
+    model.write_text(json.dumps({"classes": ["zero", *manifest.classes[1:]]}))
+    (model.parent / "predictor.json").unlink()
+    found = register(work, manifest, member(work, manifest, seed=1))
+    assert not found.champion
+    assert "not comparable: the champion, version 1" in found.reason
+    assert "does not have 1 of its 10 classes (0)" in found.reason
+    assert "set_registered_model_alias('tiny-b0', 'champion', '2')" in found.reason
+    assert any("not comparable" in line for line in told)
+    assert version.version == client.get_registered_model("tiny-b0").aliases["champion"]
+
+
+def test_an_alias_set_by_hand_is_evaluated_or_named(
+    work: Work, manifest: Manifest, told: list[str], tmp_path: Path
+) -> None:
+    first = member(work, manifest)
+    register(work, manifest, first)
+    client = MlflowClient(work.tracker.uri)
+    source = client.get_model_version("tiny-b0", "1").source
+    with _process_uri(work.tracker.uri):
+        mine = client.create_model_version("tiny-b0", source=source)  # ours, without our tags
+    client.set_registered_model_alias("tiny-b0", "champion", mine.version)
+    second = member(work, manifest, seed=1)
+    found = register(work, manifest, second)
+    evaluation = first.folder.evaluated()
+    assert f"against {evaluation.top1:.2%} on the same 359 images" in found.reason
+
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "model.pkl").write_bytes(b"not ours")
+    with _process_uri(work.tracker.uri):
+        theirs = client.create_model_version("tiny-b0", source=foreign.as_uri())
+    client.set_registered_model_alias("tiny-b0", "champion", theirs.version)
+    found = register(work, manifest, second)
+    assert not found.champion
+    assert f"version {theirs.version}, cannot be scored" in found.reason
+    assert "no model of effnet's" in found.reason
+    assert not any("MLflow at" in line for line in told)
+    assert not work.tracker.broken
 
 
 def test_a_broken_mlflow_stops_nothing(work: Work, manifest: Manifest, tmp_path: Path) -> None:
     unit = member(work, manifest)
     broken = Tracker(f"sqlite:///{tmp_path}/no/such/folder.db", "tiny", None, lambda line: told.append(line))
     told: list[str] = []
-    from dataclasses import replace
-
     assert register_members.fn(replace(work, tracker=broken), manifest, [unit]) == []
     assert len(told) == 1
     assert "the work goes on" in told[0]

@@ -1,0 +1,146 @@
+"""Noise: against textbooks and scipy, by properties, and by simulation of what is promised of an interval."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effnet.statistics import ALPHA, band, difference, holm, mcnemar, mean_band, wilson_interval
+
+
+def pairs(both: int, only_one: int, only_other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    one = np.repeat([True, True, False, False], [both, only_one, only_other, neither])
+    other = np.repeat([True, False, True, False], [both, only_one, only_other, neither])
+    return one, other
+
+
+counts = st.integers(0, 60)
+
+
+def test_mcnemar_of_a_textbook_case() -> None:
+    # Fagerland, Lydersen, Laake (2013), table 2: 1, 1 / 7, 12 discordant 1 and 7: exact p 0.0703
+    assert mcnemar(*pairs(1, 1, 7, 12)) == pytest.approx(0.0703, abs=1e-4)
+
+
+@given(counts, counts, counts, counts)
+def test_mcnemar_looks_only_at_images_that_one_of_them_knows(both: int, one: int, other: int, neither: int) -> None:
+    if not both + one + other + neither:
+        return
+    p = mcnemar(*pairs(both, one, other, neither))
+    assert 0 < p <= 1
+    assert p == pytest.approx(mcnemar(*pairs(both, other, one, neither)))
+    assert p == pytest.approx(mcnemar(*pairs(both + 500, one, other, neither + 20)))
+    assert p == pytest.approx(scipy.stats.binomtest(one, one + other).pvalue if one + other else 1.0)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 40), st.integers(0, 2**32 - 1))
+def test_a_difference_turns_round_with_its_sides_and_is_never_certain(a: int, b: int, images: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    one, other = draw.random((a, images)) < 0.7, draw.random((b, images)) < 0.6
+    found, turned = difference(one, other), difference(other, one)
+    assert found.lead == pytest.approx(one.mean() - other.mean())
+    assert (found.noise, found.p) == pytest.approx((turned.noise, turned.p))
+    assert found.noise > 0
+    assert 0 <= found.p <= 1
+    assert found.seeds == min(a, b)
+
+
+def test_seeds_that_agree_to_the_last_image_leave_the_noise_of_the_images() -> None:
+    one, other = pairs(357, 1, 0, 1)  # one image of 359
+    found = difference(np.array([one, one]), np.array([other, other]))
+    assert found.lead == pytest.approx(1 / 359)
+    assert found.noise > found.lead
+    assert found.p > ALPHA
+
+
+def test_copies_of_one_seed_do_not_multiply_the_images() -> None:
+    one, other = pairs(700, 60, 40, 200)
+    single = difference(one, other)
+    copies = difference(np.array([one] * 4), np.array([other] * 4))
+    assert copies.noise == pytest.approx(single.noise, rel=0.01)
+
+
+def arms(draw: np.random.Generator, gap: float, images: int, seeds: int, scatter: float) -> list[np.ndarray]:
+    """Draw the hits of two networks: images that are hard for both, and seeds that are lucky or not."""
+    hard = draw.normal(0, 1.5, images)
+    return [
+        np.array([hard + draw.normal(0, 1, images) < 2 + skill + luck for luck in draw.normal(0, scatter, seeds)])
+        for skill in (gap, 0)
+    ]
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.3])
+@pytest.mark.parametrize(("seeds", "images", "scatter"), [(1, 359, 0.0), (2, 718, 0.1), (3, 718, 0.0), (4, 718, 0.1)])
+def test_intervals_hold_what_they_promise(gap: float, seeds: int, images: int, scatter: float) -> None:
+    draw, spread = np.random.default_rng(7), math.sqrt(1 + 1.5**2 + scatter**2)
+    truth = scipy.stats.norm.cdf((2 + gap) / spread) - scipy.stats.norm.cdf(2 / spread)
+    found = [difference(*arms(draw, gap, images, seeds, scatter)) for _ in range(400)]
+    covered = sum(abs(each.lead - truth) <= each.noise for each in found) / len(found)
+    assert 0.93 <= covered <= 0.985  # 95 %, and three standard errors of 400
+    if not gap:
+        assert sum(each.p <= ALPHA for each in found) / len(found) <= 0.075
+
+
+@pytest.mark.parametrize(("seeds", "images", "scatter"), [(1, 359, 0.0), (3, 359, 0.1), (3, 2000, 0.1)])
+def test_bands_hold_what_they_promise(seeds: int, images: int, scatter: float) -> None:
+    draw = np.random.default_rng(3)
+    truth = scipy.stats.norm.cdf(2 / math.sqrt(1 + 1.5**2 + scatter**2))
+    bands = [band(list(arms(draw, 0, images, seeds, scatter)[0].mean(1)), images) for _ in range(400)]
+    covered = sum(each.low <= truth <= each.high for each in bands) / len(bands)
+    assert covered >= 0.92  # scores alone cannot say what seeds add within an image: wide, never narrow
+
+
+def test_bands_are_wilsons_and_students() -> None:
+    assert band([81 / 263], 263)[1:] == pytest.approx(wilson_interval(81 / 263, 263))
+    students = mean_band([0.7, 0.8, 0.9])
+    assert students is not None
+    assert students == pytest.approx((0.8 - 4.302653 * 0.1 / 3**0.5, 0.8 + 4.302653 * 0.1 / 3**0.5), abs=1e-6)
+    assert band([0.5, 0.51, 0.52], 10**9)[1:] == pytest.approx(mean_band([0.5, 0.51, 0.52]), abs=1e-4)
+    assert band([0.8, 0.8, 0.8], 100)[1:] == pytest.approx(wilson_interval(0.8, 100))  # seeds multiply no images
+    assert mean_band([0.5]) is None
+
+
+def test_wilson_interval_of_a_textbook_case() -> None:
+    # 81 of 263: Newcombe (1998), table I, method 3: 0.2553 to 0.3662
+    assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(1.0, 20)[1] == 1.0
+    for samples in range(1, 200):  # the ends, where rounding shows
+        assert wilson_interval(0.0, samples)[0] == 0.0
+        assert wilson_interval(1.0, samples)[1] == 1.0
+    assert wilson_interval(0.0, 20)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_holm_of_a_worked_case() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    )
+
+
+@given(st.dictionaries(st.integers(), st.floats(0, 1), max_size=8))
+def test_holm_keeps_the_order_and_lies_between_none_and_bonferroni(p_values: dict[int, float]) -> None:
+    corrected = holm(p_values)
+    assert list(corrected) == list(p_values)
+    for key, p in p_values.items():
+        assert p <= corrected[key] <= min(1.0, len(p_values) * p) or corrected[key] == pytest.approx(
+            max(corrected[other] for other in p_values if p_values[other] <= p)
+        )
+    ranked = sorted(p_values, key=lambda key: p_values[key])
+    assert [corrected[key] for key in ranked] == sorted(corrected.values())
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_holm_of_no_differences_rarely_finds_one(number: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    found = sum(min(holm(dict(enumerate(draw.random(number)))).values()) <= ALPHA for _ in range(400)) / 400
+    assert found <= 0.10  # 5 % in any of them, and more than four standard errors
+
+
+def test_hits_of_different_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="different images"):
+        difference(np.ones(3, bool), np.ones(4, bool))
