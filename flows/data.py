@@ -24,7 +24,7 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from effnet.config import load_config
-    from effnet.data.quarantine import remarks
+    from effnet.data.remarks import remarks
     from effnet.data.shards import write_shards
     from effnet.store import Store
 

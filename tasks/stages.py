@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import Coefficients
 from effnet.config import PoolCompute
 from effnet.data.manifest import Manifest
-from effnet.data.quarantine import remarks
+from effnet.data.remarks import remarks
 from effnet.data.shards import write_shards
 from effnet.family import FamilyResult, Member, MemberResult
 from tasks.sharding import shard_on_pool

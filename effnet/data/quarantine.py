@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from effnet.data.manifest import QUARANTINE, Manifest
+from effnet.data.manifest import QUARANTINE
 from effnet.data.policy import BadImage
 from effnet.data.sources import Entry, Refused, Source
 
@@ -40,17 +40,6 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     """Return what was noted of the images that a dataset leaves out."""
     path = folder / QUARANTINE
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-
-
-def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what a person should know of a dataset beside its counts, a line each."""
-    if manifest.quarantined:
-        yield f"left out: {manifest.quarantined:,}, listed in {folder / QUARANTINE}"
-        yield from (f"  {line}" for line in summary(listed(folder)))
-    if manifest.passed_over:
-        counts = ", ".join(f"{number:,} {name}" for name, number in manifest.passed_over.items())
-        yield f"passed over: {counts}"
-    yield from manifest.notes
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

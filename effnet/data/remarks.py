@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from effnet.data.manifest import MANIFEST, QUARANTINE, Manifest, load_manifest
+from effnet.data.quarantine import listed, summary
 from effnet.data.sources import Entry, Source
 from effnet.data.splits import ShardPlan, missing
 
 _SHOWN = 5
+
+
+def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what a person should know of a dataset beside its counts, a line each."""
+    if manifest.quarantined:
+        yield f"left out: {manifest.quarantined:,}, listed in {folder / QUARANTINE}"
+        yield from (f"  {line}" for line in summary(listed(folder)))
+    if manifest.passed_over:
+        counts = ", ".join(f"{number:,} {name}" for name, number in manifest.passed_over.items())
+        yield f"passed over: {counts}"
+    yield from manifest.notes
+    for old in sorted(folder.parent.glob(f"*/{MANIFEST}")):
+        other = load_manifest(old.parent)
+        if other and other.format < manifest.format and other.settings.source == manifest.settings.source:
+            rule = f"split by an older rule (format {other.format})"
+            yield f"{other.digest}: of the same source, but {rule}; it is not used"
 
 
 def notes(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -48,7 +67,7 @@ def _across_splits(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Ma
             both[row["sha256"]].append(row)
     wanted = {row["key"] for group in list(both.values())[:_SHOWN] for row in group}
     entries: dict[str, Entry] = {entry.key: entry for plan in plans for entry in plan.entries if entry.key in wanted}
-    yield f"{len(both):,} images are in more than one split; scores are too good by as much"
+    yield f"images that are in more than one split: {len(both):,}; scores are too good by as much"
     for group in list(both.values())[:_SHOWN]:
         yield "the same: " + " = ".join(f"{row['split']} {source.describe(entries[row['key']])}" for row in group)
     if len(both) > _SHOWN:

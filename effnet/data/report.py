@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 
 from effnet.data.index import read_table
 from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest
-from effnet.data.quarantine import listed, remarks
+from effnet.data.quarantine import listed
+from effnet.data.remarks import remarks
 from effnet.data.splits import SPLITS
 from effnet.errors import ConfigError
 

@@ -214,11 +214,17 @@ def _found(datasets: Path, key: str) -> Manifest | None:
 
 
 def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
-    """Give the folder its name; if a dataset of the same content is there already, that one stays."""
+    """Give the folder its name; if a dataset of the same content is there already, its shards stay."""
     folder = datasets / manifest.digest
     if folder.exists() and load_manifest(folder) is None:
         remove_folder(folder)  # a folder without a manifest is not a dataset
     if folder.exists():
+        (folder / QUARANTINE).unlink(missing_ok=True)
+        if (partial / QUARANTINE).is_file():
+            os.replace(partial / QUARANTINE, folder / QUARANTINE)
+        os.replace(
+            partial / MANIFEST, folder / MANIFEST
+        )  # what is said of it may have changed: notes, what is left out
         remove_folder(partial)
     else:
         os.rename(partial, folder)

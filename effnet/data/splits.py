@@ -65,6 +65,8 @@ def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
     """
     entries = source.entries()
     _check_keys(entries)
+    if (val := getattr(config.source, "val", None)) and not any(entry.split == "val" for entry in entries):
+        raise DataError(f"val: {val}: no image in it; fill it, or leave val: out to hold out a share")
     found = marks(source, entries)
     splits = split_entries(entries, found, config)
     plans = []

@@ -199,7 +199,7 @@ class TestParquet:
         with pytest.raises(ConfigError, match="no such file"):
             open_(self.CONFIG, tmp_path)
         self.write(tmp_path, [0, 1, None])
-        with pytest.raises(DataError, match="1 rows have no label, the first is row 2"):
+        with pytest.raises(DataError, match="row 2 has no label"):
             open_(self.CONFIG, tmp_path)
         self.write(tmp_path, [0, 7], names=True)
         with pytest.raises(DataError, match="labels from 0 to 7, but classes from 0 to 1"):
@@ -210,6 +210,97 @@ class TestParquet:
         path = tmp_path / "part-0.parquet"
         path.write_bytes(path.read_bytes()[:-50])
         with pytest.raises(DataError, match="not a readable Parquet file"):
+            open_(self.CONFIG, tmp_path)
+
+    @pytest.mark.parametrize("image_type", [pa.binary(), pa.large_binary(), pa.binary_view()])
+    @pytest.mark.parametrize(
+        "label_type",
+        [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    )
+    def test_columns_as_polars_and_pandas_write_them(
+        self, tmp_path: Path, image_type: pa.DataType, label_type: pa.DataType
+    ) -> None:
+        images = pa.array([image(number) for number in range(12)], image_type)
+        labels = pa.array(["cat", "dog"] * 6, pa.large_string()).cast(label_type)
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "part-0.parquet")
+        assert pq.read_schema(tmp_path / "part-0.parquet").field("label").type == label_type
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+
+    def test_a_frame_of_pandas(self, tmp_path: Path) -> None:
+        import pandas as pd
+
+        frame = pd.DataFrame({"image": [image(number) for number in range(12)], "label": ["cat", "dog"] * 6})
+        frame.to_parquet(tmp_path / "part-0.parquet")
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+        frame["label"] = frame["label"].astype("category")
+        frame.to_parquet(tmp_path / "part-0.parquet")
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+
+    @pytest.mark.parametrize(
+        ("labels", "classes"),
+        [
+            (pa.array([False, True] * 6), ("false", "true")),
+            (pa.array([0.0, 1.0] * 6), ("0", "1")),  # what pandas makes of integers when a value was missing once
+            (pa.array([7, 99_999_999] * 6), ("7", "99999999")),
+            (pa.array([5, 2**63] * 6, pa.uint64()), ("5", str(2**63))),
+        ],
+    )
+    def test_labels_of_other_kinds_and_ids(self, tmp_path: Path, labels: pa.Array, classes: tuple[str, ...]) -> None:
+        images = pa.array([image(number) for number in range(12)])
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "part-0.parquet")
+        source = open_(self.CONFIG, tmp_path)
+        assert source.classes == classes
+        assert [entry.label for entry in source.entries()] == [0, 1] * 6
+        ids = classes[1].isdecimal() and int(classes[1]) > 1
+        told = f"labels run to {int(classes[1]):,} but there are 2 of them: each that occurs is a class" if ids else ""
+        assert told in "".join(source.remarks().notes)
+        assert bool(source.remarks().notes) == ids
+
+    def test_nested_folders_of_files(self, tmp_path: Path) -> None:
+        self.write(tmp_path, [0, 1] * 6)
+        for number, name in enumerate(("x/y", "z", ".hidden")):
+            (tmp_path / "all" / name).mkdir(parents=True)
+            table = pq.read_table(tmp_path / "part-0.parquet").slice(number * 6, 6)
+            pq.write_table(table, tmp_path / "all" / name / "part-0.parquet")
+        (tmp_path / "all" / "_SUCCESS").touch()
+        (tmp_path / "all" / "x" / "y" / "all").mkdir()
+        source = open_(ParquetSource(kind="parquet", train="all"), tmp_path)
+        found = {name: images for (_, name, _), images in images_of(source).items()}
+        assert found == {str(label): images for (_, _, label), images in WANTED.items()}
+        assert source.describe(source.entries()[8]) == f"{tmp_path}/all/z/part-0.parquet: row 2"
+        with pytest.raises(ConfigError, match=r"no \.parquet file in it"):
+            open_(ParquetSource(kind="parquet", train="all"), tmp_path / "all" / "x" / "y")
+
+    def test_files_without_rows(self, tmp_path: Path) -> None:
+        self.write(tmp_path, [0, 1] * 6)
+        empty = pq.read_table(tmp_path / "part-0.parquet").slice(0, 0)
+        pq.write_table(empty, tmp_path / "part-1.parquet")
+        assert len(open_(self.CONFIG, tmp_path).entries()) == 12
+        pq.write_table(empty, tmp_path / "part-0.parquet")
+        with pytest.raises(DataError, match=r"part-0\.parquet: no rows in it, nor in the others"):
+            open_(self.CONFIG, tmp_path)
+
+    def test_the_file_with_a_damaged_page_is_named(self, tmp_path: Path) -> None:
+        self.write(tmp_path, [0, 1] * 6)
+        data = (tmp_path / "part-0.parquet").read_bytes()
+        column = pq.ParquetFile(tmp_path / "part-0.parquet").metadata.row_group(2).column(0)
+        begin = column.dictionary_page_offset or column.data_page_offset
+        damaged = data[:begin] + b"\xff" * 40 + data[begin + 40 :]
+        (tmp_path / "part-1.parquet").write_bytes(damaged)
+        (tmp_path / "part-2.parquet").write_bytes(data)
+        with pytest.raises(DataError, match=r"part-1\.parquet: damaged behind row \d+ .*get this file again") as caught:
+            open_(self.CONFIG, tmp_path).entries()
+        assert "\n" not in str(caught.value)
+
+    def test_paths_instead_of_bytes_and_mixed_labels_are_told(self, tmp_path: Path) -> None:
+        images = pa.array(
+            [{"bytes": None, "path": "cat/1.jpg"}], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        )
+        pq.write_table(pa.table({"image": images, "label": [0]}), tmp_path / "part-0.parquet")
+        with pytest.raises(DataError, match=r"row 0: column 'image' holds the path 'cat/1.jpg', not the image's bytes"):
+            open_(self.CONFIG, tmp_path).entries()
+        pq.write_table(pa.table({"image": images, "label": ["cat"]}), tmp_path / "part-1.parquet")
+        with pytest.raises(DataError, match=r"some labels are numbers \(0\), some are text \('cat'\)"):
             open_(self.CONFIG, tmp_path)
 
 
@@ -226,6 +317,53 @@ class TestWebDataset:
     def test_images_and_labels(self, tmp_path: Path) -> None:
         self.write(tmp_path)
         assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+
+    def test_counters_that_restart_in_each_shard(self, tmp_path: Path) -> None:
+        for shard in range(2):
+            with wds.TarWriter(str(tmp_path / f"old-{shard}.tar"), encoder=False) as writer:
+                for count, number in enumerate(range(shard, 12, 2)):
+                    writer.write({"__key__": f"{count:04d}", "jpg": image(number), "cls": CLASSES[number % 2].encode()})
+        source = open_(self.CONFIG, tmp_path)
+        assert images_of(source) == WANTED
+        assert len({entry.key for entry in source.entries()}) == 12
+        assert source.describe(source.entries()[7]) == f"{tmp_path}/old-1.tar: sample '0001'"
+        manifest, _ = write_shards(DataConfig(source=self.CONFIG, minival=0.2), tmp_path / "d", base=tmp_path)
+        assert manifest.num_samples == 12
+
+    def test_names_with_dots(self, tmp_path: Path) -> None:
+        for shard in range(2):
+            with tarfile.open(tmp_path / f"old-{shard}.tar", "w") as tar:
+                for number in range(shard, 12, 2):
+                    add(tar, f"v1.2_{number:04d}.JPG", image(number))
+                    add(tar, f"v1.2_{number:04d}.cls", CLASSES[number % 2].encode())
+        assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+        with tarfile.open(tmp_path / "old-0.tar", "w") as tar:
+            add(tar, "a.seg.png", image(1))  # by the format's rule the file `seg.png` of the sample `a`
+            add(tar, "a.cls", b"cat")
+            add(tar, "a.jpg", image(2))
+            add(tar, "a.json", b"{}")
+        assert images_of(open_(self.CONFIG, tmp_path))["", "cat", 0] == {image(2)}
+        with tarfile.open(tmp_path / "old-0.tar", "w") as tar:
+            for number in range(300):
+                add(tar, f"v1.2_{number:04d}.png", b"x")
+        with pytest.raises(
+            DataError, match=r"sample 'v1\.2_0000': has png; one image \(.*\) and cls are needed"
+        ) as caught:
+            open_(self.CONFIG, tmp_path).entries()
+        assert len(str(caught.value)) < 300
+
+    @pytest.mark.parametrize("big", ["99999999", "9" * 18, "9" * 5000, str(2**63)])
+    def test_labels_that_are_ids_take_no_memory(self, tmp_path: Path, big: str) -> None:
+        self.write(tmp_path, cls=b"0")
+        with wds.TarWriter(str(tmp_path / "old-1.tar"), encoder=False) as writer:
+            writer.write({"__key__": "s", "jpg": image(1), "cls": big.encode()})
+        source = open_(self.CONFIG, tmp_path)
+        if len(big) > 1000:
+            with pytest.raises(DataError, match="its cls has 5,000 bytes, no name or number has"):
+                source.entries()
+            return
+        assert source.classes == ("0", big)
+        assert bool(source.remarks().notes) == (len(big) <= 18)
 
     def test_our_own_shards_are_a_source(self, folder: Path) -> None:
         config = DataConfig(source=TestFolder.CONFIG, minival=0.2, val=0.2)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import webdataset as wds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnet.config import DataConfig, FolderSource, ParquetSource
+from effnet.config import DataConfig, FolderSource, ParquetSource, WebDatasetSource
 from effnet.data.shards import write_shards
 from effnet.data.sources import Entry
 from effnet.data.sources.base import content_mark
@@ -161,7 +162,7 @@ def test_the_same_image_in_train_and_val_is_told_by_path(tmp_path: Path) -> None
     val = write(tmp_path / "val", {"a/three!.jpg": 3, "a/x.jpg": 90})
     config = DataConfig(source=FolderSource(kind="folder", train=str(train), val=str(val)))
     _, notes = where(tmp_path / "d", config)
-    assert notes[0] == "1 images are in more than one split; scores are too good by as much"
+    assert notes[0] == "images that are in more than one split: 1; scores are too good by as much"
     assert f"{train}/a/3 (1).jpg" in notes[1]
     assert f"val {val}/a/three!.jpg" in notes[1]
 
@@ -186,6 +187,16 @@ def test_an_empty_val_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "val" / "a").mkdir(parents=True)
     config = DataConfig(source=FolderSource(kind="folder", train="train", val="val"))
     with pytest.raises(DataError, match="val: has no image of a class; fill it, or leave val: out"):
+        write_shards(config, tmp_path / "d", base=tmp_path)
+
+
+def test_val_shards_without_a_sample_are_an_error(tmp_path: Path) -> None:
+    for name, number in (("train", 6), ("val", 0)):
+        with wds.TarWriter(str(tmp_path / f"{name}.tar"), encoder=False) as writer:
+            for index in range(number):
+                writer.write({"__key__": f"{index}", "jpg": encode(photograph(16 + index)), "cls": b"0"})
+    config = DataConfig(source=WebDatasetSource(kind="webdataset", train="train.tar", val="val.tar"))
+    with pytest.raises(DataError, match=r"val: val\.tar: no image in it; fill it"):
         write_shards(config, tmp_path / "d", base=tmp_path)
 
 

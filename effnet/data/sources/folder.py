@@ -136,11 +136,13 @@ class ImageFolder:
             raise ConfigError(f"{train}: no folders in it; one folder per class is expected")
         own = roles["val"][0] if "val" in roles else None
         self._notes.append(f"{_shown(str(root))}: train is its folder '{train.name}', {_told(own, val)}")
-        for path in [*roles.get("test", ()), *((own,) if own and val else ())]:
+        used = {train.resolve(), (val or own or train).resolve()}
+        for path in sorted(path for path in folders if path.resolve() not in used):
             number = sum(not file.wrong for file in self._walk(path, count=False))
             self._notes.append(
                 f"{_shown(str(path))}: {number:,} images left out; to report on them, name the folder as val:"
             )
+            self._stamp.update(os.fsencode(f"left out/{path.name}\0"))
         self._loose(root)
         return train, val or own
 

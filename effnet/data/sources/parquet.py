@@ -82,8 +82,8 @@ class ParquetImages:
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
         if labels.null_count:
-            where = f"{path}: {labels.null_count:,} rows have no label, the first is row"
-            raise DataError(f"{where} {pc.index(labels.is_null(), True).as_py()}")
+            others = f", nor have {labels.null_count - 1:,} others" if labels.null_count > 1 else ""
+            raise DataError(f"{path}: row {pc.index(labels.is_null(), True).as_py()} has no label{others}")
         return _plain(labels, f"{path}: column '{self._config.label}'")
 
     def _samples(self) -> Iterator[Spooled]:
