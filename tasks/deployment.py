@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from effnet.errors import ConfigError, RunFailedError
-from tasks.patience import OUTAGE_SECONDS
+from effnet.outage import OUTAGE_SECONDS
 
 PoolType = Literal["process", "docker", "kubernetes", "ecs"]
 POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)

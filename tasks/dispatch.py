@@ -188,7 +188,7 @@ def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable
     told = next(reversed(child.lines()), "it said nothing")
     if code == MachineError.exit_code and child.job.alone and child.attempt < MACHINE_ATTEMPTS:
         warn(f"{child.job.name}: {told}; started once more here")
-        again = _start(child.job, compute)
+        again = _start(child.job, compute, child.slot)
         again.attempt = child.attempt + 1
         return again
     if code in _ERRORS:

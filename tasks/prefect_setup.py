@@ -95,7 +95,7 @@ def crash_stale_runs(flow_name: str, family: str) -> None:
     def ours(runs: Iterable[FlowRun]) -> list[UUID]:
         return [run.id for run in runs if run.parameters.get("config", {}).get("family") == family]
 
-    crashed = Crashed(message="its process was killed")
+    crashed: Any = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
     with get_client(sync_client=True) as client:
         running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))

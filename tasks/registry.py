@@ -168,10 +168,11 @@ def _score(work: Work, manifest: Manifest, version: Any, folder: Path, network: 
     return judge_images(network, dataset, "val", augment=augment, cache=work.store.cache, known=known).hits
 
 
-def _crop_padding(folder: Path) -> int:
+def _crop_padding(folder: Path) -> int | None:
     """Return how the central crop of a model folder's images was cut; the default, where it does not say."""
     try:
-        return int(json.loads((folder / "predictor.json").read_bytes())["crop_padding"])
+        padding = json.loads((folder / "predictor.json").read_bytes())["crop_padding"]
+        return None if padding is None else int(padding)
     except (OSError, ValueError, KeyError, TypeError):
         return Augment().crop_padding
 
