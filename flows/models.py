@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError
+from flows.find import HOME, find
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -320,13 +321,15 @@ _FORMATS = ("safetensors", "timm", "torchvision", "lukemelas", "torch", "onnx")
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--format", "kind", type=click.Choice(_FORMATS), default="safetensors", show_default=True)
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write."
 )
-def export(source: Path, kind: str, out: Path) -> None:
-    """Write the network of SOURCE, a run folder or a model folder, for use elsewhere.
+@HOME
+def export(model: str, kind: str, out: Path, store: Path) -> None:
+    """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
+    models:/NAME@champion.
 
     \b
     safetensors   a folder: model.safetensors and architecture.json
@@ -339,7 +342,7 @@ def export(source: Path, kind: str, out: Path) -> None:
 
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another path")
-    network = weights.load_model(source)
+    network = weights.load_model(find(model, store))
     if kind in ("torch", "onnx"):
         write = exports.export_torch if kind == "torch" else exports.export_onnx
         difference = write(network, out)

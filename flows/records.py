@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError
+from flows.find import HOME as _HOME
+from flows.find import find_run
 
 if TYPE_CHECKING:
     from effnet.runs import RunFolder
     from effnet.store import Store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=Path(".effnet"), show_default=True, help="The store's folder."
-)
 SHORT = 12  # letters of a key that a table shows; any beginning of a key names a run
 KINDS = ("search", "study", "fit", "member")
 
@@ -52,8 +51,8 @@ def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> No
 @_HOME
 @_JSON
 def show(run: str, store: Path, as_json: bool) -> None:
-    """Show all about RUN: its key or the beginning of it, or its name if only one has it."""
-    folder = _find(run, _store(store))
+    """Show all about RUN: a name, a key or the beginning of one, a folder, or models:/NAME@champion."""
+    folder = find_run(run, store)
     row = _whole(folder)
     if as_json:
         click.echo(json.dumps(row, indent=2))
@@ -85,8 +84,7 @@ def show(run: str, store: Path, as_json: bool) -> None:
 @_JSON
 def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
     """Show in what RUNS differ, settings and results side by side."""
-    root = _store(store)
-    folders = [_find(run, root) for run in runs]
+    folders = [find_run(run, store) for run in runs]
     if len(folders) < 2:
         raise ConfigError("compare: give at least two runs")
     rows = [_whole(folder) for folder in folders]
@@ -109,22 +107,6 @@ def _store(path: Path) -> Store:
     if not store.root.is_dir():
         raise ConfigError(f"{path}: no store here; name it with --store")
     return store
-
-
-def _find(name: str, store: Store) -> RunFolder:
-    """Return the run that a key, the beginning of one, or a name means."""
-    from effnet.runs import RunFolder
-
-    folders = [RunFolder(path.parent) for path in sorted(store.runs.glob("*/config.json"))]
-    by_key = [folder for folder in folders if folder.key.startswith(name)]
-    by_name = [folder for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
-    found = by_key or by_name
-    if not found:
-        raise ConfigError(f"no run '{name}' in {store.root}; `effnet runs` lists them")
-    if len(found) > 1:
-        keys = ", ".join(folder.key for folder in found[:5])
-        raise ConfigError(f"'{name}' may be any of {len(found)} runs ({keys}{', …' if len(found) > 5 else ''})")
-    return found[0]
 
 
 def _row(folder: RunFolder) -> dict[str, Any] | None:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError, RunFailedError
+from effnet.files import read_regular, reason
+from flows.find import HOME as _HOME
+from flows.find import find
 
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
@@ -19,9 +22,6 @@ if TYPE_CHECKING:
     from effnet.runs import Evaluation, Start
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=Path(".effnet"), show_default=True, help="The store's folder."
-)
 _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN is a bare weights file.")
 
 
@@ -29,14 +29,14 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
-@click.option("--start-from", type=click.Path(path_type=Path), help="Weights to start from: file, model or run folder.")
+@click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
 @click.option("--new-head", is_flag=True, help="Draw the classifier anew even if the number of classes is the same.")
 @click.option(
     "--ranks", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train together."
 )
 @_JSON
 def train(
-    config: Path, member: str, store: Path | None, start_from: Path | None, new_head: bool, ranks: int, as_json: bool
+    config: Path, member: str, store: Path | None, start_from: str | None, new_head: bool, ranks: int, as_json: bool
 ) -> None:
     """Train and evaluate one member of CONFIG's family, without the rest. Run again to go on."""
     from effnet.config import load_baseline, load_config
@@ -52,7 +52,7 @@ def train(
     root = Store.at(store or settings.store)
     root.prepare()
     settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
-    start = _start(start_from, new_head) if start_from else None
+    start = _start(find(start_from, root.root), new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
     work = Work(settings, baseline, root, config.parent, tracker, screen)
@@ -74,7 +74,7 @@ def train(
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the run's own]")
 @click.option("--split", type=click.Choice(["val", "minival", "train"]), default="val", show_default=True)
 @_WEIGHTS
@@ -83,7 +83,7 @@ def train(
 @_HOME
 @_JSON
 def evaluate(
-    run: Path,
+    run: str,
     data: Path | None,
     split: str,
     network: str | None,
@@ -92,7 +92,8 @@ def evaluate(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Score RUN on a dataset and time it: a run folder or its key, a model folder, or a weights file.
+    """Score RUN on a dataset and time it: a name, a key or the beginning of one, a folder, models:/NAME@champion, or a
+    weights file.
 
     The dataset's classes are found among those of RUN by their ids; it may have fewer, but none that RUN lacks.
     """
@@ -103,7 +104,7 @@ def evaluate(
     from effnet.store import sha256_file
 
     keep_memory()
-    path = _find(run, store)
+    path = find(run, store)
     weights = path if path.is_file() else path / "model.safetensors"
     loaded = _load(path, network)
     augment, cache = Augment(), None
@@ -134,26 +135,25 @@ def evaluate(
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True)
 @click.option("--image", "images", multiple=True, required=True, type=click.Path(path_type=Path), help="JPEG or PNG.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("cam.png"), show_default=True, help="Figure to write."
 )
 @_WEIGHTS
 @_HOME
-def cam(runs: tuple[Path, ...], images: tuple[Path, ...], out: Path, network: str | None, store: Path) -> None:
+def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str | None, store: Path) -> None:
     """Draw class activation maps of RUNS side by side (paper, figure 7): where each network sees its class."""
     from effnet.evaluation.cam import activation_panel
     from effnet.report.figures import cam_figure
 
-    rows = []
-    for run in runs:
-        path = _find(run, store)
+    rows, paths = [], [find(run, store) for run in runs]
+    for path in paths:
         loaded = _load(path, network)
         rows.append(
             activation_panel(loaded, [(image.name, _read(image)) for image in images], _class_names(path, store))
         )
-    cam_figure([_name(_find(run, store)) for run in runs], [image.name for image in images], rows, [out])
+    cam_figure([_name(path) for path in paths], [image.name for image in images], rows, [out])
     click.echo(str(out))
 
 
@@ -209,15 +209,6 @@ def _member(settings: FamilyConfig, baseline: Architecture, name: str, num_class
     return members[name.lower()]
 
 
-def _find(run: Path, store: Path) -> Path:
-    """Return the run folder, model folder or file; a bare key is looked up in the store."""
-    if not run.exists() and len(run.parts) == 1 and (store / "runs" / run).is_dir():
-        return store / "runs" / run
-    if not run.exists():
-        raise ConfigError(f"{run}: neither a file or folder nor the key of a run in {store}")
-    return run
-
-
 def _load(path: Path, network: str | None) -> Network:
     from effnet.models.weights import load, load_model
 
@@ -270,9 +261,9 @@ def _read(path: Path) -> Any:
     from effnet.data.decode import decode
 
     try:
-        return decode(path.read_bytes(), str(path))
+        return decode(read_regular(path), str(path))
     except OSError as error:
-        raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise ConfigError(f"{path}: {reason(error)}") from error
 
 
 def _show(evaluation: Evaluation, title: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -18,11 +18,12 @@ from effnet.arch.cost import count
 from effnet.champion import RULE, Contender, Verdict, judge
 from effnet.config import Augment
 from effnet.data.manifest import Manifest, load_manifest
-from effnet.errors import DataError, EffnetError
+from effnet.errors import ConfigError, DataError, EffnetError
 from effnet.hits import keep_hits, read_hits, run_hits
 from effnet.report.card import model_card
 from effnet.runs import Evaluation, RunFolder, RunResult
 from effnet.statistics import Hits
+from effnet.store import Store
 from tasks.tracking import Tracker
 from tasks.training import Unit, Work
 
@@ -60,6 +61,41 @@ def register_members(work: Work, manifest: Manifest, units: Sequence[Unit]) -> l
             f"registry: {len(found)} models, {new} new; champion among these: {len(champions)} of {len(found)}"
         )
     return found
+
+
+def fetch_registered(uri: str, store: Store) -> Path:
+    """Return the folder of a registered model: its run's in the store, or else a copy below the store's cache.
+
+    Args:
+        uri: models:/NAME@ALIAS or models:/NAME/VERSION.
+        store: whose MLflow is asked, unless the environment names another.
+
+    Raises:
+        ConfigError: if there is no such model, or MLflow does not answer.
+    """
+    import mlflow.artifacts
+    from mlflow import MlflowClient
+
+    from tasks.servers import mlflow_uri
+
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    name, _, number = (name, "", "") if at else name.partition("/")
+    address = os.environ.get("MLFLOW_TRACKING_URI") or mlflow_uri(store.root)
+    try:
+        client = MlflowClient(address)
+        version = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, number)
+        folder = store.runs / version.tags.get("effnet.key", "")
+        if (folder / "result.json").is_file():
+            return folder
+        target = store.cache / "models" / f"{name}-{version.version}"
+        target.mkdir(parents=True, exist_ok=True)
+        with _process_uri(address):
+            mlflow.artifacts.download_artifacts(version.source, dst_path=str(target), tracking_uri=address)
+    except Exception as error:  # MLflow's own kinds, and those of its database and its storage
+        raise ConfigError(f"{uri}: not to be had from MLflow at {address} ({str(error).splitlines()[0]})") from error
+    for found in target.rglob("architecture.json"):
+        return found.parent
+    raise ConfigError(f"{uri}: holds no model of effnet ({target})")
 
 
 def _register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
@@ -236,7 +272,7 @@ def _log_model(
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     from effnet.data.loader import first_images
     from effnet.evaluation.classes import save_class_ids
@@ -262,7 +298,7 @@ def _log_model(
         tags={WEIGHTS_TAG: weights},
     )
     signature = ModelSignature(
-        Schema([TensorSpec(np.dtype("uint8"), (-1, -1, -1, 3))]),
+        None,  # the predictor checks its images itself: MLflow's schemas have no "pixels, or bytes, or base64"
         Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
         ParamSchema([ParamSpec("top", "long", DEFAULT_TOP)]),
     )
@@ -273,7 +309,7 @@ def _log_model(
         (data / "README.md").write_text(card)
         mlflow.pyfunc.save_model(
             str(model),
-            loader_module="effnet.evaluation.predictor",  # tensors and JSON are read by code that is installed
+            loader_module="tasks.serving",  # tensors and JSON are read by code that is installed
             data_path=str(data),
             signature=signature,
             input_example=first_images(folder.store.datasets / manifest.digest, "minival", 2, _EXAMPLE_SIDE)[0],

@@ -1,6 +1,6 @@
 """A member as people use it: images of any size in, class names and probabilities out. Needs no MLflow.
 
-MLflow's model server loads it by name (`_load_pyfunc`) from a folder of tensors and JSON: nothing in a model is run.
+It is read from a folder of tensors and JSON: nothing in a model is run. tasks.serving hands it to MLflow.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from effnet.data.decode import center_box, cut, resize_into
 from effnet.errors import ConfigError, DataError
+from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
 from effnet.models.preprocess import normalize
 from effnet.models.weights import load_model, save_model
@@ -44,19 +45,22 @@ class Predictor:
         """Return for every image its class, how probable it is, and the `top` most probable classes.
 
         Args:
-            images: uint8, (N, height, width, 3), RGB; or a list of (height, width, 3) of different sizes.
+            images: as effnet.evaluation.images takes them: pixels, files' bytes, base64 text, alone or in a table.
             params: `top`: how many classes to list.
 
         Raises:
-            ConfigError: if the images are something else.
+            ConfigError: if the images are something else, in one line.
         """
-        top = min(int((params or {}).get("top", DEFAULT_TOP)), len(self.class_names))
+        top = (params or {}).get("top", DEFAULT_TOP)
+        if not isinstance(top, int | np.integer) or top < 1:
+            raise ConfigError(f"top: expected a whole number from 1 up, got {top!r}")
+        top = min(int(top), len(self.class_names))
         return [self._say(row, top) for row in self.probabilities(images)]
 
     @torch.inference_mode()
     def probabilities(self, images: Any) -> NDArray[np.float32]:
         """Return float32 (N, classes), rows adding to 1, for images as in `predict`."""
-        pixels = [_checked(image, number) for number, image in enumerate(images)]
+        pixels = pixels_of(images)
         found = [self._batch(pixels[start : start + BATCH]) for start in range(0, len(pixels), BATCH)]
         return np.concatenate(found) if found else np.empty((0, len(self.class_names)), np.float32)
 
@@ -70,7 +74,7 @@ class Predictor:
         return logits.float().softmax(1).numpy()  # type: ignore[no-any-return]
 
     def _say(self, row: NDArray[np.float32], top: int) -> dict[str, Any]:
-        order = np.argsort(-row, kind="stable")[: max(1, top)]
+        order = np.argsort(-row, kind="stable")[:top]
         names = [self.class_names[index] for index in order]
         shares = [float(row[index]) for index in order]
         return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
@@ -95,16 +99,5 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """Load for mlflow.pyfunc, which calls this by name."""
+    """Load for mlflow.pyfunc a model that was registered before tasks.serving was there."""
     return load_predictor(Path(path))
-
-
-def _checked(image: Any, number: int) -> NDArray[np.uint8]:
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not min(pixels.shape):
-        raise ConfigError(f"image {number}: expected (height, width, 3), got {pixels.shape}")
-    if pixels.dtype != np.uint8:
-        if not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() > 255:
-            raise ConfigError(f"image {number}: expected uint8 pixels, 0 to 255, got {pixels.dtype}")
-        pixels = pixels.astype(np.uint8)
-    return pixels

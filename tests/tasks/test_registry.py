@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from effnet.arch.spec import Architecture
@@ -34,6 +40,7 @@ from tasks.registry import Registered, _process_uri, register_members
 from tasks.screen import Screen
 from tasks.tracking import Tracker
 from tasks.training import Unit, Work, make_unit
+from tests.tiny import clean_environment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
 
@@ -99,43 +106,83 @@ def test_registered_once_loaded_and_served(
     assert version.source.startswith("models:/m-")
     files = {item.path for item in client.list_logged_model_artifacts(version.source[8:], "data/member")}
     assert files >= {f"data/member/{name}" for name in ("model.safetensors", "architecture.json", "README.md")}
-    assert served(work.tracker.uri, tmp_path) == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
+    tables = [
+        pd.DataFrame({"image": column}) for column in ([png(IMAGES[0])], [base64.b64encode(png(IMAGES[0])).decode()])
+    ]
+    for other in (list(IMAGES[:1]), [png(IMAGES[0])], *tables):
+        assert model.predict(other)[0]["probability"] == pytest.approx(answers[0]["probability"], abs=1e-6)
+    with pytest.raises(MlflowException, match=r"^image 0: expected whole numbers"):
+        model.predict(IMAGES / 255)
+    told = served_as_documented(tmp_path)
+    assert told["pixels"] == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
+    assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
+    assert told["table"] == told["curl"]
+    assert told["refused"] == (400, "image 0: text that is no base64 of an image file")
 
 
-def served(uri: str, folder: Path) -> list[float]:
-    """Return what `mlflow models serve` answers over HTTP."""
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def served_as_documented(folder: Path) -> dict[str, Any]:
+    """Run docs/records.md's two shell blocks as they are printed, in a folder as they suppose it; and ask for more."""
+    text = (Path(__file__).parents[2] / "docs/records.md").read_text()
+    serve, curl = [block for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) if "5001" in block]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/tiny-b0@champion"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # it looks for uvicorn there
-    command += ["--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
+        port = str(free.getsockname()[1])
+    serve, curl = (block.replace("digits-b3", "tiny-b0").replace("5001", port) for block in (serve, curl))
+    os.symlink(Path(sys.executable).parent.parent, folder / ".venv")
+    (folder / ".effnet").mkdir()
+    os.symlink(folder / "mlflow.db", folder / ".effnet/mlflow.db")
+    (folder / "photo.png").write_bytes(png(IMAGES[0]))
+    environment = clean_environment() | {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parents[2])}
     with (folder / "serve.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env=os.environ | {"MLFLOW_TRACKING_URI": uri, "PATH": path},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        options = {"cwd": folder, "env": environment, "start_new_session": True}
+        process = subprocess.Popen(["sh", "-c", serve], stdout=log, stderr=log, **options)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "serve.log").read_text()
-                time.sleep(0.3)
-        body = json.dumps({"inputs": IMAGES.tolist()}).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return [row["probability"] for row in json.loads(answer.read())["predictions"]]
+        deadline = time.monotonic() + 240
+        while not answers(port):
+            assert process.poll() is None, (folder / "serve.log").read_text()
+            assert time.monotonic() < deadline, (folder / "serve.log").read_text()
+            time.sleep(0.3)
+        done = subprocess.run(["sh", "-c", curl], cwd=folder, env=environment, capture_output=True, check=True)
+        encoded = base64.b64encode(png(IMAGES[0])).decode()
+        status, answer = post(port, {"inputs": ["no image!"]})
+        return {
+            "curl": [row["probability"] for row in json.loads(done.stdout)["predictions"]],
+            "pixels": [row["probability"] for row in post(port, {"inputs": IMAGES.tolist()})[1]["predictions"]],
+            "table": [
+                row["probability"]
+                for row in post(port, {"dataframe_split": {"columns": ["image"], "data": [[encoded]]}})[1][
+                    "predictions"
+                ]
+            ],
+            "refused": (status, answer["message"].partition(" (")[0]),
+        }
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def answers(port: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).status == 200
+    except OSError:
+        return False
+
+
+def post(port: str, body: dict[str, Any]) -> tuple[int, Any]:
+    address, kind = f"http://127.0.0.1:{port}/invocations", {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, json.dumps(body).encode(), kind), timeout=60
+        ) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
 
 
 def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest: Manifest) -> None:
