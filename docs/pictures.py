@@ -79,6 +79,7 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
     from playwright.sync_api import sync_playwright
 
     store = report.parents[2]
+    door = store / "prefect/login.html"  # the page that logs in, where the server asks for it
     with sqlite3.connect(store / "mlflow.db") as database:
         ((experiment,),) = database.execute("select experiment_id from experiments where name = 'digits'")
     with sqlite3.connect(store / "prefect/prefect.db") as database:
@@ -98,6 +99,9 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         for name, (url, words, (width, height)) in pages.items():
             page = browser.new_page(viewport={"width": width, "height": height})
+            if name == "prefect" and door.is_file():
+                page.goto(door.as_uri())
+                page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=_WAIT)
             page.goto(url)
             page.get_by_text(words).first.wait_for(timeout=_WAIT)
             page.wait_for_load_state("networkidle")

@@ -166,7 +166,8 @@ def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
     server = _servers.get(compute.threads)
     if server is None or not server.running:
         server = _servers[compute.threads] = ForkServer(compute.threads)
-    log_start = job.log.stat().st_size if job.log.exists() else 0
+    job.log.touch()  # a child may die before it opens it
+    log_start = job.log.stat().st_size
     fork = server.start(job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
     return _Child(job, fork, log_start, slot)
 

@@ -15,8 +15,15 @@ _SHARED = {
 }
 _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
 # Those that take minutes: begun first, so that no process is left with one of them at the end.
-_LONG = ("test_operation_faults", *_SHARED, "test_printed", "test_family", "test_ranks", "test_stack")
-_LONG += ("test_training_faults",)
+_LONG = (
+    "test_operation_faults",
+    *_SHARED,
+    "test_printed",
+    "test_family",
+    "test_ranks",
+    "test_stack",
+    "test_training_faults",
+)
 
 
 def group(nodeid: str) -> str:

@@ -238,6 +238,26 @@ def test_children_die_with_the_fork_server_and_are_started_again(job: Callable[.
     assert int(mark.read_text()) != killed[0]
 
 
+def test_a_fork_server_that_dies_before_its_child_lives_is_started_again(job: Callable[..., Job]) -> None:
+    notes, compute = Notes(), LocalCompute(threads=3)  # a server that no other test has started
+    killed = []
+
+    def tick() -> None:
+        if not killed:
+            killed.append(dispatch._servers[3])
+            killed[0]._server.kill()
+
+    run_jobs(
+        [job("early", "pass")],
+        compute,
+        tick=tick,
+        done=lambda job: notes.done.append(job.name),
+        warn=notes.warned.append,
+    )
+    assert notes.done == ["early"]
+    assert notes.warned == ["early: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+
+
 def test_a_child_starts_in_a_moment_and_shows_what_it_does(job: Callable[..., Job], tmp_path: Path) -> None:
     Notes().run(job("first", "pass"))  # the server imports torch once
     shown = tmp_path / "shown"
