@@ -26,6 +26,7 @@ from effnet.errors import (
     StoppedError,
 )
 from effnet.exchange import Exchange
+from effnet.process import GRACE_SECONDS
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
 from tasks import interrupt
@@ -38,7 +39,7 @@ POLL_SECONDS = 1.0
 ATTEMPTS = 5  # of a job that gets no further: its machine vanishes, or its run is held elsewhere
 SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long is taken for dead
 UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
-STOP_SECONDS = 60.0  # cancelled jobs have this long to write their checkpoints
+STOP_SECONDS = 3 * GRACE_SECONDS  # cancelled jobs: their worker has to notice, they save, and send what they saved
 
 _NAMES: dict[str, type[EffnetError]] = {
     "Bad configuration": ConfigError,

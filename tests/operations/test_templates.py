@@ -149,7 +149,7 @@ def test_setting_that_the_template_lacks_is_told() -> None:
         pool_template(ROOT, "kubernetes", {"gpus": "two"})
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("pool_type", "state"), [("process", "Crashed"), ("docker", "Running")])
 def test_sigterm_reaches_the_training_which_saves_its_last_step(
     deployed: str, pool_type: PoolType, state: str, run_folder: RunFolder
