@@ -124,7 +124,7 @@ def run_jobs(
             tick()
             time.sleep(POLL_SECONDS)
     except BaseException:
-        _stop(children)
+        _stop(children, warn)
         raise
 
 
@@ -208,13 +208,21 @@ def _signal_name(code: int) -> str:
     return signal.Signals(-code).name
 
 
-def _stop(children: Sequence[_Child]) -> None:
+def _stop(children: Sequence[_Child], warn: Callable[[str], None]) -> None:
+    """End all children; each says what of its work is lost, if anything is."""
     for child in children:
         child.process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
     for child in children:
         try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
+            code = child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait(GRACE_SECONDS)
+            warn(
+                f"{child.job.name}: did not stop in {GRACE_SECONDS:.0f} s and was killed; what it did since its last "
+                "checkpoint is done again"
+            )
+        else:
+            if code == StoppedError.exit_code and (lines := child.lines()):
+                warn(f"{child.job.name}: {lines[-1]}")

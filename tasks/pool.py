@@ -27,6 +27,7 @@ from effnet.errors import (
 )
 from effnet.exchange import Exchange
 from effnet.hits import run_hits
+from effnet.process import GRACE_SECONDS
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
 from tasks import interrupt
@@ -41,7 +42,7 @@ SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long
 DEAD_SECONDS = 3 * BEAT_SECONDS  # one that is marked as crashed, and says nothing for so long, is dead
 BUSY_SECONDS = 30.0  # between looks whether a run that another process holds is free
 UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
-STOP_SECONDS = 60.0  # cancelled jobs have this long to write their checkpoints
+STOP_SECONDS = 3 * GRACE_SECONDS  # cancelled jobs: their worker has to notice, they save, and send what they saved
 
 _NAMES: dict[str, type[EffnetError]] = {
     "Bad configuration": ConfigError,

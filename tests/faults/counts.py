@@ -8,8 +8,11 @@ from collections.abc import Mapping
 TABLES: list[str] = []
 
 
+FULL = os.environ.get("EFFNET_FAULTS") == "full"
+
+
 def wanted(few: int, full: int) -> int:
-    return full if os.environ.get("EFFNET_FAULTS") == "full" else few
+    return full if FULL else few
 
 
 def show(title: str, fired: Mapping[str, int], outcomes: Mapping[str, int]) -> None:

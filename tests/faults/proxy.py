@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import socket
@@ -126,3 +127,83 @@ class FaultProxy:
     def _pick(self, number: int) -> int:
         with self._lock:
             return self._random.randrange(number)
+
+
+class Link:
+    """A line to a server that can be cut: at the server's end, in one direction, or so that nothing ever answers.
+
+    Ways of cutting it: `refused`, nobody listens; `silent`, connections are made and never answered; `up`, what the
+    client sends is lost; `down`, what the server answers is.
+    """
+
+    WAYS = ("refused", "silent", "up", "down")
+
+    def __init__(self, upstream: str) -> None:
+        target = urlsplit(upstream)
+        self._target = (target.hostname or "", target.port or 80)
+        self._cut: str | None = None
+        self._sockets: set[socket.socket] = set()
+        self.lost = 0  # connections and pieces that did not get through
+        self._listener = self._listen(0)
+        self.port = self._listener.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self, way: str) -> None:
+        """Cut the line, and what goes over it at the moment."""
+        self._cut = way
+        if way == "refused":
+            with contextlib.suppress(OSError):  # it was cut before
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self.lost += 1
+            for each in list(self._sockets):
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Have the line as it was; connections that were made meanwhile stay dead."""
+        refused, self._cut = self._cut == "refused", None
+        if refused:
+            self._listener = self._listen(self.port)
+
+    def stop(self) -> None:
+        self.cut("refused")
+
+    def _listen(self, port: int) -> socket.socket:
+        listener = socket.create_server(("127.0.0.1", port), backlog=128)
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return listener
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        self._sockets.add(client)
+        if self._cut == "silent":
+            self.lost += 1
+            return
+        with contextlib.suppress(OSError):
+            server = socket.create_connection(self._target)
+            self._sockets.add(server)
+            threading.Thread(target=self._pump, args=(server, client, "down"), daemon=True).start()
+            self._pump(client, server, "up")
+
+    def _pump(self, source: socket.socket, target: socket.socket, way: str) -> None:
+        dead = False
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                dead = dead or self._cut in (way, "silent")
+                if dead:  # as TCP has it: what was lost does not come later
+                    self.lost += 1
+                    continue
+                target.sendall(data)
+            if not dead:
+                target.shutdown(socket.SHUT_WR)

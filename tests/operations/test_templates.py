@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import shlex
+import signal
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +20,7 @@ from kubernetes_validate import validate
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import Flow, FlowRun
+from prefect.deployments import run_deployment
 from prefect.states import Scheduled
 from prefect.workers.process import ProcessWorker
 from prefect_aws.workers.ecs_worker import ECSWorker
@@ -22,15 +28,22 @@ from prefect_docker.worker import DockerWorker
 from prefect_kubernetes.worker import KubernetesWorker
 
 from effnet.errors import ConfigError
+from effnet.runs import RunFolder
+from effnet.train import checkpoint
 from tasks.deployment import POOL_TYPES, PoolType, pool_template
-from tests.operations.pools import connected
+from tasks.job import PoolJob
+from tasks.placement import Order
+from tests.operations.pools import connected, kill_family, wait_until
 from tests.s3_servers import MOTO
+from tests.tiny import clean_environment
 
 ROOT = Path(__file__).parents[2]
 WORKERS = {"process": ProcessWorker, "docker": DockerWorker, "kubernetes": KubernetesWorker, "ecs": ECSWorker}
 
 
-def rendered(url: str, pool_type: PoolType, job_variables: dict[str, Any], **settings: str) -> Any:
+def rendered(
+    url: str, pool_type: PoolType, job_variables: dict[str, Any], run: FlowRun | None = None, **settings: str
+) -> Any:
     """Make a pool from our template, and return what its worker would run, for a flow run of it."""
     template = pool_template(ROOT, pool_type, settings)
     name = f"{pool_type}-{uuid.uuid4().hex[:8]}"
@@ -44,8 +57,8 @@ def rendered(url: str, pool_type: PoolType, job_variables: dict[str, Any], **set
                 pool.base_job_template, job_variables
             )
         flow = Flow(id=uuid.uuid4(), name="run_job")
-        run = FlowRun(id=uuid.uuid4(), name="b3", flow_id=flow.id, state=Scheduled())
-        configuration.prepare_for_flow_run(run, flow=flow)
+        some = run or FlowRun(id=uuid.uuid4(), name="b3", flow_id=flow.id, state=Scheduled())
+        configuration.prepare_for_flow_run(some, flow=flow)
         return configuration
 
     with connected(url):
@@ -133,3 +146,50 @@ def test_setting_that_the_template_lacks_is_told() -> None:
         pool_template(ROOT, "kubernetes", {"gpu": "1"})
     with pytest.raises(ConfigError, match="--set gpus=two: write a value of type integer, as JSON"):
         pool_template(ROOT, "kubernetes", {"gpus": "two"})
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("pool_type", "state"), [("process", "Crashed"), ("docker", "Running")])
+def test_sigterm_reaches_the_training_which_saves_its_last_step(
+    deployed: str, pool_type: PoolType, state: str, run_folder: RunFolder
+) -> None:
+    """As `tini -g` of our image sends it: to the whole process group. The other types: the same command, see below."""
+    spec = run_folder.spec()
+    recipe = spec.recipe.model_copy(update={"epochs": 500, "checkpoint_every": 0})
+    folder = RunFolder.create(run_folder.store, spec.model_copy(update={"recipe": recipe}))
+    order = Order(name="b3", action="train", runs=(folder.key,))
+    job = PoolJob(place=str(folder.store.root), shared=True, orders=(order,))
+    with connected(deployed), get_client(sync_client=True) as client:
+        run = run_deployment("run_job/effnet-gpu", parameters={"job": job.model_dump(mode="json")}, timeout=0)
+        found = rendered(deployed, pool_type, {}, run)
+        settings = {"PREFECT_API_URL": deployed, "PREFECT__FLOW_RUN_ID": str(run.id)}
+        process = subprocess.Popen(
+            shlex.split(found.command),
+            cwd=ROOT,
+            env=clean_environment() | found.env | settings,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            wait_until(folder.metrics_path.exists, 240)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+        finally:
+            kill_family(process)
+        told = wait_until(lambda: re.search(r"asked to stop; stopped at step (\d+)", folder.log_path.read_text()), 5)
+        assert checkpoint.steps(folder.checkpoints)[0] == int(told[1])
+        assert client.read_flow_run(run.id).state_name == state
+
+
+def test_containers_of_every_kind_are_stopped_in_the_same_way(deployed: str) -> None:
+    """So that one of them is tried above; with its own way of starting again, an infrastructure would do it twice."""
+    for pool_type in ("docker", "ecs", "kubernetes"):
+        found = rendered(deployed, pool_type, {"env": {"MORE": "1"}})
+        assert found.env["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "relinquish"
+        assert found.env["MORE"] == "1"
+        assert "prefect flow-run execute" in str(found.command)
+    manifest = found.job_manifest
+    assert manifest["spec"]["backoffLimit"] == 0
+    settings = {each["name"]: each["value"] for each in manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert settings["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "relinquish"

@@ -102,7 +102,7 @@ def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: Ru
     ("looks", "told"),
     [
         (2, "stopped at step 0; the step in progress is done again"),  # in its way forward
-        (85, "stopped at step 10; the step in progress is done again"),  # in its way back
+        (261, "stopped at step 32; the step in progress is done again"),  # in its way back
         (87, "stopped at step 11; nothing is lost"),
         (264, "stopped at step 33; epoch 1 is judged again"),
     ],
