@@ -34,7 +34,7 @@ def main() -> int:
             _try(folder, "effnet", "up")
             _try(folder, "effnet", "deploy")
             _wait_for_schedule(folder)
-            _try(folder, "effnet", "family", str(write_tiny(Path(folder, "tiny"))), "--json")
+            _try(folder, "effnet", "family", str(write_tiny(Path(folder, "tiny"))), "--store", ".effnet", "--json")
         except subprocess.SubprocessError as error:
             print(f"FAILED: {error}")
             print("\n".join(sorted(f"{each.name}=={each.version}" for each in distributions())))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import Any
 
 from effnet.process import PARENT_PIPE, child_main, stop_on_signals
@@ -19,7 +18,6 @@ _LOGIN_HTML = """<!doctype html><meta charset="utf-8"><title>Prefect</title><scr
 localStorage.setItem("prefect-password", btoa(location.hash.slice(1))); location.replace("/");
 </script>"""
 HOSTS = ("127.0.0.1", "localhost")
-ORPHAN_SECONDS = 2.0  # that one whose parent is gone has to end well; the database takes no harm
 
 
 def main() -> None:
@@ -42,11 +40,9 @@ def main() -> None:
     server = uvicorn.Server(config)
 
     def stop(reason: str) -> None:
+        if reason != "asked to stop":  # nobody is left to talk to, and the database takes no harm
+            os._exit(0)
         server.should_exit = True
-        if temporary and reason != "asked to stop":
-            leave = threading.Timer(ORPHAN_SECONDS, os._exit, (0,))
-            leave.daemon = True
-            leave.start()
 
     stop_on_signals(stop)
     server.run()

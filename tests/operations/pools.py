@@ -111,7 +111,7 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_until(true: Callable[[], Any], seconds: float = 180.0) -> Any:
     """Return what a call gives once it is true; fail if it is not in time."""
     deadline = time.monotonic() + seconds
     while not (value := true()):

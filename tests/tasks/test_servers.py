@@ -186,5 +186,5 @@ def test_temporary_server_ends_when_its_flow_is_killed(root: Path) -> None:
     (server,) = psutil.Process(process.pid).children()
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    psutil.wait_procs([server], timeout=10)  # seconds enough for a busy machine; it takes two
+    psutil.wait_procs([server], timeout=10)
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
