@@ -206,7 +206,8 @@ def test_files_of_our_names_in_the_working_folder_are_not_run(
     (here / "tasks").mkdir()
     (here / "tasks" / "__init__.py").write_text("raise SystemExit('somebody else was run')")
     before = set(here.rglob("*"))
-    config = write_tiny(tmp_path / "config", CONFIG.replace("phi: [0, 1, 2]", "phi: [0]") + "seed: 7\ncoefficients: [1.0, 1.2, 1.0]\n")
+    changed = CONFIG.replace("phi: [0, 1, 2]", "phi: [0]") + "seed: 7\ncoefficients: [1.0, 1.2, 1.0]\n"
+    config = write_tiny(tmp_path / "config", changed)
     done = safely("train", config, "--member", "b0", "--ranks", "2", "--store", store, cwd=here)
     assert done.returncode == 0, done.stderr
     done = safely("family", config, "--store", store, cwd=here)
