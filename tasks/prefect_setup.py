@@ -89,13 +89,13 @@ def crash_stale_runs(flow_name: str, family: str) -> None:
     )
     from prefect.client.schemas.filters import FlowRunFilterStateType as FlowStateType
     from prefect.client.schemas.filters import TaskRunFilterStateType as TaskStateType
-    from prefect.client.schemas.objects import FlowRun, StateType
+    from prefect.client.schemas.objects import FlowRun, State, StateType
     from prefect.states import Crashed
 
     def ours(runs: Iterable[FlowRun]) -> list[UUID]:
         return [run.id for run in runs if run.parameters.get("config", {}).get("family") == family]
 
-    crashed: Any = Crashed(message="its process was killed")
+    crashed: State[Any] = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
     with get_client(sync_client=True) as client:
         running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import tempfile
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION = "candidate", "champion"
 BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
 WEIGHTS_TAG = "effnet.weights"
+SECONDS = 15.0  # that it takes to load, save and describe a small member, beside MLflow's own
 _EXAMPLE_SIDE = 32  # pixels; the example is stored as text
 
 
@@ -50,10 +52,11 @@ class Registered(NamedTuple):
 def register_members(work: Work, manifest: Manifest, units: Sequence[Unit]) -> list[Registered]:
     """Register every evaluated member that is not registered yet, and let the gate decide on the champion."""
 
-    def call() -> list[Registered]:
-        return [_register(work, manifest, unit) for unit in units]
-
-    found: list[Registered] = work.tracker.attempt(call) or []
+    found = []
+    for unit in units:
+        call, weights = functools.partial(_register, work, manifest, unit), unit.folder.weights_path
+        if registered := work.tracker.attempt(call, uploads=[weights], seconds=SECONDS):
+            found.append(registered)
     if found:
         new = sum(each.new for each in found)
         champions = [each.name for each in found if each.champion]

@@ -32,7 +32,7 @@ RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
 ON_VAL = ("member", "study")  # kinds of runs that are evaluated on val: their top1 is val's, and comes with it
 BATCH = 1000  # metrics that MLflow takes at a time
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
-DATABASE_SECONDS = 60.0  # to make MLflow's tables in a new file, on a loaded machine
+DATABASE_SECONDS = 60.0  # beyond the usual for a file, whose work this process does itself, on a loaded machine too
 _ARCHITECTURE = "architecture.json"
 _LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of an infinity
 
@@ -246,8 +246,8 @@ class Tracker:
             self._seen.clear()
         import mlflow  # noqa: F401 - here, so that the clock does not run for it
 
-        fresh = "client" not in self.__dict__ and self.uri.startswith("sqlite:")
-        seconds += sum(_size(path) for path in uploads) / UPLOAD_RATE + (DATABASE_SECONDS if fresh else 0)
+        here = self.uri.startswith("sqlite:")
+        seconds += sum(_size(path) for path in uploads) / UPLOAD_RATE + (DATABASE_SECONDS if here else 0)
         try:
             return self._breaker.call(call, seconds)
         except Exception as error:  # whatever MLflow or its database throws must not stop a training

@@ -168,7 +168,7 @@ def test_copied_or_moved_store_works_where_it_is(built: tuple[Path, dict[str, An
     before = whole(original)
     here = tmp_path / "empty"  # nothing is written where the command is started
     here.mkdir()
-    lost = next((copy / "artifacts").rglob("model.safetensors"))
+    lost = next((copy / "artifacts").glob("tiny/*/artifacts/model.safetensors"))
     lost.unlink()  # so that there is something to write
     done = run_effnet("sync", "--store", copy, cwd=here)
     assert done.returncode == 0, done.stderr
@@ -206,7 +206,8 @@ def test_files_of_our_names_in_the_working_folder_are_not_run(
     (here / "tasks").mkdir()
     (here / "tasks" / "__init__.py").write_text("raise SystemExit('somebody else was run')")
     before = set(here.rglob("*"))
-    config = write_tiny(tmp_path / "config", CONFIG.replace("phi: [0, 1, 2]", "phi: [0]") + "seed: 7\n")
+    changed = CONFIG.replace("phi: [0, 1, 2]", "phi: [0]") + "seed: 7\ncoefficients: [1.0, 1.2, 1.0]\n"
+    config = write_tiny(tmp_path / "config", changed)
     done = safely("train", config, "--member", "b0", "--ranks", "2", "--store", store, cwd=here)
     assert done.returncode == 0, done.stderr
     done = safely("family", config, "--store", store, cwd=here)
@@ -241,6 +242,9 @@ def test_killed_flow_goes_on_to_the_same_weights(folder: Path, built: tuple[Path
     assert "fit coefficients: 3 of 3 trainings reused" in done.stderr
     assert_same_family(folder, json.loads(done.stdout), built)
     assert flow_states(folder) == ["COMPLETED", "CRASHED", "CRASHED"]
+    with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
+        left = "select name, state_type from task_run where state_type in ('RUNNING', 'PENDING')"
+        assert database.execute(left).fetchall() == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

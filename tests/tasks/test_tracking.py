@@ -16,6 +16,7 @@ from effnet.evaluation.run import evaluate_run
 from effnet.runs import About, RunFolder
 from effnet.train import loop
 from effnet.train.loop import Stop
+from tasks import breaker
 from tasks.sync import sync
 from tasks.tracking import Tracker, flatten
 from tests.train.test_loop import StopAt
@@ -233,6 +234,32 @@ def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: lis
     tracker.forward(run_folder)
     assert [step for step, _ in history(uri)] == [1, 2, 3]
     assert len(warnings) == 1
+
+
+def test_same_process_sends_all_when_mlflow_is_back(
+    empty_database: Path, tmp_path: Path, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # MLflow tries for a minute and a half
+    monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.3)
+    run_folder.describe(About(experiment="tiny", name="B0", kind="member", labels={"phi": 0.0}, family="f" * 16))
+    told: list[str] = []
+    uri = f"sqlite:///{tmp_path / 'away' / 'mlflow.db'}"
+    tracker = Tracker(uri, "tiny", tmp_path / "artifacts", told.append)
+    assert tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1") is None
+    tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
+    train(run_folder)
+    tracker.forward(run_folder)
+    (tmp_path / "away").mkdir()
+    shutil.copy(empty_database, tmp_path / "away" / "mlflow.db")
+    deadline = time.monotonic() + 60
+    while tracker.run_id(run_folder.key) is None and time.monotonic() < deadline:
+        tracker.forward(run_folder)
+        time.sleep(0.05)
+    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [], {})
+    assert ("failed" in told[0], "back" in told[-1]) == (True, True)
+    child, parent = sorted(runs(uri), key=lambda run: run.data.tags["effnet.kind"], reverse=True)
+    assert (child.data.params["phi"], child.data.tags["mlflow.parentRunId"]) == ("0.0", parent.info.run_id)
+    assert (child.info.status, parent.info.status, parent.data.metrics["top1"]) == ("FINISHED", "FINISHED", 0.5)
 
 
 def test_other_database_gets_everything_from_the_start(make, tmp_path: Path, run_folder: RunFolder) -> None:
