@@ -31,7 +31,7 @@ def images(folder: Path, names: dict[str, str], number: int = 8) -> Manifest:
         (folder / "train" / name).mkdir(parents=True)
         for image in range(number):
             Image.new("RGB", (8 + image, 8), COLOURS[colour]).save(folder / "train" / name / f"{name}{image}.png")
-    config = DataConfig(source=FolderSource(kind="folder", train="train"), minival=0.25, val=0.5)
+    config = DataConfig(source=FolderSource(kind="folder", train="train"), minival=0.25, val=0.4)
     manifest, _ = write_shards(config, folder / "datasets", base=folder)
     return manifest
 
