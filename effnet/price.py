@@ -19,16 +19,30 @@ from effnet.search.study import study_points
 A100_MACS = 0.96e12
 
 
+class Speed(NamedTuple):
+    """How long a device trains for, by the images and their forward multiply-adds."""
+
+    seconds_per_image: float  # whatever the network
+    seconds_per_mac: float
+    device: str  # for people
+
+
+def steady(macs_per_second: float, device: str) -> Speed:
+    """Return the speed of a device that is as fast with every network."""
+    return Speed(0.0, 1 / macs_per_second, device)
+
+
 class StagePrice(NamedTuple):
     """A stage's trainings."""
 
     stage: str
     trainings: int
-    macs: float  # forward multiply-adds of all images that are trained on; a step costs about three times that
+    images: float  # that are trained on, every epoch's counted
+    macs: float  # forward multiply-adds of all these images; a step costs about three times that
 
-    def hours(self, macs_per_second: float) -> float:
-        """Return the hours on a device that trains so many forward multiply-adds per second."""
-        return self.macs / macs_per_second / 3600
+    def hours(self, speed: Speed) -> float:
+        """Return the hours of all trainings, one after the other."""
+        return (self.images * speed.seconds_per_image + self.macs * speed.seconds_per_mac) / 3600
 
 
 def price(
@@ -59,11 +73,14 @@ def price(
         )
         macs = {point.architecture.key(): point.macs for point in points}
         times = study.seeds * max(1, len(study.baselines))
-        found.append(StagePrice("study", len(macs) * times, float(sum(macs.values()) * times * study.epochs * images)))
+        seen = float(times * study.epochs * images)
+        found.append(StagePrice("study", len(macs) * times, len(macs) * seen, sum(macs.values()) * seen))
     if config.coefficients is None:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
-    macs_of_members = sum(member.macs for member in members)
-    found.append(StagePrice("members", len(members), float(macs_of_members * config.recipe.epochs * images)))
+    seen = float(config.recipe.epochs * images)
+    found.append(
+        StagePrice("members", len(members), len(members) * seen, sum(member.macs for member in members) * seen)
+    )
     return found
 
 
@@ -75,7 +92,8 @@ def _price_of_search(search: SearchConfig, images: int) -> StagePrice:
     whole = sum(math.ceil(batch / search.halving) for batch in batches)  # trials that are trained to the end
     epochs = whole * search.epochs + (search.trials - whole) * (search.epochs // search.halving)
     times = 2 if search.control else 1
-    return StagePrice("search", search.trials * times, float(epochs * times * images) * search.target_macs)
+    seen = float(epochs * times * images)
+    return StagePrice("search", search.trials * times, seen, seen * search.target_macs)
 
 
 def _price_of_grid(
@@ -87,4 +105,5 @@ def _price_of_grid(
     finalists = plan[-1].candidates + 1  # and the paper's own
     more = finalists * fit.seeds - plan[-1].candidates
     epochs = total_epochs(plan) + more * fit.epochs
-    return StagePrice("fit", candidates + more, float(epochs * images) * base * fit.cost_ratio)
+    seen = float(epochs * images)
+    return StagePrice("fit", candidates + more, seen, seen * base * fit.cost_ratio)

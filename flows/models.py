@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
-    from effnet.price import StagePrice
+    from effnet.price import Speed, StagePrice
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _CLASSES = click.option(
@@ -84,7 +84,9 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @click.option("--max-activations", type=Amount(), help="... within these activations, e.g. 20M.")
 @click.option("--num-classes", type=click.IntRange(1), help="Of the classifier.  [default: the config's data, or 1000]")
 @click.option("--images", type=Amount(), help="In the training split.  [default: of the dataset, if it is there]")
-@click.option("--macs-per-second", type=Amount(), default="0.96T", show_default=True, help="What your device trains.")
+@click.option(
+    "--macs-per-second", type=Amount(), help="What your device trains.  [default: measured here; of a pool: an A100's]"
+)
 @_JSON
 def plan(
     config: Path | None,
@@ -96,7 +98,7 @@ def plan(
     max_activations: int | None,
     num_classes: int | None,
     images: int | None,
-    macs_per_second: int,
+    macs_per_second: int | None,
     as_json: bool,
 ) -> None:
     """Price the family of CONFIG without training anything, or find the largest member that a budget allows."""
@@ -105,11 +107,11 @@ def plan(
     if config and baseline:
         raise ConfigError("plan: give CONFIG or --baseline, not both; the config names its own baseline")
     budget = Budget(max_params, max_macs, max_activations)
-    family = _Family.of_config(config, store, num_classes) if config else _Family.of_zoo(baseline, num_classes)
+    family = _Family.of_config(config, store, num_classes, images) if config else _Family.of_zoo(baseline, num_classes)
     if any(budget):
         _plan_largest(family, strategy, budget, as_json)
     elif config:
-        _plan_members(family, images, float(macs_per_second), as_json)
+        _plan_members(family, macs_per_second, as_json)
     else:
         raise ConfigError("plan: give a CONFIG, or a budget such as --max-macs 1.5G")
 
@@ -130,7 +132,7 @@ class _Family:
         return cls(architecture_of(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
 
     @classmethod
-    def of_config(cls, config: Path, store: Path | None, num_classes: int | None) -> _Family:
+    def of_config(cls, config: Path, store: Path | None, num_classes: int | None, images: int | None) -> _Family:
         from effnet.arch.scaling import PAPER
         from effnet.config import given_coefficients, load_baseline, load_config
         from effnet.store import Store
@@ -141,14 +143,14 @@ class _Family:
         root = Store.at(store or settings.store).root
         fitted = _fitted(root, settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
-        classes = num_classes or _num_classes(settings, config, root)
+        classes, known = _counts(settings, config, root, num_classes, images)
         family = cls(baseline, given or fitted or PAPER, origin, classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
-        family.images = _num_images(settings, config, root)
+        family.images = known
         return family
 
 
-def _plan_members(family: _Family, images: int | None, macs_per_second: float, as_json: bool) -> None:
+def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -> None:
     from effnet.arch.cost import count
     from effnet.arch.scaling import same_network
     from effnet.family import plan_members
@@ -171,6 +173,8 @@ def _plan_members(family: _Family, images: int | None, macs_per_second: float, a
                 "same_as": next(earlier, None),
             }
         )
+    stages = _prices(family, members)
+    speed = _speed(family, members, macs_per_second) if stages else None
     if as_json:
         data = {
             "family": family.settings.family,
@@ -178,9 +182,8 @@ def _plan_members(family: _Family, images: int | None, macs_per_second: float, a
             "coefficients": family.coefficients._asdict(),
             "coefficients_from": family.origin,
             "members": rows,
-            "stages": [
-                {**stage._asdict(), "hours": stage.hours(macs_per_second)} for stage in _prices(family, members, images)
-            ],
+            "speed": speed._asdict() if speed else None,
+            "stages": [{**stage._asdict(), "hours": stage.hours(speed)} for stage in stages] if speed else [],
         }
         click.echo(json.dumps(data, indent=2))
         return
@@ -193,15 +196,14 @@ def _plan_members(family: _Family, images: int | None, macs_per_second: float, a
             f"{row['name']:4}{row['phi']:5g}{row['resolution']:8d}{row['params']:14,}{row['params_ratio']:8.2f}"
             f"{row['macs']:18,}{row['macs_ratio']:8.2f}{row['activations']:15,}{same}"
         )
-    _show_prices(_prices(family, members, images), macs_per_second)
+    _show_prices(family.settings, stages, speed)
 
 
-def _prices(family: _Family, members: list[Member], images: int | None) -> list[StagePrice]:
+def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
     """Return the price of every stage; none if nobody knows how many images there are."""
     from effnet.price import price
 
-    images = images or family.images
-    if images is None:
+    if family.images is None:
         return []
     return price(
         family.settings,
@@ -209,23 +211,42 @@ def _prices(family: _Family, members: list[Member], images: int | None) -> list[
         family.coefficients,
         members,
         num_classes=family.num_classes,
-        images=images,
+        images=family.images,
     )
 
 
-def _show_prices(stages: list[StagePrice], macs_per_second: float) -> None:
-    if not stages:
+def _speed(family: _Family, members: list[Member], macs_per_second: int | None) -> Speed:
+    """Return the speed to price by: the one that is stated, an A100's for a work pool, else what is measured here."""
+    from effnet.config import PoolCompute
+    from effnet.price import A100_MACS, steady
+
+    if macs_per_second:
+        return steady(macs_per_second, "your device, as stated")
+    compute = family.settings.compute
+    if isinstance(compute, PoolCompute):
+        return steady(A100_MACS, f"an A100 with B0 (what work pool '{compute.work_pool}' has: --macs-per-second)")
+    from effnet.train.speed import measure_speed
+
+    networks = [family.baseline, *(member.architecture for member in members)]
+    return measure_speed(networks, family.num_classes, family.settings.recipe, compute.threads)
+
+
+def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
+    if not speed:
         click.echo("\nhours of each stage: shard the dataset first, or state --images")
         return
+    from effnet.config import LocalCompute
+    from tasks.dispatch import slots
     from tasks.screen import short
 
-    click.echo(
-        f"\nat {short(int(macs_per_second))} forward MACs a second (an A100 with B0; --macs-per-second for yours):"
-    )
+    total = sum(stage.hours(speed) for stage in stages)
+    rate = sum(stage.macs for stage in stages) / total / 3600
+    click.echo(f"\non {speed.device}: {short(int(rate))} forward MACs a second")
     for stage in stages:
-        hours = stage.hours(macs_per_second)
-        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {hours:12,.2f} hours")
-    click.echo(f"  {'together':24}{sum(stage.hours(macs_per_second) for stage in stages):12,.2f} hours")
+        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
+    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, and nothing else beside them")
+    if isinstance(settings.compute, LocalCompute) and (number := slots(settings.compute)) > 1:
+        click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
 
 
 def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: bool) -> None:
@@ -367,33 +388,50 @@ def architecture_of(name: str) -> Architecture:
     return zoo.get(name)
 
 
-def _num_classes(settings: FamilyConfig, config: Path, store: Path) -> int:
+def _counts(
+    settings: FamilyConfig, config: Path, store: Path, num_classes: int | None, images: int | None
+) -> tuple[int, int | None]:
+    """Return the classes, and the images to train on if they are known; what is stated is not looked for."""
+    from effnet.errors import AwayError, DataError
+
+    if num_classes and images:
+        return num_classes, images
+    try:
+        found = _found_counts(settings, config, store)
+    except AwayError:
+        raise
+    except (ConfigError, DataError) as error:
+        if num_classes is None:
+            raise ConfigError(
+                f"plan: {error}; without the images here, state both --num-classes and --images"
+            ) from error
+        found = num_classes, None
+    return num_classes or found[0], images or found[1]
+
+
+def _found_counts(settings: FamilyConfig, config: Path, store: Path) -> tuple[int, int | None]:
+    """Return the classes, and the images of a dataset that was written, or what ImageNet is known to have."""
     import contextlib
 
-    from effnet.config import DatasetSource
+    from effnet.config import DatasetSource, ImageNetSource
+    from effnet.data.shards import find_dataset
     from effnet.data.sources import open_source
+    from effnet.data.sources.imagenet import CLASSES, COUNTS
 
-    if isinstance(settings.data.source, DatasetSource):
+    source = settings.data.source
+    if isinstance(source, ImageNetSource):
+        return CLASSES, round(COUNTS["train"] * (1 - settings.data.minival))
+    if isinstance(source, DatasetSource):
         from effnet.data.remote import remote_manifest
         from effnet.storage import is_remote, open_folder
 
-        location = settings.data.source.location
-        return len(remote_manifest(open_folder(location if is_remote(location) else config.parent / location)).classes)
-    scratch = store / "datasets" / ".tmp-scratch"
-    with contextlib.closing(open_source(settings.data.source, config.parent, scratch)) as source:
-        return len(source.classes)
-
-
-def _num_images(settings: FamilyConfig, config: Path, store: Path) -> int | None:
-    """Return the images to train on: of the dataset if it was written, or what ImageNet is known to have."""
-    from effnet.config import ImageNetSource
-    from effnet.data.shards import find_dataset
-    from effnet.data.sources.imagenet import COUNTS
-
-    if isinstance(settings.data.source, ImageNetSource):
-        return round(COUNTS["train"] * (1 - settings.data.minival))
+        location = source.location
+        there = remote_manifest(open_folder(location if is_remote(location) else config.parent / location))
+        return len(there.classes), there.samples["train"]
+    with contextlib.closing(open_source(source, config.parent, store / "datasets" / ".tmp-scratch")) as opened:
+        classes = len(opened.classes)
     manifest = find_dataset(settings.data, store / "datasets", config.parent)
-    return manifest.samples["train"] if manifest else None
+    return classes, manifest.samples["train"] if manifest else None
 
 
 def _fitted(store: Path, family: str) -> Coefficients | None:

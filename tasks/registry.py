@@ -173,13 +173,10 @@ def _contender(work: Work, manifest: Manifest, version: Any) -> Contender:
         hits = run_hits(own, "val")
         if hits is not None:
             return Contender(str(version.version), hits, result.macs)
-    from mlflow.artifacts import download_artifacts
-
     from effnet.models.weights import load_model
 
     with tempfile.TemporaryDirectory() as scratch:
-        uri = f"models:/{version.name}/{version.version}"
-        there = Path(download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=work.tracker.uri))
+        there = _downloaded(work, version, scratch)
         folder = next((path.parent for path in sorted(there.rglob("architecture.json"))), None)
         if folder is None:
             raise DataError("it holds no architecture.json, so it is no model of effnet's")
@@ -191,6 +188,23 @@ def _contender(work: Work, manifest: Manifest, version: Any) -> Contender:
             hits = _score(work, manifest, version, folder, network)
             keep_hits(kept, manifest.digest, weights, "val", hits)
     return Contender(str(version.version), hits, macs)
+
+
+def _downloaded(work: Work, version: Any, folder: str) -> Path:
+    """Return where a version's files lie now; raise DataError if they have gone."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        with _process_uri(work.tracker.uri):
+            return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=work.tracker.uri))
+    except OSError as error:
+        raise DataError(f"its files cannot be read: {error}") from error
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            raise
+        raise DataError(f"its files have gone: {str(error).splitlines()[0]}") from error
 
 
 def _score(work: Work, manifest: Manifest, version: Any, folder: Path, network: Network) -> Hits:

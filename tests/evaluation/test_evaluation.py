@@ -14,6 +14,7 @@ from torch import nn
 from effnet.arch import zoo
 from effnet.arch.spec import Architecture
 from effnet.config import Augment
+from effnet.data.index import Index
 from effnet.data.loader import Loader
 from effnet.data.manifest import Manifest
 from effnet.errors import DataError
@@ -21,6 +22,7 @@ from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
 from effnet.evaluation.metrics import calibration, calibration_error, confusion, evaluate, predict, scores_of
 from effnet.evaluation.run import evaluate_run, other_resolutions
+from effnet.hits import run_hits
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
 from effnet.runs import RunFolder
@@ -62,6 +64,19 @@ def test_verdict_is_given_once_and_on_the_weights_of_the_run(run_folder: RunFold
     stamp = run_folder.evaluation_path.stat().st_mtime_ns
     assert evaluate_run(run_folder) == evaluation
     assert run_folder.evaluation_path.stat().st_mtime_ns == stamp
+    for split, top1 in (("val", evaluation.top1), ("minival", result.top1)):
+        hits = run_hits(run_folder, split)
+        assert hits is not None
+        assert hits.mean() == pytest.approx(top1)
+    labels = Index.read(run_folder.store.datasets / run_folder.spec().dataset / "index.parquet", "val").labels
+    kept = run_hits(run_folder, "val")
+    assert kept is not None
+    assert np.bincount(labels[kept], minlength=10).tolist() == list(evaluation.class_right)  # in the index's order
+    run_folder.hits_path.unlink()  # as an earlier version left it
+    assert evaluate_run(run_folder) == evaluation
+    again = run_hits(run_folder, "val")
+    assert again is not None
+    assert np.array_equal(kept, again)
     run_folder.evaluation_path.unlink()
     data = bytearray(run_folder.weights_path.read_bytes())
     data[-1] ^= 1

@@ -116,3 +116,39 @@ def test_amounts_that_are_none_are_refused(tmp_path: Path, amount: str) -> None:
     done = run_effnet("plan", "--max-macs", amount, cwd=tmp_path)
     assert done.returncode == 2
     assert "write 600M or 1.5G" in done.stderr
+
+
+IMAGENET = """\
+family: imagenet
+baseline: efficientnet_b0
+coefficients: [1.2, 1.1, 1.15]
+members: {phi: [0]}
+data: {source: {kind: imagenet, train: a.tar, val: b.tar, devkit: c.tar.gz}, minival: 0.02}
+compute: {work_pool: gpus}
+"""
+FOLDER = IMAGENET.replace("kind: imagenet, train: a.tar, val: b.tar, devkit: c.tar.gz", "kind: folder, train: photos")
+
+
+def test_plan_knows_imagenet_without_its_archives_and_names_the_pools_device(tmp_path: Path) -> None:
+    (tmp_path / "imagenet.yaml").write_text(IMAGENET)
+    done = run_effnet("plan", "imagenet.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    (stage,) = data["stages"]
+    assert stage["images"] == round(1_281_167 * 0.98) * 15  # epochs
+    assert stage["macs"] == stage["images"] * count(zoo.get("efficientnet_b0"), 1000).macs
+    assert "an A100" in data["speed"]["device"]
+    assert "work pool 'gpus'" in run_effnet("plan", "imagenet.yaml", cwd=tmp_path).stdout
+    text = run_effnet("plan", "imagenet.yaml", "--macs-per-second", "2T", cwd=tmp_path).stdout
+    assert "on your device, as stated: 2 T forward MACs a second" in text
+
+
+def test_plan_without_the_images_names_both_flags_at_once(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").write_text(FOLDER)
+    done = run_effnet("plan", "folder.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "state both --num-classes and --images" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run_effnet("plan", "folder.yaml", "--num-classes", "5", "--images", "4k", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "hours, one after the other" in done.stdout

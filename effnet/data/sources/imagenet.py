@@ -30,6 +30,7 @@ MD5 = {
     "devkit": "fa75699e90414af021442c21a62c3abf",
 }
 COUNTS = {"train": 1_281_167, "val": 50_000}
+CLASSES = 1000
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"(n\d{8})_\d+\.JPEG")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.JPEG")

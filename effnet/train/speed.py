@@ -1,0 +1,77 @@
+"""How fast this machine trains: a second or two of real steps, for the price of a family."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from effnet.arch.cost import count
+from effnet.arch.spec import Architecture
+from effnet.config import Recipe
+from effnet.evaluation.latency import cpu_name
+from effnet.models.build import build
+from effnet.models.preprocess import normalize
+from effnet.price import Speed
+from effnet.train.optim import Optimizer
+
+SECONDS = 0.6  # of steps of each network
+MOST_MACS = 2e9  # of a step forward: larger batches are cut, larger networks left out
+
+
+def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Recipe, threads: int) -> Speed:
+    """Return the speed of training networks here: the smallest, and the largest that a short look allows.
+
+    Two sizes tell what a step costs whatever its size, which rules for small networks, from what a multiply-add costs.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        by_cost = sorted(networks, key=lambda arch: count(arch, num_classes).macs)
+        chosen = [by_cost[0], *(arch for arch in by_cost[-1:0:-1] if count(arch, num_classes).macs <= MOST_MACS)][:2]
+        points = [
+            (count(arch, num_classes).macs, _seconds_per_image(arch, num_classes, recipe, device)) for arch in chosen
+        ]
+    finally:
+        torch.set_num_threads(before)
+    if device.type == "cuda":
+        return _line(points, torch.cuda.get_device_name(device))
+    return _line(points, f"{threads} thread{'s' if threads > 1 else ''} of {cpu_name()}")
+
+
+def _line(points: Sequence[tuple[int, float]], device: str) -> Speed:
+    """Return the line through one or two (multiply-adds, seconds), neither part of it below 0."""
+    (macs, seconds), (more_macs, more_seconds) = points[0], points[-1]
+    if more_macs > macs and 0 <= (slope := (more_seconds - seconds) / (more_macs - macs)) * macs <= seconds:
+        return Speed(seconds - slope * macs, slope, f"{device}, measured just now")
+    return Speed(0.0, more_seconds / more_macs, f"{device}, measured just now")
+
+
+def _seconds_per_image(arch: Architecture, num_classes: int, recipe: Recipe, device: torch.device) -> float:
+    network = build(arch, num_classes, seed=0)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = Optimizer(network, recipe)
+    batch = max(1, min(recipe.batch_size, round(MOST_MACS / count(arch, num_classes).macs)))
+    size = (batch, arch.in_channels, arch.resolution, arch.resolution)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, num_classes, (batch,), device=device)
+    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    # On a CPU in processor time: what else the machine does just now is not the training's price.
+    gpu, times = device.type == "cuda", list[float]()
+    clock = time.perf_counter if gpu else lambda: time.process_time() / torch.get_num_threads()
+    begun = time.monotonic()
+    while len(times) < 2 or (sum(times) < SECONDS and time.monotonic() - begun < 5 * SECONDS):
+        start = clock()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            logits = network(normalize(images, arch))
+        functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step(0.0, 0.9, len(times), None)
+        if gpu:
+            torch.cuda.synchronize(device)
+        times.append(clock() - start)
+    return statistics.median(times[1:]) / batch  # the first one warms up
