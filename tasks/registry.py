@@ -87,7 +87,7 @@ def fetch_registered(uri: str, store: Store) -> Path:
     try:
         client = MlflowClient(address)
         version = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, number)
-        folder = store.runs / version.tags.get("effnet.key", "")
+        folder: Path = store.runs / version.tags.get("effnet.key", "")
         if (folder / "result.json").is_file():
             return folder
         target = store.cache / "models" / f"{name}-{version.version}"
@@ -96,7 +96,7 @@ def fetch_registered(uri: str, store: Store) -> Path:
             mlflow.artifacts.download_artifacts(version.source, dst_path=str(target), tracking_uri=address)
     except Exception as error:  # MLflow's own kinds, and those of its database and its storage
         raise ConfigError(f"{uri}: not to be had from MLflow at {address} ({str(error).splitlines()[0]})") from error
-    for found in target.rglob("architecture.json"):
+    if found := next(target.rglob("architecture.json"), None):
         return found.parent
     raise ConfigError(f"{uri}: holds no model of effnet ({target})")
 

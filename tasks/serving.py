@@ -15,7 +15,7 @@ from effnet.errors import EffnetError
 from effnet.evaluation.predictor import load_predictor
 
 
-class Refused(MlflowException):
+class Refused(MlflowException):  # type: ignore[misc]
     """Images that the model cannot take: status 400 over HTTP, with one line."""
 
     def __init__(self, line: str) -> None:
