@@ -21,6 +21,7 @@ from effnet import machine
 from effnet.config import LocalCompute
 from effnet.errors import ConfigError, EffnetError, MachineError, StoppedError
 from effnet.exchange import Exchange
+from effnet.outage import impatient
 from effnet.runs import RunFolder
 from effnet.storage import is_remote
 from effnet.store import Store, digest
@@ -170,7 +171,7 @@ def _beating(exchange: Exchange, name: str) -> Iterator[None]:
 
     def beat() -> None:
         for count in itertools.count():
-            with contextlib.suppress(EffnetError, OSError):
+            with contextlib.suppress(EffnetError, OSError), impatient():
                 exchange.say(name, str(count))
             if ended.wait(BEAT_SECONDS):
                 return

@@ -27,6 +27,7 @@ from effnet.errors import (
 )
 from effnet.exchange import Exchange
 from effnet.hits import run_hits
+from effnet.outage import impatient
 from effnet.process import GRACE_SECONDS
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
@@ -329,7 +330,8 @@ class _Pool:
         if now - part.looked > BEAT_SECONDS:  # it says nothing more often
             part.looked = now
             try:
-                pulse = self._exchange.heard(str(part.run))
+                with impatient():
+                    pulse = self._exchange.heard(str(part.run))
             except AwayError:  # which says nothing of the job
                 pulse, part.heard = part.pulse, now
             if pulse != part.pulse:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 
 from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest, parse_manifest, xxh128_file
@@ -188,7 +189,7 @@ class Publisher:
         """Copy a finished shard and its DALI index in the background, unless an earlier run did."""
         mark = f".{path.name}.{checksum}"
         if mark not in self._there:
-            self._uploads.append(self._pool.submit(self._upload, path, mark))
+            self._uploads.append(self._pool.submit(copy_context().run, self._upload, path, mark))
 
     def finish(self, folder: Path, manifest: Manifest) -> None:
         """Wait for all copies, then copy index and manifest, and clear the marks.

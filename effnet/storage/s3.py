@@ -283,7 +283,7 @@ def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient:
             return answer
         since = since or asked
         broken += isinstance(last, _BrokenBodyError)
-        _outage.failed(since, _short(last))
+        _note(since, last, patient)
         if not (_heard.is_set() or known) and isinstance(last, EndpointConnectionError | ConnectTimeoutError):
             if time.monotonic() - since > UNKNOWN_SECONDS:
                 raise AwayError(
@@ -303,6 +303,11 @@ def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient:
 
 def _delete(bucket: str, key: str) -> None:
     _client().delete_object(Bucket=bucket, Key=key)
+
+
+def _note(since: float, error: Exception, patient: bool) -> None:
+    if patient:  # else the caller waits, and tells
+        _outage.failed(since, _short(error))
 
 
 def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:

@@ -123,9 +123,8 @@ def test_the_same_bytes_whatever_becomes_of_the_link(
         assert sent == (checkpoint / "state.pt").read_bytes()
         fired[f"{way}, while sending"] += link.lost > lost
 
-        assert len(lines) == 2, lines  # once when it goes, once when it is back
-        assert lines[0].startswith("exchange: away for")
-        assert lines[1].startswith("exchange: back after")
+        said = [line.split(" for ")[0].split(" after ")[0] for line in lines]
+        assert said in ([], ["exchange: away", "exchange: back"]), lines  # none of one that was over before
         assert [line.split(" for ")[0].split(" after ")[0] for line in told[-2:]] == [
             "S3 server: away",
             "S3 server: back",
