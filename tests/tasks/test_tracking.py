@@ -244,11 +244,13 @@ def test_same_process_sends_all_when_mlflow_is_back(
     run_folder.describe(About(experiment="tiny", name="B0", kind="member", labels={"phi": 0.0}, family="f" * 16))
     told: list[str] = []
     uri = f"sqlite:///{tmp_path / 'away' / 'mlflow.db'}"
+    (tmp_path / "away").write_text("not a folder yet")
     tracker = Tracker(uri, "tiny", tmp_path / "artifacts", told.append)
     assert tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1") is None
     tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
     train(run_folder)
     tracker.forward(run_folder)
+    (tmp_path / "away").unlink()
     (tmp_path / "away").mkdir()
     shutil.copy(empty_database, tmp_path / "away" / "mlflow.db")
     deadline = time.monotonic() + 60
