@@ -241,7 +241,7 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
 
     total = sum(stage.hours(speed) for stage in stages)
     rate = sum(stage.macs for stage in stages) / total / 3600
-    click.echo(f"\non {speed.device}: {short(int(rate))} forward MACs a second")
+    click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
     for stage in stages:
         click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
     click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, and nothing else beside them")
