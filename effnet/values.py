@@ -144,7 +144,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._nodes > MAX_NODES or self._depth > MAX_DEPTH:
             limit = f"{MAX_NODES:,} values" if self._nodes > MAX_NODES else f"{MAX_DEPTH} levels"
-            raise _refused(f"more than {limit}; no configuration has so many", self.peek_event().start_mark)
+            raise _refused(f"more than {limit}; no configuration has so many", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
