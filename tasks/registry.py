@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ def fetch_registered(uri: str, store: Store) -> Path:
 
     Args:
         uri: models:/NAME@ALIAS or models:/NAME/VERSION.
-        store: whose MLflow is asked, unless the environment names another.
+        store: whose MLflow is asked.
 
     Raises:
         ConfigError: if there is no such model, or MLflow does not answer.
@@ -83,7 +82,7 @@ def fetch_registered(uri: str, store: Store) -> Path:
 
     name, at, alias = uri.removeprefix("models:/").partition("@")
     name, _, number = (name, "", "") if at else name.partition("/")
-    address = os.environ.get("MLFLOW_TRACKING_URI") or mlflow_uri(store.root)
+    address = mlflow_uri(store.root)
     try:
         client = MlflowClient(address)
         version = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, number)

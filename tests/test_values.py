@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from effnet.config import load_config
+from effnet.config import FamilyConfig, load_config
 from effnet.errors import ConfigError
+from effnet.values import read_mapping
 from tests.tiny import CONFIG, write_tiny
 
 MISTAKES = [
@@ -51,7 +53,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, told:
 def test_missing_file_and_folder_and_binary(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file or directory; check the path"):
         load_config(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="is a directory"):
+    with pytest.raises(ConfigError, match="a folder, where a file is expected"):
         load_config(tmp_path)
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
@@ -72,3 +74,33 @@ def test_shipped_configs_are_valid() -> None:
     assert paths
     for path in paths:
         load_config(path)
+
+
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (BOMB, "more than 20,000 values"),  # 10^9 of them, in 400 bytes
+        ("a: &a [*a]", "more than 20,000 values"),
+        ("a: " + "9" * 5000, "'9+…' \\(5,000 letters\\) is no number"),
+        ("a: " + "1:" * 50_000 + "1", "is no number"),
+        ("a: 2001-99-99", "'2001-99-99' is no number or date"),
+        ("a: " + "[" * 100_000, "more than 50 levels"),
+        ("x" * (1 << 19), "larger than 256 KiB"),
+        ('family: "a\\0b"', "a zero byte"),
+    ],
+)
+def test_what_would_take_memory_time_or_a_traceback_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        FamilyConfig.parse(read_mapping(tmp_path / "a.yaml"), "a.yaml")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="a pipe, a device or a socket"):
+        read_mapping(tmp_path / "a.yaml")

@@ -99,7 +99,7 @@ def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, ob
     for arguments, reason in (
         (("bare.safetensors", "--data", dataset), "name its network with --network"),
         (("bare.safetensors", "--network", "arch.json"), "give one with --data"),
-        (("nothing",), "neither a file or folder nor the key of a run"),
+        (("nothing",), "`effnet runs` lists the runs"),
         (("bare.safetensors", "--network", "arch.json", "--data", home), "no dataset here"),
     ):
         done = run_effnet("evaluate", *map(str, arguments), cwd=home)
