@@ -30,6 +30,7 @@ HELD_OUT = re.compile(r"(?<=with )[\d,]+(?= validation images)")
 # Lines of the terminal that are left out of the sample: one for each training, and those about progress.
 _LEFT_OUT = re.compile(r" *\d+:\d\d  (B[0-5]: |fit |.*: \d+%)")
 _WAIT = 60_000  # milliseconds, for a page
+_REST = 5_000  # milliseconds, until drawings that move come to rest; the pages never stop asking their servers
 
 
 def sample(lines: list[str], table: list[str]) -> str:
@@ -104,8 +105,7 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
                 page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=_WAIT)
             page.goto(url)
             page.get_by_text(words).first.wait_for(timeout=_WAIT)
-            page.wait_for_load_state("networkidle")
-            page.wait_for_timeout(2000)  # drawings that move come to rest
+            page.wait_for_timeout(_REST)
             found[name] = page.screenshot()
             page.close()
         browser.close()
