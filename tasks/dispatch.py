@@ -59,6 +59,8 @@ class _Child:
     def warnings(self) -> list[str]:
         """Return what it warned of since the last call."""
         self.looked = time.monotonic()
+        if not self.job.log.exists():  # it has hardly begun
+            return []
         with self.job.log.open("rb") as log:
             log.seek(self.log_start + self.told)
             new = log.read()
