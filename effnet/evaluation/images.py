@@ -1,7 +1,8 @@
 """Images as people and programs hand them to a model: what training accepts, through the same policy.
 
 A file's bytes go through what shards are made by (effnet.data.policy): 16 bits become 8, transparency is laid over
-black. Arrays are treated alike.
+black, what a camera stored lying is turned upright as EXIF says. Arrays are
+treated alike.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _pixels(image: Any, where: str) -> Pixels:
 
 def _decoded(data: bytes, where: str) -> Pixels:
     try:
-        return decode(prepare(data, ImagePolicy()).image, where)
+        return decode(prepare(data, ImagePolicy(), turn=True).image, where)
     except BadImage as error:
         raise ConfigError(f"{where}: {error}") from error
     except DataError as error:

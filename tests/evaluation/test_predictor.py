@@ -67,6 +67,15 @@ def encoded(pixels: np.ndarray, mode: str | None = None, kind: str = "png") -> b
     return buffer.getvalue()
 
 
+def test_a_photograph_that_lies_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its left side
+    upright = np.random.default_rng(2).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(np.rot90(upright)).save(buffer, "png", exif=exif)
+    np.testing.assert_array_equal(pixels_of([buffer.getvalue()])[0], upright)
+
+
 def test_what_training_accepts_a_model_accepts(predictor: Predictor) -> None:
     source = np.random.default_rng(0)
     rgb = source.integers(0, 256, (9, 7, 3), dtype=np.uint8)
