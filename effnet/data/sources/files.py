@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
+import re
+import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from effnet.data.sources.base import Entry, content_mark
 from effnet.errors import ConfigError, DataError
+from effnet.files import reason
 from effnet.store import digest
+
+MAX_FILES = 100_000  # that braces may name
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 
 
 class Files:
@@ -63,24 +70,69 @@ def stamp(paths: Sequence[Path]) -> str:
 
 
 def existing(path: Path) -> Path:
-    """Return the path; raise ConfigError if nothing is there."""
-    if not path.exists():
-        raise ConfigError(f"{path}: no such file or directory; check data.source in the config")
+    """Return the path; raise ConfigError if nothing is there, or its name is none that can be kept."""
+    try:
+        os.stat(path)
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ConfigError(f"{shown}: its name is not UTF-8; rename it") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{str(path)[:200]}: no such file or directory; check data.source in the config") from error
+    except (OSError, ValueError) as error:
+        told = reason(error) if isinstance(error, OSError) else str(error)
+        raise ConfigError(f"{str(path)[:200]}: {told}; check data.source in the config") from error
     return path
+
+
+def existing_file(path: Path) -> Path:
+    """Return the path of a regular file; raise ConfigError for anything else: reading a pipe would wait for ever."""
+    if not stat.S_ISREG(existing(path).stat().st_mode):
+        raise ConfigError(f"{path}: a folder, a pipe or a device, where a file is expected")
+    return path
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the path of a folder; raise ConfigError for anything else."""
+    if not existing(path).is_dir():
+        raise ConfigError(f"{path}: no folder; check data.source in the config")
+    return path
+
+
+def _braced(text: str) -> Iterator[Path]:
+    """Yield the names that braces stand for; raise ConfigError if they are too many, or do not close."""
+    import braceexpand
+
+    too_many = f"{text[:200]}: its braces name more than {MAX_FILES:,} files; check data.source in the config"
+    if _most(text) > MAX_FILES:
+        raise ConfigError(too_many)
+    try:
+        for number, name in enumerate(braceexpand.braceexpand(text)):
+            if number == MAX_FILES:
+                raise ConfigError(too_many)
+            yield Path(name)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{text[:200]}: braces that do not close, or say no range; write {{000..099}}") from error
+
+
+def _most(text: str) -> float:
+    """Return how many names the ranges in braces come to."""
+    return math.prod(
+        abs(int(last) - int(first)) + 1 if max(len(first), len(last)) < 19 else math.inf
+        for first, last in _RANGE.findall(text)
+    )
 
 
 def expand(pattern: Path, suffix: str) -> list[Path]:
     """Return the files of a pattern, sorted: a file, those in a folder that end in `suffix`, `*`, or `{000..099}`.
 
     Raises:
-        ConfigError: if there are none, or a file of a braced pattern is missing.
+        ConfigError: if there are none, a file of a braced pattern is missing, or something is no file.
     """
-    import braceexpand
-
     text = str(pattern)
     if "{" in text:
-        return [existing(Path(name)) for name in braceexpand.braceexpand(text)]
-    if pattern.is_dir():
+        return [existing_file(path) for path in _braced(text)]
+    if os.path.isdir(pattern):
         inside = (path.relative_to(pattern).parts for path in pattern.rglob(f"*{suffix}"))
         found = [pattern.joinpath(*parts) for parts in inside if not any(part.startswith(".") for part in parts)]
         if not found:
@@ -88,8 +140,8 @@ def expand(pattern: Path, suffix: str) -> list[Path]:
     else:
         found = [Path(name) for name in glob.glob(text)]
     if not found:
-        raise ConfigError(f"{pattern}: no such file or directory; check data.source in the config")
-    return sorted(found)
+        raise ConfigError(f"{text[:200]}: no such file or directory; check data.source in the config")
+    return sorted(map(existing_file, found))
 
 
 def expand_splits(train: Path, val: Path | None, suffix: str) -> dict[str, list[Path]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from effnet.data.policy import BadImage, is_image, what_else
 from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
-from effnet.data.sources.files import existing
+from effnet.data.sources.files import existing_folder
 from effnet.errors import ConfigError, DataError
 
 # Files with these names are taken for images unseen; of others the first bytes decide.
@@ -21,6 +21,7 @@ EXTENSIONS = frozenset(
 )
 _HEAD = 512
 _MAX_BYTES = 1 << 30
+_MAX_DEPTH = 100  # of folders in one another
 # What systems leave behind, in small letters; so is all whose name begins with a dot.
 _LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"))
 _LITTER |= frozenset(("$recycle.bin", "lost+found"))
@@ -54,7 +55,7 @@ class ImageFolder:
         self._entries: list[Entry] = []
         self._keys: set[str] = set()
         self._stamp = hashlib.sha256()
-        train, val = self._understand(existing(train), existing(val) if val else None)
+        train, val = self._understand(existing_folder(train), existing_folder(val) if val else None)
         if val and _inside(val, train):
             raise ConfigError(f"{val}: val: is the folder of train:, or shares files with it; give it one of its own")
         found = {name: list(self._walk(train / name)) for name in self._class_folders(train)}
@@ -213,6 +214,10 @@ class ImageFolder:
 
 def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
     """Yield (path, kind of litter or "") of all below a folder, sorted; a folder that cannot be opened is one too."""
+    if len(above) >= _MAX_DEPTH:
+        raise ConfigError(
+            f"{_shown(folder[:200])}...: more than {_MAX_DEPTH} folders in one another; move the images up"
+        )
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     try:

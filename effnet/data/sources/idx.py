@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from effnet.data.sources.files import stamp
 from effnet.errors import ConfigError, DataError
 
 _SPLITS = {"train": "train", "t10k": "val"}
+_MAX_BYTES = 8 << 30
 _IMAGES, _LABELS = 0x0803, 0x0801  # unsigned bytes in three dimensions, in one
 
 
@@ -36,6 +39,10 @@ class Idx:
             if len(self._images[prefix]) != len(self._labels[prefix]):
                 images, labels = len(self._images[prefix]), len(self._labels[prefix])
                 raise DataError(f"{folder}: {prefix} has {images:,} images and {labels:,} labels")
+            if not self._images[prefix].size:
+                raise DataError(
+                    f"{self._paths[prefix, 'images-idx3-ubyte']}: no images in it, or images without pixels"
+                )
         number = int(max(labels.max() for labels in self._labels.values())) + 1
         self.classes = tuple(classes or map(str, range(number)))
         if len(self.classes) < number:
@@ -89,17 +96,19 @@ def _find(folder: Path, name: str) -> Path:
 
 def _load(path: Path, magic: int) -> NDArray[np.uint8]:
     """Return an IDX file's array; raise DataError if it is not one, or not whole."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: broken or cut short ({error})") from error
     dimensions = magic & 0xFF
-    if len(data) < 4 + 4 * dimensions or struct.unpack_from(">I", data)[0] != magic:
-        raise DataError(f"{path}: no IDX file of unsigned bytes in {dimensions} dimensions")
-    shape = struct.unpack_from(f">{dimensions}I", data, 4)
-    body = np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions)
-    if len(body) != int(np.prod(shape)):
-        raise DataError(
-            f"{path}: {len(body):,} bytes of data, its header says {' x '.join(map(str, shape))}; get it again"
-        )
+    start = 4 + 4 * dimensions
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(start)
+            if len(head) < start or struct.unpack_from(">I", head)[0] != magic:
+                raise DataError(f"{path}: no IDX file of unsigned bytes in {dimensions} dimensions")
+            shape = struct.unpack_from(f">{dimensions}I", head, 4)
+            size = math.prod(shape)
+            body = np.frombuffer(file.read(min(size, _MAX_BYTES) + 1), np.uint8)  # no more than the header states
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: broken or cut short ({error})") from error
+    if len(body) != size:
+        found, stated = "more" if len(body) > size else f"{len(body):,}", " x ".join(map(str, shape))
+        raise DataError(f"{path}: {found} bytes of data, its header says {stated}; get it again")
     return body.reshape(shape)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from effnet.data.sources.base import Entry, Remarks
-from effnet.data.sources.files import Files, existing, stamp
+from effnet.data.sources.files import Files, existing_file, stamp
 from effnet.data.sources.tars import BLOCK, Read, walk
 from effnet.errors import DataError
 
@@ -40,8 +40,8 @@ class ImageNet:
     """1,281,167 training and 50,000 validation images of 1,000 classes."""
 
     def __init__(self, train: Path, val: Path, devkit: Path, *, check_md5: bool) -> None:
-        self._files = Files([existing(train), existing(val)])
-        self._devkit, self._check_md5 = existing(devkit), check_md5
+        self._files = Files([existing_file(train), existing_file(val)])
+        self._devkit, self._check_md5 = existing_file(devkit), check_md5
         if check_md5:
             _require_md5(devkit, "devkit")
         synsets, self._truth = _read_devkit(devkit)
@@ -152,7 +152,8 @@ def _read_devkit(path: Path) -> tuple[list[_Synset], list[int]]:
         ]
         return synsets, [int(line) for line in truth.split()]
     except (OSError, EOFError, tarfile.TarError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: not the development kit of ILSVRC2012 ({type(error).__name__}: {error})") from error
+        told = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(":")
+        raise DataError(f"{path}: not the development kit of ILSVRC2012 ({told})") from error
 
 
 def _member(tar: tarfile.TarFile, name: str, path: Path) -> bytes:

@@ -136,7 +136,7 @@ def _names(path: Path, label: str) -> tuple[str, ...]:
     try:
         features = json.loads((pq.read_schema(path).metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[label]["names"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return ()
 
 
