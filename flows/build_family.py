@@ -59,9 +59,7 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
         register_members(work, manifest, units)
         facts = write_report(work, result)
-        work.tracker.close_family(
-            work.key, family_metrics(facts), markdown(facts), report_files(facts), _this_flow_run()
-        )
+        work.tracker.close_family(work.key, family_metrics(facts), markdown(facts), report_files(facts))
         return result
 
 

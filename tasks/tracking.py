@@ -139,9 +139,7 @@ class Tracker:
         self._family = call
         return self.attempt(call)
 
-    def close_family(
-        self, key: str, metrics: Mapping[str, float], note: str, files: Sequence[Path], flow_run: Mapping[str, str]
-    ) -> None:
+    def close_family(self, key: str, metrics: Mapping[str, float], note: str, files: Sequence[Path]) -> None:
         """Give a family's run its metrics, its note and files and end it, unless it has just these already."""
         content = digest({"metrics": dict(metrics), "note": note, "files": [sha256_file(path) for path in files]})
 
@@ -152,7 +150,7 @@ class Tracker:
                 self._log_final(run.run_id, metrics, time.time())
                 for path in files:
                     self.client.log_artifact(run.run_id, str(path), _artifact_folder(path))
-                tags = {**flow_run, TOP1_OF: "val", NOTE: note, CONTENT: content}
+                tags = {TOP1_OF: "val", NOTE: note, CONTENT: content}
                 for tag, value in tags.items():
                     self.client.set_tag(run.run_id, tag, value)
                 self._set_status(key, FINISHED)

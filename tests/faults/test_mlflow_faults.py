@@ -135,7 +135,7 @@ def test_what_was_wanted_while_it_was_away_is_there_when_it_is_back(
     while not tracker.run_id(folder.key) and time.monotonic() < deadline:
         tracker.forward(folder)
         time.sleep(0.1)
-    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [], {})
+    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [])
     assert any("back" in line for line in told)
     client = MlflowClient(server.url)
     run = client.get_run(tracker.run_id(folder.key))

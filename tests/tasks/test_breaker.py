@@ -70,7 +70,7 @@ def test_no_sick_server_holds_a_family(
     for _ in range(100):  # as many calls as a family makes
         tracker.open_training(run_folder, "B0", {}, "member", None)
         tracker.forward(run_folder)
-        tracker.close_family("f" * 16, {}, "", [], {})
+        tracker.close_family("f" * 16, {}, "", [])
     assert time.monotonic() - started < 2 * (QUICK + PATIENCE) + 3  # 3 s: a loaded machine
     assert len([line for line in told if "failed" in line]) == 1
     waited = [line for line in told if "waiting up to" in line]

@@ -257,7 +257,7 @@ def test_same_process_sends_all_when_mlflow_is_back(
     while tracker.run_id(run_folder.key) is None and time.monotonic() < deadline:
         tracker.forward(run_folder)
         time.sleep(0.05)
-    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [], {})
+    tracker.close_family("f" * 16, {"top1": 0.5}, "note", [])
     assert ("failed" in told[0], "back" in told[-1]) == (True, True)
     child, parent = sorted(runs(uri), key=lambda run: run.data.tags["effnet.kind"], reverse=True)
     assert (child.data.params["phi"], child.data.tags["mlflow.parentRunId"]) == ("0.0", parent.info.run_id)
@@ -287,7 +287,7 @@ def test_family_run_ends_and_is_not_written_again_for_nothing(make, uri: str, tm
     assert (
         tracker.open_family("f" * 16, "tiny", {"a": {"b": 2}}, {"prefect.flow_run_id": "y"}, tmp_path / "d1") == run_id
     )
-    tracker.close_family("f" * 16, {"best": 0.9}, "in words", [figure], {"prefect.flow_run_id": "y"})
+    tracker.close_family("f" * 16, {"best": 0.9}, "in words", [figure])
     first = MlflowClient(uri).get_run(run_id)
     assert (first.info.status, first.data.params["a.b"]) == ("FINISHED", "1")
     assert first.data.tags["prefect.flow_run_id"] == "y"
@@ -295,13 +295,13 @@ def test_family_run_ends_and_is_not_written_again_for_nothing(make, uri: str, tm
     assert [each.dataset.digest for each in first.inputs.dataset_inputs] == ["d1"]
     later = make()  # a run that finds nothing to do
     later.open_family("f" * 16, "tiny", {}, {"prefect.flow_run_id": "z"}, tmp_path / "d1")
-    later.close_family("f" * 16, {"best": 0.9}, "in words", [figure], {"prefect.flow_run_id": "z"})
+    later.close_family("f" * 16, {"best": 0.9}, "in words", [figure])
     tags = MlflowClient(uri).get_run(run_id).data.tags
     assert (tags["prefect.flow_run_id"], tags["prefect.flow_run_id.last"]) == ("y", "z")
     assert len(MlflowClient(uri).get_metric_history(run_id, "best")) == 1
-    make().close_family("f" * 16, {"best": 0.85}, "in words", [figure], {"prefect.flow_run_id": "v"})
+    make().close_family("f" * 16, {"best": 0.85}, "in words", [figure])  # a figure that was measured again
     run = MlflowClient(uri).get_run(run_id)
-    assert (run.data.metrics["best"], run.data.tags["prefect.flow_run_id"]) == (0.85, "v")
+    assert (run.data.metrics["best"], run.data.tags["prefect.flow_run_id"]) == (0.85, "y")
     assert twice(uri) == []
 
 
