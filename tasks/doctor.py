@@ -28,7 +28,7 @@ FLOORS = {
     "prefect": ("3.8.8", "earlier ones leave requests unauthenticated (CVE-2026-7722) and lack settings used here"),
     "mlflow": ("3.17", "earlier ones have path traversal and default passwords (CVE-2026-2614)"),
     "torch": ("2.10", "earlier ones can be made to run code by a checkpoint (CVE-2026-24747)"),
-    "pillow": ("11", "earlier ones overflow on forged images"),
+    "pillow": ("11.3", "earlier ones do not read AVIF, and overflow on forged images"),
     "boto3": ("1.40", "earlier ones lack conditional writes"),
     "safetensors": ("0.5", "earlier ones are not tested"),
 }
