@@ -49,7 +49,7 @@ def test_unknown_members_and_missing_weights_are_told(home: Path) -> None:
     assert (unknown.returncode, unknown.stderr) == (2, "effnet: no member 'b9'; the config plans b0, b1, b2\n")
     missing = run_effnet("train", "tiny.yaml", "--start-from", "nowhere", cwd=home)
     assert missing.returncode == 2
-    assert "nowhere: no weights there" in missing.stderr
+    assert "no run 'nowhere' in " in missing.stderr
 
 
 def test_fine_tuning_starts_from_a_run(home: Path, trained: dict[str, object]) -> None:
