@@ -40,7 +40,7 @@ from tasks.registry import Registered, _process_uri, register_members
 from tasks.screen import Screen
 from tasks.tracking import Tracker
 from tasks.training import Unit, Work, make_unit
-from tests.tiny import clean_environment
+from tests.tiny import VAL, clean_environment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
 
@@ -194,7 +194,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest:
     assert other.new
     assert not other.champion  # trained alike: no better than noise
     assert "no better than noise" in other.reason
-    assert "on the same 359 images" in other.reason
+    assert f"on the same {VAL} images" in other.reason
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["candidate"]) == "2"
     assert str(model.aliases["champion"]) == "1"
@@ -222,7 +222,7 @@ def test_a_champion_of_another_dataset_is_scored_on_todays_val(
     found = register(elsewhere, other, weak)
     assert not found.champion
     assert found.reason.startswith("worse: ")
-    assert "on the same 359 images" in found.reason
+    assert f"on the same {other.samples['val']} images" in found.reason
     scored = [line for line in told if "is scored on today's val" in line]
     assert len(scored) == 1
     assert register(elsewhere, other, weak).reason == found.reason
@@ -286,7 +286,7 @@ def test_an_alias_set_by_hand_is_evaluated_or_named(
     second = member(work, manifest, seed=1)
     found = register(work, manifest, second)
     evaluation = first.folder.evaluated()
-    assert f"against {evaluation.top1:.2%} on the same 359 images" in found.reason
+    assert f"against {evaluation.top1:.2%} on the same {VAL} images" in found.reason
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
