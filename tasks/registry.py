@@ -82,6 +82,8 @@ def fetch_registered(uri: str, store: Store) -> Path:
 
     name, at, alias = uri.removeprefix("models:/").partition("@")
     name, _, number = (name, "", "") if at else name.partition("/")
+    if not (store.root / "mlflow.db").is_file():  # MLflow would make one, and say so
+        raise ConfigError(f"{uri}: no model is registered in {store.root}; name its store with --store")
     address = mlflow_uri(store.root)
     try:
         client = MlflowClient(address)

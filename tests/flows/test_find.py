@@ -126,6 +126,12 @@ def test_a_name_is_of_the_family_built_last(unit: Unit, tmp_path: Path) -> None:
     assert find("b0", tmp_path).name == keys[-1]
 
 
+def test_a_store_without_models_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="models:/x@champion: no model is registered in"):
+        find("models:/x@champion", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_means_nothing_or_several_things_is_told(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     store = unit.folder.store.root
     monkeypatch.chdir(store.parent)
