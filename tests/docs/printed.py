@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tests.tiny import clean_environment
 
 ROOT = Path(__file__).parents[2]
+MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")  # what `make test` hands to the `make` of a test
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
 
 
@@ -56,7 +57,8 @@ def clone(folder: Path) -> Path:
 def environment(**changes: str) -> dict[str, str]:
     """Return an environment in which `effnet`, `prefect` and `mlflow` are commands, and nothing is configured."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return clean_environment() | {"PATH": path} | changes
+    theirs = {name: value for name, value in clean_environment().items() if name not in MAKE}
+    return theirs | {"PATH": path} | changes
 
 
 def run(command: str, folder: Path, *, seconds: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,7 @@ def part(number):
 def small(config, number):
     part(number)
 
-with connected(sys.argv[1]):
+with connected(sys.argv[1], login=sys.argv[2]):
     for number in range(7):
         small({"family": "tiny"}, number)
 """
@@ -59,13 +59,16 @@ def test_killed_run_ends_and_only_the_newest_stay(
     with PrefectApi(tmp_path, None) as api:
         url = api.url()
         process = subprocess.Popen(
-            [sys.executable, "-c", FLOWS, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=clean_environment()
+            [sys.executable, "-c", FLOWS, url, api.login or ""],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=clean_environment(),
         )
         assert process.stdout is not None
         process.stdout.read()  # to its end: it is in the last task
         process.kill()
         process.wait()
-        with connected(url):
+        with connected(url, login=api.login):
             crash_stale_runs("small", "another family")
             assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["RUNNING"]
             crash_stale_runs("small", "tiny")
