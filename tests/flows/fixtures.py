@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from effnet.store import hold
 from tasks.servers import PrefectApi
 from tests.flows.explored import config, finished
 from tests.tiny import clean_environment, run_effnet, write_tiny
@@ -19,10 +20,14 @@ from tests.tiny import clean_environment, run_effnet, write_tiny
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's empty database, made once: that takes longer than anything else here. Copy it to STORE/prefect."""
-    root = tmp_path_factory.mktemp("prefect")
-    with PrefectApi(root, None) as api:
-        api.url()
+    """Prefect's empty database, made once for all processes of xdist: that takes longest. Copy it to STORE/prefect."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prefect-database"
+    with hold(root.with_suffix(".lock")):
+        if not (root / "made").exists():
+            with PrefectApi(root, None) as api:
+                api.url()
+            (root / "made").touch()
     return root / "prefect"
 
 
