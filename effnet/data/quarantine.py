@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.data.manifest import QUARANTINE
-from effnet.data.policy import BadImage
+from effnet.data.policy import DENIED, BadImage, has_reader
 from effnet.data.sources import Entry, Refused, Source
 
 _LINES = 20
@@ -40,6 +40,12 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     """Return what was noted of the images that a dataset leaves out."""
     path = folder / QUARANTINE
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def is_mended(row: Mapping[str, Any]) -> bool:
+    """Say whether what this machine lacked when it left the image out (rights, a reader of the format) is there now."""
+    kind = row.get("kind", "")
+    return os.access(row["where"], os.R_OK) if kind == DENIED else has_reader(kind)
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
