@@ -13,7 +13,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -316,11 +316,6 @@ def _broken(error: Exception) -> BadImage:
     return BadImage("broken", (str(error) or type(error).__name__).splitlines()[0])
 
 
-def has_reader(kind: str) -> bool:
-    """Say whether images that were refused for this reason, the lack of a reader, can be read now."""
-    return (kind == _NO_HEIC and _heif_opener()) or (kind == _NO_AVIF and _reads_avif())
-
-
 def _reads_avif() -> bool:
     from PIL import features
 
@@ -336,6 +331,10 @@ def _heif_opener() -> bool:
         return False
     pillow_heif.register_heif_opener()
     return True
+
+
+# By the reason of a refusal that the lack of a reader is: whether it is there now.
+READERS: dict[str, Callable[[], bool]] = {_NO_HEIC: lambda: _heif_opener(), _NO_AVIF: _reads_avif}
 
 
 def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # of the folder's layout and of the rule that splits images; part of every digest
 _SOURCES = ".sources"
+NOTE = ".part.json"  # how names of files end that say that a part of the work is done, while the rest is not
 
 
 class Written(NamedTuple):
@@ -269,6 +270,8 @@ def finish(
     bad = [refused_row(file) for file in source.remarks().refused] + [row for result in written for row in result.bad]
     if bad:
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
+    else:
+        (partial / QUARANTINE).unlink(missing_ok=True)  # of an earlier try
     if len(bad) > config.images.max_bad:
         total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
         raise DataError(
@@ -319,7 +322,7 @@ def _name(
         index_sha256=sha256_file(partial / INDEX),
         settings=config,
     )
-    for path in [*partial.glob("*.part.json"), *partial.glob(f"{TEMPORARY}*")]:
+    for path in [*partial.glob(f"*{NOTE}"), *partial.glob(f"{TEMPORARY}*")]:
         path.unlink()
     publish(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -439,7 +442,7 @@ def _plan_key(plan: ShardPlan) -> str:
 
 def part_name(plan: ShardPlan) -> str:
     """Return the name of the file that says that a shard is whole, and what is in it."""
-    return f"{plan.name}.part.json"
+    return f"{plan.name}{NOTE}"
 
 
 __all__ = ["Manifest", "load_manifest", "source_key", "verify", "write_shards"]

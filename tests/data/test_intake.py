@@ -453,6 +453,7 @@ def test_what_a_reader_or_rights_were_lacking_for_is_read_once_they_are_there(
             assert write_shards(config(folder, max_bad), tmp_path / "d") == (manifest, True)
     manifest, was_there = write_shards(config(folder, max_bad), tmp_path / "d")
     assert (manifest.num_samples, manifest.quarantined, was_there) == (17, 0, False)
+    assert report(tmp_path / "d" / manifest.digest)["quarantine"] == []
 
 
 def test_text_whose_beginning_ends_inside_a_character_is_text(tmp_path: Path) -> None:
