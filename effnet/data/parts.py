@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Self
@@ -20,8 +21,11 @@ from pydantic import Field, model_validator
 
 from effnet.config import DataConfig, DatasetSource
 from effnet.data.manifest import INDEX, MANIFEST, QUARANTINE, Manifest
+from effnet.data.quarantine import was_lacking
 from effnet.data.remote import mirror
 from effnet.data.shards import (
+    NOTE,
+    Written,
     cancelled_on_error,
     find_dataset,
     finish,
@@ -63,7 +67,7 @@ class Part(Value):
     @property
     def note(self) -> str:
         """Name of the file that says that all of the part is written."""
-        return f"{self.part}-of-{self.parts}.part.json"
+        return f"{self.part}-of-{self.parts}{NOTE}"
 
     def place(self, datasets: Path) -> Folder:
         """Return where the shards come together."""
@@ -168,13 +172,24 @@ def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> Non
         if (part := read_part(place.read(part_name(plan)), plan)) is None:
             raise DataError(f"{place.url}/{plan.name}: not of this source; remove the folder and run again")
         written.append(part)
-    finish(data, source, scratch, plans, written)
+    try:
+        finish(data, source, scratch, plans, written)
+    except DataError:
+        _forget_lacking(place, written)
+        raise
     for name in (INDEX, QUARANTINE):
         if (scratch / name).is_file():
             place.upload(scratch / name, name)
     place.create(MANIFEST, (scratch / MANIFEST).read_bytes())  # who else does the same writes the same
-    place.delete([file.name for file in place.list() if file.name.endswith(".part.json")])
+    place.delete([file.name for file in place.list() if file.name.endswith(NOTE)])
     remove_folder(scratch)
+
+
+def _forget_lacking(place: Folder, written: Sequence[Written]) -> None:
+    """Remove the notes of shards that a machine with more rights or readers would write otherwise, and of all parts."""
+    names = [f"{part.info['name']}{NOTE}" for part in written if any(map(was_lacking, part.bad))]
+    if names:
+        place.delete(names + [file.name for file in place.list() if file.name.endswith(NOTE) and "-of-" in file.name])
 
 
 def _scratch(datasets: Path) -> Path:

@@ -13,7 +13,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -55,11 +55,13 @@ _TURNS = {
     8: Transpose.ROTATE_90,
 }  # of EXIF orientations, to upright
 _RARE_TIFF = "TIFF of a rare kind"
+DENIED = "permission denied"
+_NO_HEIC, _NO_AVIF = "HEIC needs an extra", "AVIF is not read by this Pillow"
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 # What else people keep among images, to say it by name.
 _STRANGERS = {b"%PDF": "PDF", b"PK\3\4": "zip", b"8BPS": "Photoshop", b"<svg": "SVG", b"\x1aE\xdf\xa3": "video"}
-_SVG_WITHIN = 512
+HEAD = 512  # bytes that say what a file is
 
 
 class BadImage(Exception):  # noqa: N818 - a verdict about data, caught and listed
@@ -109,7 +111,11 @@ def prepare(data: bytes, policy: ImagePolicy, *, turn: bool = False) -> Prepared
     if header.progressive and policy.baseline:
         from effnet.data.turbojpeg import to_baseline
 
-        return Prepared(to_baseline(data), "jpg", header.width, header.height, ("baseline",))
+        try:
+            baseline = to_baseline(data)
+        except ValueError as error:
+            raise _broken(error) from error
+        return Prepared(baseline, "jpg", header.width, header.height, ("baseline",))
     return Prepared(data, header.kind, header.width, header.height, ("kept",))
 
 
@@ -139,14 +145,14 @@ def what_else(data: bytes) -> tuple[str, str]:
     if not data:
         return "empty", ""
     detail = f"{len(data):,} bytes"
-    start = data[:_SVG_WITHIN].lstrip()
+    start = data[:HEAD].lstrip()
     for magic, name in _STRANGERS.items():
         if start.startswith(magic) or (name == "SVG" and magic in start):
             return f"no image but {name}", detail
     if data[4:8] == b"ftyp":
         return "no image but video", detail
     try:
-        text = start.decode("utf-8", "strict" if len(data) <= _SVG_WITHIN else "ignore")
+        text = start.decode("utf-8", "strict" if len(data) < HEAD else "ignore")
     except UnicodeDecodeError:
         return "no image", detail
     return ("no image but text", detail) if _looks_like_text(text, len(start)) else ("no image", detail)
@@ -289,12 +295,12 @@ def _read_foreign(data: bytes, kind: str) -> _Header:
 @contextlib.contextmanager
 def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
     """Open an image with Pillow, by this format's reader alone; whatever it raises is a BadImage."""
-    from PIL import UnidentifiedImageError, features
+    from PIL import UnidentifiedImageError
 
     if kind == "heif" and not _heif_opener():
-        raise BadImage("HEIC needs an extra", "pip install 'effnet[heif]'")
-    if kind == "avif" and not features.check("avif"):
-        raise BadImage("AVIF is not read by this Pillow", "pip install --upgrade pillow")
+        raise BadImage(_NO_HEIC, "pip install 'effnet[heif]'")
+    if kind == "avif" and not _reads_avif():
+        raise BadImage(_NO_AVIF, "pip install --upgrade pillow")
     try:
         with Image.open(io.BytesIO(data), formats=(_FORMATS[kind],)) as image:
             yield image
@@ -303,7 +309,17 @@ def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", str(error).splitlines()[0]) from None
     except _PILLOW_RAISES as error:
-        raise BadImage("broken", (str(error) or type(error).__name__).splitlines()[0]) from error
+        raise _broken(error) from error
+
+
+def _broken(error: Exception) -> BadImage:
+    return BadImage("broken", (str(error) or type(error).__name__).splitlines()[0])
+
+
+def _reads_avif() -> bool:
+    from PIL import features
+
+    return bool(features.check("avif"))
 
 
 @functools.cache
@@ -317,6 +333,10 @@ def _heif_opener() -> bool:
     return True
 
 
+# By the reason of a refusal that the lack of a reader is: whether it is there now.
+READERS: dict[str, Callable[[], bool]] = {_NO_HEIC: lambda: _heif_opener(), _NO_AVIF: _reads_avif}
+
+
 def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
     """Decode strictly to RGB, (height, width, 3), as the pixels lie: no warning of a decoder is let pass."""
     if header.kind == "jpg" and "cmyk" not in header.actions:
@@ -325,7 +345,7 @@ def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
         try:
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)  # type: ignore[no-any-return]
         except ValueError as error:
-            raise BadImage("broken", str(error).splitlines()[0]) from error
+            raise _broken(error) from error
     with _opened(data, header.kind) as image:
         image.load()
         return _to_rgb(image)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.data.manifest import QUARANTINE
-from effnet.data.policy import BadImage
+from effnet.data.policy import DENIED, READERS, BadImage
 from effnet.data.sources import Entry, Refused, Source
 
 _LINES = 20
@@ -40,6 +40,18 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     """Return what was noted of the images that a dataset leaves out."""
     path = folder / QUARANTINE
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def was_lacking(row: Mapping[str, Any]) -> bool:
+    """Say whether it was left out for what the machine lacked (rights, a reader of the format), not for what it is."""
+    return row.get("kind") in (DENIED, *READERS)
+
+
+def is_mended(row: Mapping[str, Any]) -> bool:
+    """Say whether what this machine lacked when it left the image out (rights, a reader of the format) is there now."""
+    if not was_lacking(row):
+        return False
+    return os.access(row["where"], os.R_OK) if row["kind"] == DENIED else READERS[row["kind"]]()
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from effnet.data.manifest import MANIFEST, QUARANTINE, Manifest, load_manifest
 from effnet.data.quarantine import listed, summary
 from effnet.data.sources import Entry, Source
 from effnet.data.splits import ShardPlan, missing
+from effnet.errors import DataError
 
 _SHOWN = 5
 
@@ -18,14 +19,18 @@ _SHOWN = 5
 def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what a person should know of a dataset beside its counts, a line each."""
     if manifest.quarantined:
-        yield f"left out: {manifest.quarantined:,}, listed in {folder / QUARANTINE}"
-        yield from (f"  {line}" for line in summary(listed(folder)))
+        rows = listed(folder)  # of a mirror, they are where its shards are
+        yield f"left out: {manifest.quarantined:,}" + (f", listed in {folder / QUARANTINE}" if rows else "")
+        yield from (f"  {line}" for line in summary(rows))
     if manifest.passed_over:
         counts = ", ".join(f"{number:,} {name}" for name, number in manifest.passed_over.items())
         yield f"passed over: {counts}"
     yield from manifest.notes
     for old in sorted(folder.parent.glob(f"*/{MANIFEST}")):
-        other = load_manifest(old.parent)
+        try:
+            other = load_manifest(old.parent)
+        except DataError:  # not of this dataset: whoever uses that one is told
+            continue
         if other and other.format < manifest.format and other.settings.source == manifest.settings.source:
             rule = f"split by an older rule (format {other.format})"
             yield f"{other.digest}: of the same source, but {rule}; it is not used"
@@ -65,10 +70,18 @@ def _across_splits(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Ma
     for row in rows:
         if row["sha256"] in both:
             both[row["sha256"]].append(row)
-    wanted = {row["key"] for group in list(both.values())[:_SHOWN] for row in group}
+    groups = [_splits_first(group) for group in list(both.values())[:_SHOWN]]
+    wanted = {row["key"] for group in groups for row in group[:_SHOWN]}
     entries: dict[str, Entry] = {entry.key: entry for plan in plans for entry in plan.entries if entry.key in wanted}
     yield f"images that are in more than one split: {len(both):,}; scores are too good by as much"
-    for group in list(both.values())[:_SHOWN]:
-        yield "the same: " + " = ".join(f"{row['split']} {source.describe(entries[row['key']])}" for row in group)
+    for group in groups:
+        places = " = ".join(f"{row['split']} {source.describe(entries[row['key']])}" for row in group[:_SHOWN])
+        yield f"the same: {places}{f' = {len(group) - _SHOWN:,} more' if len(group) > _SHOWN else ''}"
     if len(both) > _SHOWN:
         yield f"and {len(both) - _SHOWN:,} more; effnet data report lists duplicates"
+
+
+def _splits_first(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows with one of each split at the beginning: of a thousand copies the first few are shown."""
+    first = {row["split"]: row for row in reversed(rows)}
+    return [*first.values(), *(row for row in rows if first[row["split"]] is not row)]

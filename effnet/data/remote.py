@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
 
-from effnet.data.manifest import INDEX, MANIFEST, Manifest, load_manifest, parse_manifest, xxh128_file
+from effnet.data.manifest import INDEX, MANIFEST, QUARANTINE, Manifest, load_manifest, parse_manifest, xxh128_file
 from effnet.data.sources.files import Files
 from effnet.errors import ConfigError, DataError
 from effnet.process import stopping
@@ -177,16 +177,27 @@ class ShardFiles(Files):
 
 
 class Publisher:
-    """Copies a dataset to another place while it is being written; the manifest goes last."""
+    """Copies a dataset to another place while it is being written; the manifest goes last.
+
+    A place that holds another dataset is left as it is. One that holds the same is made whole again, if it is not.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._there = {file.name: file.size for file in folder.list()}
+        self._there = {file.name for file in folder.list()}
+        self._whole = remote_manifest(folder) if MANIFEST in self._there else None
+        self._shards = {shard.name: shard.xxh128 for shard in self._whole.shards} if self._whole else {}
         self._pool = ThreadPoolExecutor(_FETCHERS, "upload")
         self._uploads: list[Future[None]] = []
 
     def add(self, path: Path, checksum: str) -> None:
-        """Copy a finished shard and its DALI index in the background, unless an earlier run did."""
+        """Copy a finished shard and its DALI index in the background, unless an earlier run did.
+
+        Raises:
+            DataError: if another dataset lies there already.
+        """
+        if self._whole and self._shards.get(path.name) != checksum:
+            raise self._taken(self._whole)
         mark = f".{path.name}.{checksum}"
         if mark not in self._there:
             self._uploads.append(self._pool.submit(copy_context().run, self._upload, path, mark))
@@ -200,18 +211,28 @@ class Publisher:
         for upload in self._uploads:
             upload.result()
         self._pool.shutdown()
-        for name in (INDEX, "quarantine.jsonl"):
+        if self._whole and self._whole.digest != manifest.digest:
+            raise self._taken(self._whole)
+        for name in (INDEX, QUARANTINE):
+            if name == INDEX and self._whole and self._whole.index_sha256 != manifest.index_sha256:
+                continue  # the same rows, written by another version; the manifest there states the bytes of its own
             if (folder / name).is_file():
                 self._folder.upload(folder / name, name)
         if not self._folder.create(MANIFEST, (folder / MANIFEST).read_bytes()):
-            there = remote_manifest(self._folder).digest
-            if there != manifest.digest:
-                raise DataError(f"{self._folder.url}: holds another dataset ({there}); name another place")
-        self._folder.delete([file.name for file in self._folder.list(".")])
+            there = remote_manifest(self._folder)  # of a writer that was faster
+            if there.digest != manifest.digest:
+                raise self._taken(there)
+        self._clear_marks()
 
     def stop(self) -> None:
         """Give up what has not begun."""
         self._pool.shutdown(wait=not stopping(), cancel_futures=True)
+
+    def _taken(self, there: Manifest) -> DataError:
+        return DataError(f"{self._folder.url}: holds another dataset ({there.digest}); name another place")
+
+    def _clear_marks(self) -> None:
+        self._folder.delete([file.name for file in self._folder.list(".")])
 
     def _upload(self, path: Path, mark: str) -> None:
         self._folder.upload(path, path.name)

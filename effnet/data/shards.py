@@ -37,7 +37,7 @@ from effnet.data.manifest import (
     xxh128_file,
 )
 from effnet.data.policy import BadImage, prepare
-from effnet.data.quarantine import bad_row, refused_row, summary
+from effnet.data.quarantine import bad_row, is_mended, listed, refused_row, summary
 from effnet.data.remarks import notes
 from effnet.data.sources import Source, open_source
 from effnet.data.splits import SPLITS, ShardPlan, plan_shards
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # of the folder's layout and of the rule that splits images; part of every digest
 _SOURCES = ".sources"
+NOTE = ".part.json"  # how names of files end that say that a part of the work is done, while the rest is not
 
 
 class Written(NamedTuple):
@@ -137,6 +138,8 @@ def _write(
         busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
         with hold(datasets / _SOURCES / f"{key}.lock", busy):
             if manifest := _found(datasets, key):  # another process finished while this one came to the lock
+                if to:
+                    publish_dataset(datasets / manifest.digest, manifest, to)
                 return manifest, True
             partial.mkdir(parents=True, exist_ok=True)
             threads = workers or len(os.sched_getaffinity(0))
@@ -205,12 +208,15 @@ def source_key(config: DataConfig, source: Source) -> str:
 
 
 def _found(datasets: Path, key: str) -> Manifest | None:
-    """Return the dataset that this source gave before, if it is still there."""
+    """Return the dataset that this source gave before, if it is still there, and all that it could have is in it."""
     try:
         name = json.loads((datasets / _SOURCES / f"{key}.json").read_bytes())["dataset"]
     except FileNotFoundError:
         return None
-    return load_manifest(datasets / name)
+    manifest = load_manifest(datasets / name)
+    if manifest and manifest.quarantined and any(map(is_mended, listed(datasets / name))):
+        return None
+    return manifest
 
 
 def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
@@ -218,13 +224,11 @@ def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
     folder = datasets / manifest.digest
     if folder.exists() and load_manifest(folder) is None:
         remove_folder(folder)  # a folder without a manifest is not a dataset
-    if folder.exists():
+    if folder.exists():  # what is said of it may have changed: notes, what is left out
         (folder / QUARANTINE).unlink(missing_ok=True)
-        if (partial / QUARANTINE).is_file():
-            os.replace(partial / QUARANTINE, folder / QUARANTINE)
-        os.replace(
-            partial / MANIFEST, folder / MANIFEST
-        )  # what is said of it may have changed: notes, what is left out
+        for name in (QUARANTINE, INDEX, MANIFEST):  # the manifest states the index's bytes: other versions write others
+            if (partial / name).is_file():
+                os.replace(partial / name, folder / name)
         remove_folder(partial)
     else:
         os.rename(partial, folder)
@@ -266,6 +270,8 @@ def finish(
     bad = [refused_row(file) for file in source.remarks().refused] + [row for result in written for row in result.bad]
     if bad:
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
+    else:
+        (partial / QUARANTINE).unlink(missing_ok=True)  # of an earlier try
     if len(bad) > config.images.max_bad:
         total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
         raise DataError(
@@ -316,7 +322,7 @@ def _name(
         index_sha256=sha256_file(partial / INDEX),
         settings=config,
     )
-    for path in [*partial.glob("*.part.json"), *partial.glob(f"{TEMPORARY}*")]:
+    for path in [*partial.glob(f"*{NOTE}"), *partial.glob(f"{TEMPORARY}*")]:
         path.unlink()
     publish(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest
@@ -405,13 +411,18 @@ def _dali_index(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _finished(partial: Path, plan: ShardPlan) -> Written | None:
-    """Return what an interrupted write already finished of a shard, if its bytes still are what they were."""
+    """Return what an earlier write finished of a shard, if its bytes are what they were and no more would be in it."""
     try:
         written = read_part((partial / part_name(plan)).read_bytes(), plan)
     except FileNotFoundError:
         return None
     path = partial / plan.name
-    if written is None or not path.is_file() or xxh128_file(path) != written.info["xxh128"]:
+    if (
+        written is None
+        or any(map(is_mended, written.bad))
+        or not path.is_file()
+        or xxh128_file(path) != written.info["xxh128"]
+    ):
         return None
     return written
 
@@ -431,7 +442,7 @@ def _plan_key(plan: ShardPlan) -> str:
 
 def part_name(plan: ShardPlan) -> str:
     """Return the name of the file that says that a shard is whole, and what is in it."""
-    return f"{plan.name}.part.json"
+    return f"{plan.name}{NOTE}"
 
 
 __all__ = ["Manifest", "load_manifest", "source_key", "verify", "write_shards"]

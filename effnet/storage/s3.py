@@ -206,10 +206,13 @@ class S3Folder:
 
     def _fetch_parts(self, name: str, head: dict[str, Any], temporary: Path, where: str) -> None:
         size = head["ContentLength"]
+        given_up = threading.Event()
         with temporary.open("wb") as file:
             file.truncate(size)
 
             def part(start: int) -> None:
+                if given_up.is_set():  # each part that began now would wait for the server anew
+                    return
                 length = min(PART_BYTES, size - start)
 
                 def run() -> None:
@@ -224,7 +227,11 @@ class S3Folder:
                         raise _BrokenBodyError(f"{len(data)} of {length} bytes came")
                     os.pwrite(file.fileno(), data, start)
 
-                self._patient(run, where)
+                try:
+                    self._patient(run, where)
+                except BaseException:
+                    given_up.set()
+                    raise
 
             with ThreadPoolExecutor(PARALLEL) as pool:
                 parts = [

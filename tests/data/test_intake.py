@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -232,9 +233,12 @@ def messy(folder: Path) -> int:
     (folder / "empty").mkdir()
     put(folder / "docs" / "readme.md", b"# nothing here is an image\n")
     os.symlink(folder / "gone", folder / "a" / "link.jpg")
+    os.symlink("circle.jpg", folder / "a" / "circle.jpg")
+    os.symlink("0.jpg/1.jpg", folder / "a" / "through.jpg")
+    os.symlink("circle", folder / "circle")
     os.mkfifo(folder / "a" / "pipe.jpg")
     put(folder / "a" / os.fsdecode(b"caf\xe9.txt"), b"a name in Latin-1")
-    return 24 + 7
+    return 24 + 10
 
 
 def litter(folder: Path) -> None:
@@ -278,7 +282,7 @@ def test_one_run_tells_all_that_is_wrong_with_a_folder(tmp_path: Path) -> None:
         "  1 .csv: beside the class folders, so of no class (first: ",
         f"  1 images: a class folder without files (first: {folder / 'empty'})",
         "  1 .md: no image but text (first: ",
-        f"  1 .jpg: a link that leads nowhere (first: {folder}/a/link.jpg)",
+        f"  3 .jpg: a link that leads nowhere (first: {folder}/a/circle.jpg)",
         f"  1 .jpg: a pipe, socket or device (first: {folder}/a/pipe.jpg)",
     ):
         assert any(line.startswith(wanted) for line in lines), wanted
@@ -402,3 +406,58 @@ def test_a_dataset_that_was_split_by_the_old_rule_is_not_used_and_named(tmp_path
 
     (line,) = remarks(tmp_path / "d" / manifest.digest, manifest)
     assert line == "0123456789abcdef: of the same source, but split by an older rule (format 2); it is not used"
+
+
+def test_a_broken_or_newer_dataset_beside_this_one_does_not_matter(tmp_path: Path) -> None:
+    from effnet.data.remarks import remarks
+
+    manifest = shard(tmp_path, photos(tmp_path / "photos"))
+    put(tmp_path / "d" / "0123456789abcdef" / "manifest.json", b'{"format": 9, "unheard": true}')
+    assert list(remarks(tmp_path / "d" / manifest.digest, manifest)) == []
+
+
+def test_a_mirror_does_not_name_a_list_that_it_does_not_have(tmp_path: Path) -> None:
+    from effnet.data.remarks import remarks
+
+    folder = photos(tmp_path / "photos")
+    put(folder / "a" / "note.txt", b"a note")
+    manifest, _ = write_shards(config(folder, max_bad=1), tmp_path / "d")
+    path = tmp_path / "d" / manifest.digest
+    assert next(iter(remarks(path, manifest))) == f"left out: 1, listed in {path / 'quarantine.jsonl'}"
+    (path / "quarantine.jsonl").unlink()
+    assert list(remarks(path, manifest)) == ["left out: 1"]
+
+
+def test_many_copies_in_two_splits_are_told_in_a_short_line(tmp_path: Path) -> None:
+    train, val = photos(tmp_path / "train"), photos(tmp_path / "val")
+    for number in range(40):
+        put(train / "a" / f"copy {number}.jpg", (val / "a" / "0.jpg").read_bytes())
+    told = next(note for note in shard(tmp_path, train, str(val)).notes if note.startswith("the same: "))
+    assert f"val {val}/a/0.jpg" in told
+    assert "more" in told
+    assert told.count(".jpg") == 5
+
+
+@pytest.mark.parametrize("max_bad", [0, 9])
+def test_what_a_reader_or_rights_were_lacking_for_is_read_once_they_are_there(
+    max_bad: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    folder = photos(tmp_path / "photos")
+    put(folder / "a" / "phone.heic", encode(photograph(40), "heif"))
+    with monkeypatch.context() as lacking:
+        lacking.setattr(policy_module, "_heif_opener", lambda: False)
+        with contextlib.nullcontext() if max_bad else pytest.raises(DataError, match="HEIC needs an extra"):
+            manifest, _ = write_shards(config(folder, max_bad), tmp_path / "d")
+            assert (manifest.num_samples, manifest.quarantined) == (16, 1)
+            assert write_shards(config(folder, max_bad), tmp_path / "d") == (manifest, True)
+    manifest, was_there = write_shards(config(folder, max_bad), tmp_path / "d")
+    assert (manifest.num_samples, manifest.quarantined, was_there) == (17, 0, False)
+    assert report(tmp_path / "d" / manifest.digest)["quarantine"] == []
+
+
+def test_text_whose_beginning_ends_inside_a_character_is_text(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "photos")
+    put(folder / "a" / "read me.md", b"x" + "ä".encode() * 600)
+    with pytest.raises(DataError, match=r"1 \.md: no image but text"):
+        shard(tmp_path, folder)

@@ -8,12 +8,14 @@ import pytest
 
 from effnet.config import DataConfig
 from effnet.data import parts as parts_module
+from effnet.data import policy
 from effnet.data.manifest import load_manifest
 from effnet.data.parts import Part, gather, split_work, write_part
 from effnet.data.shards import write_shards
 from effnet.data.verify import verify
 from effnet.errors import ConfigError, DataError
 from effnet.storage import open_folder
+from tests.data.images import encode, photograph
 from tests.storage.test_remote import config, place
 
 __all__ = ["config", "place"]
@@ -80,6 +82,24 @@ def test_bad_images_of_all_parts_are_counted(config: DataConfig, place: str, tmp
         write_part(part(config, number, place), tmp_path / f"machine{number}")
     with pytest.raises(DataError, match=r"2 bad images of 60, data.images.max_bad allows 0"):
         gather(config, tmp_path / "flow", Path(), place, 1 << 30)
+
+
+def test_what_machines_lacked_a_reader_for_is_written_anew(
+    config: DataConfig, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    next((tmp_path / "images").rglob("0.jpg")).write_bytes(encode(photograph(40), "heif"))
+    with monkeypatch.context() as lacking:
+        lacking.setattr(policy, "_heif_opener", lambda: False)
+        for number in range(3):
+            write_part(part(config, number, place), tmp_path / "machine")
+        with pytest.raises(DataError, match="HEIC needs an extra"):
+            gather(config, tmp_path / "flow", Path(), place, 1 << 30)
+    for number in range(3):
+        again = part(config, number, place)
+        assert not again.is_written(tmp_path)
+        write_part(again, tmp_path / "machine")
+    assert gather(config, tmp_path / "flow", Path(), place, 1 << 30).num_samples == 60
 
 
 def test_images_that_changed_meanwhile_are_told(config: DataConfig, place: str, tmp_path: Path) -> None:

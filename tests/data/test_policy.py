@@ -72,6 +72,14 @@ def test_progressive_becomes_baseline_without_loss() -> None:
         turbojpeg.to_baseline(b"nonsense" * 99)
 
 
+def test_a_broken_progressive_jpeg_is_refused_when_it_is_rewritten() -> None:
+    data = bytearray(encode(photograph(), progressive=True, quality=90))
+    scan = data.index(b"\xff\xda")
+    data[scan + 2 : scan + 12] = bytes(10)
+    with pytest.raises(BadImage, match="broken: "):
+        prepare(bytes(data), ImagePolicy(baseline=True))
+
+
 def test_missing_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turbojpeg, "_candidates", list)
     turbojpeg._library.cache_clear()

@@ -16,6 +16,7 @@ import webdataset as wds
 from PIL import Image
 
 from effnet.config import DataConfig, DigitsSource, FamilyConfig, FolderSource
+from effnet.data import shards
 from effnet.data.manifest import Manifest, load_manifest
 from effnet.data.shards import source_key, write_shards
 from effnet.data.sources import open_source
@@ -180,3 +181,26 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+def test_the_same_content_by_another_version_of_the_index_stays_sound(
+    tmp_path: Path, config: FamilyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = write_shards(config.data, tmp_path)
+    shutil.rmtree(tmp_path / ".sources")  # as after the source was touched: it is written anew
+    real = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *args, **options: real(*args, **options | {"compression": "gzip"}))
+    again, _ = write_shards(config.data, tmp_path)
+    assert again.digest == manifest.digest
+    assert again.index_sha256 != manifest.index_sha256
+    assert verify(tmp_path / again.digest) == []
+
+
+def test_who_waited_for_another_writer_still_copies_the_dataset(
+    tmp_path: Path, config: FamilyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, _ = write_shards(config.data, tmp_path / "here")
+    first = iter([None])  # not there at the first look, and then, at the lock, it is
+    monkeypatch.setattr(shards, "_found", lambda *_: next(first, manifest))
+    assert write_shards(config.data, tmp_path / "here", to=str(tmp_path / "there")) == (manifest, True)
+    assert verify(tmp_path / "there") == []

@@ -256,6 +256,22 @@ class TestParquet:
         assert told in "".join(source.remarks().notes)
         assert bool(source.remarks().notes) == ids
 
+    def test_text_that_is_not_utf8_is_told(self, tmp_path: Path) -> None:
+        labels = pa.array([b"caf\xe9", b"bar"] * 3).view(pa.string())
+        pq.write_table(
+            pa.table({"image": [image(number) for number in range(6)], "label": labels}), tmp_path / "p.parquet"
+        )
+        with pytest.raises(DataError, match=r"p\.parquet: column 'label' holds text that is not UTF-8"):
+            open_(self.CONFIG, tmp_path)
+
+    def test_names_with_brackets_and_folders_that_are_called_like_files(self, tmp_path: Path) -> None:
+        self.write(tmp_path, [0, 1] * 6)
+        (tmp_path / "all" / "table.parquet").mkdir(parents=True)
+        for path in (tmp_path / "photos [1].parquet", tmp_path / "all" / "table.parquet" / "part.0.parquet"):
+            path.write_bytes((tmp_path / "part-0.parquet").read_bytes())
+        for train in ("photos [1].parquet", "all"):
+            assert len(open_(self.CONFIG.model_copy(update={"train": train}), tmp_path).entries()) == 12
+
     def test_nested_folders_of_files(self, tmp_path: Path) -> None:
         self.write(tmp_path, [0, 1] * 6)
         for number, name in enumerate(("x/y", "z", ".hidden")):

@@ -77,6 +77,10 @@ def test_publishing_again_uploads_nothing_and_another_dataset_is_refused(
     assert [file.name for file in open_folder(place).list()] == [file.name for file in before]
     with pytest.raises(DataError, match="holds another dataset"):
         write_shards(config.model_copy(update={"seed": 5}), tmp_path / "one", to=place)
+    assert verify(place) == []  # what is refused does no harm
+    open_folder(place).delete(["train-00000.tar"])
+    write_shards(config, tmp_path / "two", to=place)
+    assert verify(place) == []
 
 
 def test_interrupted_publishing_goes_on(place: str, config: DataConfig, tmp_path: Path) -> None:

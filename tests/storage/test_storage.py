@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from effnet import outage
 from effnet.errors import AwayError, ConfigError, DataError, EffnetError
 from effnet.storage import Folder, open_folder, s3
 from effnet.storage.s3 import PART_BYTES
@@ -191,3 +193,22 @@ def test_listing_a_folder_passes_over_what_vanishes(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_file_of_many_parts_waits_once_for_a_server_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    monkeypatch.setenv(outage.SETTING, "1")
+    monkeypatch.setattr(s3, "PART_BYTES", 1)
+    s3.forget_client()
+    head = {"ContentLength": 12 * s3.PARALLEL, "ETag": "any"}
+    monkeypatch.setattr(s3.S3Folder, "_head", lambda *_: head)  # the server goes when the file's size is known
+    start = time.monotonic()
+    with pytest.raises(AwayError, match="away for 1 s"):
+        open_folder("s3://bucket", known=True).fetch("large", tmp_path / "large")
+    assert time.monotonic() - start < 8  # each round of parts would wait anew
+    assert list(tmp_path.iterdir()) == []

@@ -130,10 +130,13 @@ def expand(pattern: Path, suffix: str) -> list[Path]:
         ConfigError: if there are none, a file of a braced pattern is missing, or something is no file.
     """
     text = str(pattern)
+    if os.path.isfile(pattern):  # by its very name, whatever its brackets would stand for in a pattern
+        return [existing_file(pattern)]
     if "{" in text:
         return [existing_file(path) for path in _braced(text)]
     if os.path.isdir(pattern):
-        inside = (path.relative_to(pattern).parts for path in pattern.rglob(f"*{suffix}"))
+        # Spark and Dask name the folder of a table's files as one file.
+        inside = (path.relative_to(pattern).parts for path in pattern.rglob(f"*{suffix}") if not path.is_dir())
         found = [pattern.joinpath(*parts) for parts in inside if not any(part.startswith(".") for part in parts)]
         if not found:
             raise ConfigError(f"{pattern}: no {suffix} file in it; check data.source in the config")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effnet.data.policy import BadImage, is_image, what_else
+from effnet.data.policy import DENIED, HEAD, BadImage, is_image, what_else
 from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
 from effnet.data.sources.files import existing_folder
 from effnet.errors import ConfigError, DataError
@@ -19,9 +20,9 @@ from effnet.errors import ConfigError, DataError
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 )
-_HEAD = 512
 _MAX_BYTES = 1 << 30
 _MAX_DEPTH = 100  # of folders in one another
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what the system says of links
 # What systems leave behind, in small letters; so is all whose name begins with a dot.
 _LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"))
 _LITTER |= frozenset(("$recycle.bin", "lost+found"))
@@ -107,7 +108,7 @@ class ImageFolder:
             finally:
                 os.close(descriptor)
         except PermissionError:
-            raise BadImage("permission denied") from None
+            raise BadImage(DENIED) from None
         except OSError as error:
             raise _failed(self.describe(entry), error) from error
         if len(data) != entry.length:
@@ -158,7 +159,7 @@ class ImageFolder:
     def _loose(self, root: Path) -> None:
         """Count the files of a folder that should hold nothing but folders."""
         with os.scandir(root) as items:
-            found = sorted((item.name, item.path) for item in items if not item.is_dir())
+            found = sorted((item.name, item.path) for item in items if not _is_folder(item))
         for name, path in found:
             if litter := _litter(name):
                 self._passed_over[litter] += 1
@@ -229,10 +230,17 @@ def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
     for item in found:
         if litter := _litter(item.name):
             yield item.path, litter
-        elif item.is_dir() and not (item.is_symlink() and _is_above(item.path, (*above, here))):
+        elif _is_folder(item) and not (item.is_symlink() and _is_above(item.path, (*above, here))):
             yield from _files(item.path, (*above, here))
         else:
             yield item.path, ""
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link in circles, or through a file or a folder that may not be read: what it is, is told of it
+        return False
 
 
 def _is_above(link: str, above: tuple[tuple[int, int], ...]) -> bool:
@@ -244,8 +252,12 @@ def _look_at(path: str) -> _File:
     """Return what can be said of a file from its name and, if that is unusual, from its first bytes."""
     try:
         status = os.stat(path)
-    except FileNotFoundError:
-        return _File(path, 0, 0, "a link that leads nowhere")
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return _File(path, 0, 0, DENIED)
+        if error.errno in _NOWHERE:
+            return _File(path, 0, 0, "a link that leads nowhere")
+        raise
     file = _File(path, status.st_size, status.st_mtime_ns)
     if stat.S_ISDIR(status.st_mode):
         return file._replace(wrong="a folder that cannot be opened, or leads back to itself")
@@ -260,9 +272,9 @@ def _unusual(path: str) -> str:
     """Return why a file whose name is not an image's is none; nothing if its bytes are an image's."""
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(HEAD)
     except PermissionError:
-        return "permission denied"
+        return DENIED
     return "" if is_image(head) else what_else(head)[0]
 
 

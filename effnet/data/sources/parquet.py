@@ -117,6 +117,12 @@ def _plain(labels: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     kind = labels.type
     if pa.types.is_dictionary(kind):
         labels, kind = labels.cast(kind.value_type), kind.value_type
+    if any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        try:
+            labels.validate(full=True)
+        except pa.ArrowInvalid:
+            raise DataError(f"{where} holds text that is not UTF-8") from None
+        return labels.cast(pa.large_string())
     if pa.types.is_integer(kind) or pa.types.is_null(kind):
         return labels
     if pa.types.is_boolean(kind):
@@ -126,8 +132,6 @@ def _plain(labels: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
             return labels.cast(pa.int64())
         except pa.ArrowInvalid:
             raise DataError(f"{where} holds numbers with fractions, not integers or text") from None
-    if any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
-        return labels.cast(pa.large_string())
     raise DataError(f"{where} holds {kind}, not integers or text")
 
 
