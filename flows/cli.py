@@ -109,10 +109,13 @@ def main() -> None:
     no_tracebacks()
     try:
         _check_names()
-        cli(standalone_mode=False)
+        cli(prog_name="effnet", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help, as it was asked for
+        sys.exit(ConfigError.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        click.echo(f"effnet: {_usage(error)}", err=True)
+        sys.exit(ConfigError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
@@ -120,6 +123,14 @@ def main() -> None:
         line, code = last_resort(error)
         click.echo(f"effnet: {line}", err=True)
         sys.exit(code)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return in one line what is wrong with how a command was written."""
+    told = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "effnet"
+    return f"{told[:1].lower()}{told[1:]}; `{command} --help` says what can be written"
 
 
 def _check_names() -> None:
