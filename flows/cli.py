@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError, StoppedError
-from effnet.process import last_resort, no_tracebacks, report_to
+from effnet.process import last_resort, no_tracebacks
 from flows import data, models, operations, records, training
+from flows.find import DEFAULT_STORE, open_store
+from flows.find import HOME as _HOME
 from tasks import interrupt
 
 if TYPE_CHECKING:
@@ -24,14 +26,9 @@ if TYPE_CHECKING:
     from effnet.family import FamilyResult
     from effnet.store import Store
 
-DEFAULT_STORE = Path(".effnet")
-
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
-_HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +44,7 @@ def cli() -> None:
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
     settings = _settings(config)
-    root = _open_store(store or Path(settings.store))
+    root = open_store(store or settings.store)
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
     result = _run("flows.build_family", "build_family", settings, config.parent, root)
@@ -68,7 +65,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
 
     from tasks import servers
 
-    root = _open_store(store)
+    root = open_store(store)
     ports = {servers.PREFECT.name: prefect_port, servers.MLFLOW.name: mlflow_port}
     console = Console(stderr=True, highlight=False)
     with console.status("starting the servers"):
@@ -147,17 +144,6 @@ def _check_names() -> None:
             raise ConfigError(f"{shown}: a name that is not UTF-8; rename the file or the folder") from None
 
 
-def _open_store(path: Path) -> Store:
-    from effnet.store import Store
-    from tasks.relocation import settle
-
-    root = Store.at(path)
-    report_to(root.logs)
-    root.prepare()
-    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
-    return root
-
-
 def _option(store: Path) -> str:
     """Return the option that names a store, where it has to be named."""
     return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
@@ -202,7 +188,7 @@ def _settings(config: Path) -> FamilyConfig:
 
 
 def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
-    root = _open_store(store or Path(settings.store))
+    root = open_store(store or settings.store)
     click.echo(_run("flows.explore", stage, settings, config.parent, root))
 
 
