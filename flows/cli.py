@@ -1,7 +1,8 @@
 """The `effnet` command. Heavy imports happen inside the commands that need them.
 
 Exit codes: 0 done; 2 a configuration or argument that cannot be used; 65 broken data; 70 a training failed, or a bug of
-ours; 73 another process does this already; 75 stopped with its state saved: the same command goes on.
+ours; 73 another process does this already; 75 stopped with its state saved, or a server is away: the same command goes
+on; 76 this machine is broken: start it on another.
 """
 
 from __future__ import annotations
