@@ -1,7 +1,8 @@
 """The `effnet` command. Heavy imports happen inside the commands that need them.
 
 Exit codes: 0 done; 2 a configuration or argument that cannot be used; 65 broken data; 70 a training failed, or a bug of
-ours; 73 another process does this already; 75 stopped with its state saved: the same command goes on.
+ours; 73 another process does this already; 75 stopped with its state saved, or a server is away: the same command goes
+on; 76 this machine is broken: start it on another.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError, StoppedError
-from effnet.process import last_resort, no_tracebacks, report_to
+from effnet.process import last_resort, no_tracebacks
 from flows import data, models, operations, records, training
+from flows.find import DEFAULT_STORE, open_store
+from flows.find import HOME as _HOME
 from tasks import interrupt
 
 if TYPE_CHECKING:
@@ -24,14 +27,9 @@ if TYPE_CHECKING:
     from effnet.family import FamilyResult
     from effnet.store import Store
 
-DEFAULT_STORE = Path(".effnet")
-
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
-_HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,7 +45,7 @@ def cli() -> None:
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
     settings = _settings(config)
-    root = _open_store(store or Path(settings.store))
+    root = open_store(store or settings.store)
     with root.building(settings.family):
         pass  # told before anything is started; the flow holds it while it builds
     result = _run("flows.build_family", "build_family", settings, config.parent, root)
@@ -68,7 +66,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
 
     from tasks import servers
 
-    root = _open_store(store)
+    root = open_store(store)
     ports = {servers.PREFECT.name: prefect_port, servers.MLFLOW.name: mlflow_port}
     console = Console(stderr=True, highlight=False)
     with console.status("starting the servers"):
@@ -109,10 +107,13 @@ def main() -> None:
     no_tracebacks()
     try:
         _check_names()
-        cli(standalone_mode=False)
+        cli(prog_name="effnet", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help, as it was asked for
+        sys.exit(ConfigError.exit_code)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        click.echo(f"effnet: {_usage(error)}", err=True)
+        sys.exit(ConfigError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
@@ -120,6 +121,14 @@ def main() -> None:
         line, code = last_resort(error)
         click.echo(f"effnet: {line}", err=True)
         sys.exit(code)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return in one line what is wrong with how a command was written."""
+    told = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "effnet"
+    return f"{told[:1].lower()}{told[1:]}; `{command} --help` says what can be written"
 
 
 def _check_names() -> None:
@@ -134,17 +143,6 @@ def _check_names() -> None:
         except UnicodeEncodeError:
             shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             raise ConfigError(f"{shown}: a name that is not UTF-8; rename the file or the folder") from None
-
-
-def _open_store(path: Path) -> Store:
-    from effnet.store import Store
-    from tasks.relocation import settle
-
-    root = Store.at(path)
-    report_to(root.logs)
-    root.prepare()
-    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
-    return root
 
 
 def _option(store: Path) -> str:
@@ -191,7 +189,7 @@ def _settings(config: Path) -> FamilyConfig:
 
 
 def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
-    root = _open_store(store or Path(settings.store))
+    root = open_store(store or settings.store)
     click.echo(_run("flows.explore", stage, settings, config.parent, root))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from effnet.errors import DataError
+from flows.find import open_store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -26,11 +27,9 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     from effnet.config import load_config
     from effnet.data.remarks import remarks
     from effnet.data.shards import write_shards
-    from effnet.store import Store
 
     settings = load_config(config)
-    root = Store.at(store or settings.store)
-    root.prepare()
+    root = open_store(store or settings.store)
     columns = (TextColumn("sharding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)

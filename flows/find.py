@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnet.errors import ConfigError
+from effnet.process import report_to
 
 if TYPE_CHECKING:
     from effnet.runs import About, RunFolder
@@ -21,11 +22,24 @@ if TYPE_CHECKING:
 
 REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
+DEFAULT_STORE = Path(".effnet")
 HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=Path(".effnet"), show_default=True, help="The store's folder."
+    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
 )
 _MIN_KEY = 4  # letters that are taken for the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
+
+
+def open_store(path: str | Path) -> Store:
+    """Return the store at a path, made if there is none, with its addresses mended; tracebacks go into it from here."""
+    from effnet.store import Store
+    from tasks.relocation import settle
+
+    root = Store.at(path)
+    report_to(root.logs)
+    root.prepare()
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
+    return root
 
 
 def find(name: str, store: Path) -> Path:
@@ -40,7 +54,7 @@ def find(name: str, store: Path) -> Path:
     """
     from effnet.store import Store
 
-    root = Store(store.absolute())
+    root = Store.at(store)
     if name.startswith(REGISTERED):
         from tasks.registry import fetch_registered
 

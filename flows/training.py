@@ -11,7 +11,7 @@ import click
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
 from flows.find import HOME as _HOME
-from flows.find import find
+from flows.find import find, open_store
 
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
@@ -41,17 +41,13 @@ def train(
     """Train and evaluate one member of CONFIG's family, without the rest. Run again to go on."""
     from effnet.config import load_baseline, load_config
     from effnet.data.shards import write_shards
-    from effnet.store import Store
-    from tasks.relocation import settle
     from tasks.screen import Screen
     from tasks.tracking import store_tracker
     from tasks.training import Work, evaluate_units, make_unit, train_units
 
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
-    root = Store.at(store or settings.store)
-    root.prepare()
-    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
+    root = open_store(store or settings.store)
     start = _start(find(start_from, root.root), new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)

@@ -65,7 +65,7 @@ def examine(store: str, gpus: int = 0) -> Iterator[Finding]:
     yield from _disk(folder)
     if is_remote(store):
         yield _guarded("S3", lambda: _s3(store))
-    yield from _prefect(Path(store))
+    yield from _prefect(folder)
     yield from _mlflow()
     yield _gpus(gpus)
 

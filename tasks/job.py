@@ -22,6 +22,7 @@ from effnet.config import LocalCompute
 from effnet.errors import ConfigError, EffnetError, MachineError, StoppedError
 from effnet.exchange import Exchange
 from effnet.outage import impatient
+from effnet.process import report_to
 from effnet.runs import RunFolder
 from effnet.storage import is_remote
 from effnet.store import Store, digest
@@ -70,6 +71,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
     """
     require_gpus(job.gpus)
     store = _store(job)
+    report_to(store.logs)
     exchange = Exchange(job.place, store)
     keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
     with _beating(exchange, name):

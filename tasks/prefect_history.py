@@ -29,11 +29,11 @@ _TRIM = (
 
 def trim(path: Path) -> None:
     """Remove what is known of old flow runs from a Prefect database that no server has open; keep it as it is if that
-    is of another version, or in use.
+    is of another version, in use, or broken, which the server will tell: no flow fails for want of tidiness.
     """
     if not path.exists():
         return
-    with contextlib.suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, timeout=5)) as database:
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=5)) as database:
         database.execute("pragma foreign_keys = on")  # states go with their runs
         with database:
             database.execute(f"create temporary table old as {_OLD}", (KEPT,))

@@ -107,7 +107,10 @@ def _mend_database(path: Path, moved: Callable[[str], str]) -> None:
 def _mend_starts(store: Store, moved: Callable[[str], str]) -> None:
     """Mend where runs find the weights that they start from; it is no part of their keys."""
     for path in store.runs.glob("*/config.json"):
-        spec = json.loads(path.read_bytes())
+        try:
+            spec = json.loads(path.read_bytes())
+        except ValueError:  # told by who reads the run
+            continue
         start = spec.get("start")
         if start and (mended := moved(start["path"])) != start["path"]:
             publish(path, json.dumps(spec | {"start": start | {"path": mended}}, indent=2).encode())

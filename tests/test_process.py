@@ -76,6 +76,20 @@ def test_a_bug_in_a_command_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["train", "shard"])
+def test_the_traceback_is_kept_in_the_store(tmp_path: Path, command: str) -> None:
+    path = write_tiny(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import effnet.data.shards\ndef bug(*_, **__):\n    assert 0, 'a bug'\neffnet.data.shards.write_shards = bug\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run_effnet(command, path, "--store", "s", cwd=tmp_path, PYTHONPATH=paths)
+    assert done.returncode == 70
+    (report,) = (tmp_path / "s" / "logs").glob("traceback-*.txt")
+    assert str(report) in done.stderr
+    assert done.stderr.strip().count("\n") == 0  # a bar may have been here
+
+
 def on_a_small_disk(folder: Path, script: str, size: str) -> subprocess.CompletedProcess[str]:
     """Run a shell script in a folder that is a disk of its own, of which the mount namespace ends with the script."""
     folder.mkdir(exist_ok=True)

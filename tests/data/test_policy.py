@@ -60,6 +60,21 @@ def test_sixteen_bits_keep_their_levels() -> None:
     assert np.abs(grey - wanted).max() <= 1  # Pillow's own conversion would clip all but the first 256 levels
 
 
+def test_what_came_without_loss_is_a_png_and_else_a_jpeg_of_the_configs_quality() -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    lossless, lossy = io.BytesIO(), io.BytesIO()
+    photo.save(lossless, "PNG")
+    photo.save(lossy, "JPEG", quality=97)
+    found = prepare(lossless.getvalue(), ImagePolicy(resize_short=30))
+    assert (found.extension, Image.open(io.BytesIO(found.image)).format) == ("png", "PNG")
+    for quality in (60, 90):
+        found = prepare(lossy.getvalue(), ImagePolicy(resize_short=30, jpeg_quality=quality))
+        wanted = io.BytesIO()
+        photo.save(wanted, "JPEG", quality=quality)
+        tables = [Image.open(data).quantization for data in (io.BytesIO(found.image), wanted)]  # type: ignore[attr-defined]
+        assert tables[0] == tables[1]
+
+
 def test_progressive_becomes_baseline_without_loss() -> None:
     data = encode(photograph(), progressive=True, quality=90)
     prepared = prepare(data, ImagePolicy(baseline=True))

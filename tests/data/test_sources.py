@@ -125,6 +125,18 @@ class TestFolder:
         assert verify(folder / "d" / manifest.digest) == []
 
 
+def assert_copied_once(config: SourceConfig, folder: Path) -> None:
+    """All images of a source lie in one file of the scratch folder, which a second opening leaves as it is."""
+    scratch = folder / "scratch"
+    bytes_ = sum(len(data) for images in images_of(open_(config, folder)).values() for data in images)
+    (copy,) = scratch.rglob("images.bin")
+    before = copy.stat()
+    assert before.st_size == bytes_
+    images_of(open_(config, folder))
+    (again,) = scratch.rglob("images.bin")
+    assert (again.stat().st_ino, again.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_keys_are_safe_and_unique() -> None:
     assert make_key("cat-1_a") == "cat-1_a"
     keys = {make_key(path) for path in ("a b", "a_b", "a/b", "a.b", "ä", "x" * 200, "y" + "x" * 200)}
@@ -194,6 +206,10 @@ class TestParquet:
         assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
         source = open_(self.CONFIG, tmp_path)
         assert source.describe(source.entries()[7]).endswith("part-0.parquet: row 7")
+
+    def test_images_are_copied_once_into_one_file(self, tmp_path: Path) -> None:
+        self.write(tmp_path, [0, 1] * 6, names=True)
+        assert_copied_once(self.CONFIG, tmp_path)
 
     def test_faults_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file"):
@@ -333,6 +349,10 @@ class TestWebDataset:
     def test_images_and_labels(self, tmp_path: Path) -> None:
         self.write(tmp_path)
         assert images_of(open_(self.CONFIG, tmp_path)) == WANTED
+
+    def test_images_are_copied_once_into_one_file(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        assert_copied_once(self.CONFIG, tmp_path)
 
     def test_counters_that_restart_in_each_shard(self, tmp_path: Path) -> None:
         for shard in range(2):

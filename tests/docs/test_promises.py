@@ -76,6 +76,9 @@ def test_what_is_left_out_is_found(house: Path) -> None:
     assert left_out() == []
     assert not_said() == []
     assert without_backing() == []
+    told = "Never say `house up` twice."
+    (house / "README.md").write_text(f"{(house / 'README.md').read_text()}\n{told}\n")
+    assert left_out() == [("README.md", told)]  # the row of the command says nothing of it
 
 
 def test_what_is_not_said_and_not_tested_is_found(house: Path) -> None:

@@ -49,6 +49,30 @@ def test_mistakes_in_the_config_are_one_line_and_exit_code_2(
     assert_one_line(done, 2, told)
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("deploy --crashed-after 5", "invalid value for '--crashed-after': 5 is not in the range x>=31; `effnet"),
+        ("export b0 --out x --format zip", "'zip' is not one of 'safetensors'"),
+        ("data nosuch", "no such command 'nosuch'; `effnet data --help` says"),
+        ("runs --nosuch", "no such option '--nosuch'; `effnet runs --help` says"),
+        ("family", "missing argument 'CONFIG'; `effnet family --help` says"),
+        ("evaluate a b", "got unexpected extra argument (b); `effnet evaluate --help` says"),
+        ("plan --strategy", "option '--strategy' requires an argument; `effnet"),
+        ("--nosuch", "no such option '--nosuch'; `effnet --help` says"),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line_and_exit_code_2(tmp_path: Path, command: str, told: str) -> None:
+    assert_one_line(run_effnet(*command.split(), cwd=tmp_path), 2, told)
+
+
+def test_a_group_of_commands_alone_shows_its_help(tmp_path: Path) -> None:
+    done = run_effnet("data", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Commands:" in done.stderr
+    assert "report" in done.stderr
+
+
 def test_missing_config_and_unwritable_store(tmp_path: Path) -> None:
     assert_one_line(run_effnet("family", "none.yaml", cwd=tmp_path), 2, "none.yaml: no such file or directory")
     path = write_tiny(tmp_path)

@@ -91,6 +91,11 @@ def test_every_command_takes_every_form(
     assert find(FORMS[form](unit), Path(".effnet")).resolve() == unit.folder.path.resolve()
 
 
+def test_the_store_may_be_in_ones_home(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(unit.folder.store.root.parent))
+    assert find("b0", Path("~/.effnet")) == unit.folder.path
+
+
 def test_a_registered_model_whose_run_is_elsewhere_is_fetched(unit: Unit, tmp_path: Path) -> None:
     store = unit.folder.store.root
     os.symlink(store / "mlflow.db", tmp_path / "mlflow.db")

@@ -51,6 +51,13 @@ def states(root: Path, table: str) -> list[str]:
         return [state for (state,) in database.execute(f"select state_type from {table} order by created")]  # noqa: S608
 
 
+def test_a_broken_database_is_left_to_the_server_to_tell(tmp_path: Path) -> None:
+    path = tmp_path / "prefect.db"
+    path.write_bytes(bytes(range(256)) * 64)
+    prefect_history.trim(path)
+    assert path.read_bytes() == bytes(range(256)) * 64
+
+
 def test_killed_run_ends_and_only_the_newest_stay(
     tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

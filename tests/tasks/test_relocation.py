@@ -79,6 +79,19 @@ def test_addresses_are_those_of_here(tmp_path: Path, run_folder: RunFolder, name
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_run_that_cannot_be_read_keeps_no_store_from_being_moved(tmp_path: Path, run_folder: RunFolder) -> None:
+    make(tmp_path / "old", run_folder.spec())
+    broken = tmp_path / "old" / "runs" / ("0" * 16) / "config.json"
+    broken.parent.mkdir()
+    broken.write_text('{"start": ')
+    (tmp_path / "old").rename(tmp_path / "new")
+    told: list[str] = []
+    settle(Store.at(tmp_path / "new"), told.append)
+    assert len(told) == 1
+    shutil.rmtree(tmp_path / "new" / "runs" / ("0" * 16))
+    assert str(tmp_path / "new" / "runs" / "a" / "model.safetensors") in addresses(tmp_path / "new")
+
+
 def test_store_from_before_there_was_a_record(tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()

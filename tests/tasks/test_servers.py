@@ -137,6 +137,18 @@ def test_wrong_login_is_told_as_one(root: Path) -> None:
             assert configured.url() == url
 
 
+def test_a_login_that_does_not_fit_on_the_disk_is_none(root: Path) -> None:
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from tasks.servers import login\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "login(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(root)], capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert len(servers.login(root)) > 32  # not the empty one that was begun
+    assert [path.name for path in (root / "prefect").iterdir()] == ["login"]
+
+
 def start_temporary(root: Path) -> subprocess.Popen[bytes]:
     """Start a process that has a temporary server, prints its address, and ends with its standard input."""
     code = (

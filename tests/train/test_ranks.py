@@ -164,9 +164,9 @@ from effnet.train.distributed import World, synchronize_norms
 world = World()
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 2, 1))
-synchronize_norms(net, world, 0)
+synchronize_norms(net, world, int(sys.argv[2]))
 data = torch.randn(7, 3, 4, 4)
-out = net(data[world.rank :: 2])
+out = net(data[world.rank :: world.size])
 (out**2).sum().backward()
 for param in net.parameters():
     world.sum_(param.grad)
@@ -177,15 +177,21 @@ world.leave()
 """
 
 
-def test_batch_norm_over_ranks_is_batch_norm_over_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "neighbours"), [(2, 0), (4, 2)])
+def test_batch_norm_over_ranks_is_batch_norm_over_the_batch(tmp_path: Path, ranks: int, neighbours: int) -> None:
     (tmp_path / "norm.py").write_text(NORM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     env = os.environ | THREADS | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([*command, str(tmp_path / "norm.py"), str(tmp_path / "out")], env=env, timeout=120, check=True)
+    arguments = [str(tmp_path / "norm.py"), str(tmp_path / "out"), str(neighbours)]
+    subprocess.run([*command, *arguments], env=env, timeout=120, check=True)
     found = json.loads((tmp_path / "out").read_text())
     torch.manual_seed(0)
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1))
     data = torch.randn(7, 3, 4, 4)
+    if neighbours:  # the first two of four: the other two are in no statistics of theirs
+        both = net(torch.cat([data[::4], data[1::4]]))
+        assert found["out"] == pytest.approx(both[: len(data[::4])].flatten().tolist(), rel=1e-4, abs=1e-5)
+        return
     out = net(data)
     (out**2).sum().backward()
     assert found["out"] == pytest.approx(out[::2].flatten().tolist(), rel=1e-4, abs=1e-5)
