@@ -104,7 +104,7 @@ class ImagePolicy(Value):
     decode: Annotated[bool, Field(description="decode every image once, to find faults that its structure hides")] = (
         False
     )
-    max_pixels: Annotated[int, Field(ge=1, le=400_000_000, description="refuse larger images, from the header")] = (
+    max_pixels: Annotated[int, Field(ge=1, le=178_000_000, description="refuse larger images, from the header")] = (
         50_000_000
     )
     orientation: Annotated[

@@ -21,6 +21,7 @@ POOL_TYPES: tuple[PoolType, ...] = get_args(PoolType)
 FLOWS_POOL, TRAININGS_POOL = "effnet", "effnet-gpu"  # as prefect.yaml names them
 AUTOMATION = "effnet: a run without a heartbeat has crashed"
 BEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"  # prefect.yaml sets it for every deployment
+PAGE = 200  # deployments that a server names at a time, by its own limit
 DEFAULT_BEAT_SECONDS = 180  # where it is not set
 
 
@@ -201,11 +202,13 @@ def _beats(deployments: Sequence[Any]) -> list[int]:
 
 def _ours(client: Any) -> list[Any]:
     """Return the deployments of our flows on our pools, of every clone that was deployed to this server."""
-    return [
-        each
-        for each in client.read_deployments()
-        if each.work_pool_name in (FLOWS_POOL, TRAININGS_POOL) and (each.entrypoint or "").startswith("flows.")
-    ]
+    from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+    pools = WorkPoolFilter(name=WorkPoolFilterName(any_=[FLOWS_POOL, TRAININGS_POOL]))
+    found: list[Any] = []
+    while page := client.read_deployments(work_pool_filter=pools, limit=PAGE, offset=len(found)):
+        found += page
+    return [each for each in found if (each.entrypoint or "").startswith("flows.")]
 
 
 def active_schedules(client: Any) -> dict[str, int]:

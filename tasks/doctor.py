@@ -143,7 +143,7 @@ def _prefect(store: Path) -> Iterator[Finding]:
         return
     url = (api.url or f"{here[0]}/api").rstrip("/")
     login = api.auth_string.get_secret_value() if api.auth_string else ""
-    if url in [f"{each}/api" for each in here]:
+    if servers.is_of_store(store, url):
         login = servers.login(store)
     findings = list(_server("Prefect", f"{url}/admin/version", login, "prefect", "PREFECT_API_AUTH_STRING"))
     yield from findings

@@ -119,6 +119,12 @@ def running(root: Path) -> list[Server]:
     return [server for server in noted.servers if _is(server)]
 
 
+def is_of_store(root: Path, api: str) -> bool:
+    """Say whether an API's address is that of a server of the store, by either name of this machine."""
+    here = api.rstrip("/").replace("//localhost:", f"//{HOST}:", 1)
+    return here in [f"{server.url}/api" for server in running(root)]
+
+
 class PrefectApi:
     """A Prefect API for one flow: the configured one, the store's server, or one of its own that ends with the block.
 
@@ -149,10 +155,7 @@ class PrefectApi:
     @property
     def login(self) -> str | None:
         """The login, where the server is the store's; None: the user's settings have it, if there is one."""
-        theirs = self.configured and all(
-            self.configured.rstrip("/") != f"{server.url}/api" for server in running(self.root)
-        )
-        return None if theirs else login(self.root)
+        return login(self.root) if not self.configured or is_of_store(self.root, self.configured) else None
 
     def __enter__(self) -> PrefectApi:
         if self.configured:

@@ -16,7 +16,7 @@ from effnet.errors import DataError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 
-MAX_PIXELS = 400_000_000  # refuses decompression bombs; shards hold none, data.images.max_pixels sees to it
+MAX_PIXELS = 178_000_000  # Pillow takes no more; shards hold none, data.images.max_pixels sees to it
 CROP_PADDING = 32  # pixels, of the official code's central crop
 _FORMATS = ("PNG", "JPEG")
 _JPEG = b"\xff\xd8"

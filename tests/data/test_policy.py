@@ -11,7 +11,7 @@ from PIL import Image
 
 from effnet.config import ImagePolicy
 from effnet.data import turbojpeg
-from effnet.data.decode import decode
+from effnet.data.decode import MAX_PIXELS, _open, decode
 from effnet.data.policy import BadImage, prepare
 from effnet.errors import ConfigError
 from tests.data.images import KEPT, REENCODED, bomb, encode, odd_images, photograph, sixteen_bit
@@ -148,3 +148,11 @@ def test_a_region_has_the_pixels_of_the_whole(subsampling: str, kind: str) -> No
 
 def test_broken_or_foreign_bytes_are_left_to_the_whole_decoder() -> None:
     assert turbojpeg.decode_region(b"nonsense" * 9, (90, 60), 0, 0, 9, 9) is None
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_most_pixels_that_a_config_may_allow_are_decoded() -> None:
+    with pytest.raises(ValueError, match="less than or equal to"):
+        ImagePolicy(max_pixels=MAX_PIXELS + 1)
+    strip = encode(Image.new("1", (MAX_PIXELS // 100, 100)), "PNG")
+    assert _open(strip, "a strip").width == MAX_PIXELS // 100  # which Pillow refuses where it finds too many

@@ -30,6 +30,7 @@ from prefect_kubernetes.worker import KubernetesWorker
 from effnet.errors import ConfigError
 from effnet.runs import RunFolder
 from effnet.train import checkpoint
+from tasks import deployment
 from tasks.deployment import POOL_TYPES, PoolType, pool_template
 from tasks.job import PoolJob
 from tasks.placement import Order
@@ -193,3 +194,11 @@ def test_containers_of_every_kind_are_stopped_in_the_same_way(deployed: str) -> 
     assert manifest["spec"]["backoffLimit"] == 0
     settings = {each["name"]: each["value"] for each in manifest["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert settings["PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR"] == "relinquish"
+
+
+def test_deployments_of_ours_are_found_on_a_server_with_many(deployed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connected(deployed), get_client(sync_client=True) as client:
+        found = deployment._ours(client)
+        assert len(found) > 2
+        monkeypatch.setattr(deployment, "PAGE", 2)  # what 200 are on a server of many teams
+        assert {each.id for each in deployment._ours(client)} == {each.id for each in found}

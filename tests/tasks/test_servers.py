@@ -57,6 +57,10 @@ def test_up_steps_over_ports_in_use_and_down_ends_every_process(root: Path) -> N
 
         with PrefectApi(root, None) as api:
             assert api.url() == found[0].url + "/api"
+        for host in ("127.0.0.1", "localhost"):  # of a terminal in which its address is set
+            url = found[0].url.replace("127.0.0.1", host) + "/api/"
+            assert PrefectApi(root, url).login == servers.login(root)
+        assert PrefectApi(root, "http://elsewhere.example:4200/api").login is None
 
     processes = [psutil.Process(server.pid) for server in found]
     family = [member for process in processes for member in (process, *process.children(recursive=True))]
