@@ -238,44 +238,43 @@ def test_plan_then_uses_the_fitted_coefficients(built: tuple[Path, dict[str, Any
     assert "measured just now" in data["speed"]["device"]
 
 
-def test_killed_flow_goes_on_to_the_same_weights(folder: Path, built: tuple[Path, dict[str, Any], str]) -> None:
-    kill_when(folder, lambda: len(journals(folder, epochs=1)) >= 1, signal.SIGKILL)  # in the grid
+def test_killed_and_stopped_it_goes_on_to_the_same_weights(
+    folder: Path, built: tuple[Path, dict[str, Any], str]
+) -> None:
+    """Killed in the grid, Ctrl-C there, asked to stop among the members; and then a training is killed."""
+    kill_when(folder, further(folder, epochs=1), signal.SIGKILL)
     wait_for_no_children(folder)
-    kill_when(folder, lambda: len(journals(folder, epochs=3)) >= 1, signal.SIGKILL)  # among the members
-    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "fit coefficients: 3 of 3 trainings reused" in done.stderr
-    assert_same_family(folder, json.loads(done.stdout), built)
-    assert flow_states(folder) == ["COMPLETED", "CRASHED", "CRASHED"]
+    stopped(folder, further(folder, epochs=1), signal.SIGINT)
+    stopped(folder, further(folder, epochs=3), signal.SIGTERM)
+    assert flow_states(folder) == ["CRASHED"] * 3
+    out, err = built_with_a_killed_training(folder)
+    assert "fit coefficients: 3 of 3 trainings reused" in err
+    assert "killed by SIGKILL; started again" in err
+    assert_same_family(folder, json.loads(out), built)
+    assert flow_states(folder) == ["COMPLETED"] + ["CRASHED"] * 3
     with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
         left = "select name, state_type from task_run where state_type in ('RUNNING', 'PENDING')"
         assert database.execute(left).fetchall() == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_flow_says_one_line_and_goes_on(
-    folder: Path, built: tuple[Path, dict[str, Any], str], signum: signal.Signals
-) -> None:
-    epochs = 3 if signum == signal.SIGINT else 1  # among the members, or in the grid
-    process = kill_when(folder, lambda: len(journals(folder, epochs)) >= 1, signum)
+def stopped(folder: Path, condition: Callable[[], bool], signum: signal.Signals) -> None:
+    """Stop the family by a signal, and check what it says and leaves."""
+    process = kill_when(folder, condition, signum)
     assert process.returncode == 75
     last = process.stderr_text.splitlines()[-1]  # type: ignore[attr-defined]
     assert last == "effnet: stopped; what is done is saved, run the same command again to go on"
     assert "Traceback" not in process.stderr_text  # type: ignore[attr-defined]
     assert {run.info.status for run in mlflow_runs(folder)} <= {"FINISHED", "KILLED"}
-    assert flow_states(folder) == ["CRASHED"]
-    done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert_same_family(folder, json.loads(done.stdout), built)
 
 
-def test_killed_training_is_started_again_by_the_flow(folder: Path, built: tuple[Path, dict[str, Any], str]) -> None:
+def built_with_a_killed_training(folder: Path) -> tuple[str, str]:
+    """Build the family to its end while a training of it is killed; return what it printed."""
     process = start(folder)
 
     def training() -> psutil.Process | None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-                if "-m effnet.train " in " ".join(child.cmdline()) and journals(folder, epochs=3):
+                if "-m effnet.train " in " ".join(child.cmdline()):
                     return child
         return None
 
@@ -285,8 +284,7 @@ def test_killed_training_is_started_again_by_the_flow(folder: Path, built: tuple
     victim.kill()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    assert "killed by SIGKILL; started again" in err
-    assert_same_family(folder, json.loads(out), built)
+    return out, err
 
 
 def test_second_command_on_the_same_store_is_told(folder: Path) -> None:
@@ -378,6 +376,12 @@ def journals(folder: Path, epochs: int) -> list[Path]:
         if run.config_path.exists() and run.spec().recipe.epochs == epochs and read_journal(run.metrics_path)[0]:
             found.append(path)
     return found
+
+
+def further(folder: Path, epochs: int) -> Callable[[], bool]:
+    """Return what says whether more trainings of so many epochs have begun to be trained than now."""
+    before = len(journals(folder, epochs))
+    return lambda: len(journals(folder, epochs)) > before
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
