@@ -47,13 +47,16 @@ class Thresholds(NamedTuple):
     def bounds(self, draws: Sequence[float], lacking: Collection[str]) -> tuple[int, int]:
         """Return where, among a class's rising numbers, minival begins, and where train begins.
 
-        That is at the thresholds, but moved so far that each of the `lacking` splits gets at least one image. If there
-        are fewer images than that, train comes first, then val.
+        That is at the thresholds, but moved so far that each of the `lacking` splits gets at least one image: for
+        minival from val if that has two, so that none leaves train for it. If there are fewer images than that, train
+        comes first, then val.
         """
         wanted = [split for split in ("train", "val", "minival") if split in lacking][: len(draws)]
         train, val, minival = (split in wanted for split in ("train", "val", "minival"))
         begin = min(max(bisect_left(draws, self.val), val), len(draws) - train - minival)
-        end = min(max(bisect_left(draws, self.val + self.minival), begin + minival), len(draws) - train)
+        end = min(max(bisect_left(draws, self.val + self.minival), begin), len(draws) - train)
+        if minival and begin == end:
+            return (begin - 1, end) if begin > val else (begin, end + 1)
         return begin, end
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import webdataset as wds
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effnet.config import DataConfig, FolderSource, ParquetSource, WebDatasetSource
@@ -49,19 +49,26 @@ def own(config: DataConfig, content: int) -> str:
     return Thresholds(config.val, config.minival).split(int.from_bytes(digest[:6]) / (1 << 48))
 
 
+def in_several_classes(images: Images) -> set[int]:
+    """Return the contents that are in more than one class."""
+    return {content for _, content in images if sum((label, content) in images for label in range(3)) > 1}
+
+
 @settings(max_examples=300, deadline=None)
+@example({(1, 0): 1, (1, 1): 1, (1, 3): 1}, {(0, 1): 1}, 0.05, 0.05, 0)
+@example({(0, 1): 1, (0, 9): 1, (0, 38): 1}, {(0, 0): 1}, 0.05, 0.45, 2)
 @given(images, images, shares, shares, st.integers(0, 3))
 def test_what_images_that_are_added_move(before: Images, more: Images, minival: float, val: float, seed: int) -> None:
     config = DataConfig(minival=minival, val=val, seed=seed)
     old, new = split(before, config), split(before | more, config)
-    shared = {
-        content for _, content in before | more if sum((label, content) in before | more for label in range(3)) > 1
-    }
+    shared = in_several_classes(before | more)
     for label in range(3):
         mine = {image for image in old if image[0] == label}
         natural = {own(config, content) for _, content in mine}
         moved = {image for image in mine if old[image] != new[image]}
-        assert len(moved) <= 2
+        # An image whose equal has come to another class is put where its bytes alone say.
+        doubted = {content for _, content in mine} & shared - in_several_classes(before)
+        assert len(moved) <= 2 + len(doubted)
         if natural == set(SPLITS):
             assert not moved  # the class has images of its own for all splits: nothing moves, ever
         into = {image for image in moved if old[image] == "train"}
