@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -79,3 +80,14 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str
     """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
     data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
     return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]
+
+
+def latency_story(members: Sequence[MemberResult]) -> str:
+    """Say in a sentence or two of what the latencies of members are."""
+    places: dict[str, list[str]] = {}
+    for member in members:
+        places.setdefault(member.latency_on or "1 thread", []).append(member.name)
+    if len(places) == 1:
+        return f"Latency: median time of one image, {next(iter(places))}."
+    told = "; ".join(f"{', '.join(names)}: {place}" for place, names in places.items())
+    return f"Latency: median time of one image. {told}."

@@ -218,10 +218,11 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
+    from effnet.family import latency_story
     from tasks.screen import duration, make_table, short
     from tasks.servers import running
 
-    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency, 1 thread", "training")
+    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency", "training")
     rows = [
         (
             member.name,
@@ -239,9 +240,7 @@ def _show(result: FamilyResult, root: Store) -> None:
     console = Console(highlight=False)
     console.print()
     console.print(make_table(columns, rows))
-    for place in sorted({member.latency_on for member in result.members} - {""}):
-        names = ", ".join(member.name for member in result.members if member.latency_on == place)
-        console.print(f"latency of {names}: median, one image, {place}", soft_wrap=True)
+    console.print(latency_story(result.members), soft_wrap=True)
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]

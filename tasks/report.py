@@ -14,7 +14,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from effnet.family import FamilyResult
+from effnet.family import FamilyResult, latency_story
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import (
     Point,
@@ -25,7 +25,7 @@ from effnet.report.figures import (
     latency_figure,
     learning_figure,
 )
-from effnet.report.page import Shown, latency_story, markdown, member_rows, page
+from effnet.report.page import Shown, markdown, member_rows, page
 from effnet.runs import RunFolder
 from effnet.store import publish
 from tasks.progress import artifact_key
@@ -89,7 +89,9 @@ def _figures(facts: Facts) -> Iterator[Shown]:
         caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
     yield Shown(folder / "accuracy.svg", "Accuracy against cost and size", caption, "members")
     latency_figure(points, "accuracy against latency", _targets(folder, "latency"))
-    yield Shown(folder / "latency.svg", "Accuracy against latency", f"{latency_story(facts)} (Table 4.)", "members")
+    yield Shown(
+        folder / "latency.svg", "Accuracy against latency", f"{latency_story(family.members)} (Table 4.)", "members"
+    )
     curves = {member.result.name: member.curve for member in facts.members}
     learning_figure(curves, "learning curves", _targets(folder, "learning"))
     yield Shown(

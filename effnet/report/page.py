@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from effnet.champion import RULE
+from effnet.family import latency_story
 from effnet.report.facts import Facts
 
 VERSIONS = ("effnet", "torch", "prefect", "mlflow", "numpy", "pyarrow", "webdataset")
@@ -51,7 +52,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
         versions={name: version(name) for name in VERSIONS},
         rule=RULE,
         story=coefficients_story(facts),
-        latency=latency_story(facts),
+        latency=latency_story(facts.family.members),
         total_hours=sum(cost.hours for cost in facts.costs),
     )
 
@@ -67,7 +68,7 @@ def markdown(facts: Facts) -> str:
             f"{row['params']:,} | {row['params_ratio']:.2f} | {row['macs']:,} | {row['macs_ratio']:.2f} | "
             f"{row['latency_ms']:.2f} ms |"
         )
-    lines += ["", latency_story(facts)]
+    lines += ["", latency_story(facts.family.members)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     alpha, beta, gamma = facts.family.coefficients.values()
@@ -82,15 +83,6 @@ def member_rows(facts: Facts) -> list[dict[str, Any]]:
         member.model_dump() | {"params_ratio": member.params / first.params, "macs_ratio": member.macs / first.macs}
         for member in facts.family.members
     ]
-
-
-def latency_story(facts: Facts) -> str:
-    """Say of what the latencies are."""
-    places: dict[str, list[str]] = {}
-    for member in facts.family.members:
-        places.setdefault(member.latency_on or "1 thread", []).append(member.name)
-    told = "; ".join(f"{', '.join(names)}: {place}" for place, names in places.items())
-    return f"Latency: median time of one image. {told}."
 
 
 def coefficients_story(facts: Facts) -> str:
