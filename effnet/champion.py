@@ -9,7 +9,7 @@ from effnet.statistics import ALPHA, Hits, difference, mcnemar
 RULE = (
     "a candidate becomes champion if it is right more often than the champion on the same images of today's "
     "validation split, by more than noise (McNemar's exact test, p at most 0.05); or within noise and it needs fewer "
-    "multiply-adds, as long as it is not worse than the best that ever was champion"
+    "multiply-adds; but never if it is worse than the best that ever was champion"
 )
 
 

@@ -115,8 +115,16 @@ def _record(*arguments: Any, **options: Any) -> logging.LogRecord:
     record.exc_info = None
     if error is not None:
         told = last_resort(error)[0] if record.levelno >= logging.ERROR else _named(error)
-        record.msg, record.args = f"{record.getMessage().splitlines()[0][:_LINE]} [{told}]", ()
+        record.msg, record.args = f"{_first_line(record)} [{told}]", ()
     return record
+
+
+def _first_line(record: logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception:  # arguments that do not fit: who logs an error must not meet another one for it
+        text = str(record.msg)
+    return next(iter(text.splitlines()), "")[:_LINE]
 
 
 def _print_line(error: BaseException | None) -> None:

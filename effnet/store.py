@@ -82,10 +82,11 @@ def create(target: Path, data: bytes) -> bool:
 
 
 @contextmanager
-def publish_folder(target: Path) -> Iterator[Path]:
+def publish_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `target` when the block ends, and vanishes when it raises.
 
-    Every file in it is flushed first. `target` must not exist yet.
+    Every file in it is flushed first. `target` must not exist yet, unless it is to be replaced: what is there stays
+    until the new folder is whole.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
@@ -96,7 +97,11 @@ def publish_folder(target: Path) -> Iterator[Path]:
             if path.is_file():
                 _sync_file(path)
         sync_folder(temporary)
+        before = temporary_name(target)
+        if replace and target.exists():
+            os.rename(target, before)
         os.rename(temporary, target)
+        remove_folder(before)
     except BaseException:
         remove_folder(temporary)
         raise

@@ -95,11 +95,11 @@ def duration(seconds: float) -> str:
 
 
 def short(number: float) -> str:
-    """Return a count with its unit: 424 k, 5.29 M, 37.1 G."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:g}"
+    """Return a count with its unit: 424 k, 5.29 M, 37.1 G, 2 T."""
+    for limit, unit in ((1e3, ""), (1e6, " k"), (1e9, " M"), (1e12, " G"), (1e15, " T")):
+        if number < 0.9995 * limit:  # what rounds up to 1000 has the next unit
+            return f"{number / (limit / 1e3):.3g}{unit}"
+    return f"{number / 1e12:,.0f} T"
 
 
 def _clock(seconds: float) -> str:

@@ -30,7 +30,7 @@ KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effne
 NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
 ON_VAL = ("member", "study")  # kinds of runs that are evaluated on val: their top1 is val's, and comes with it
-BATCH = 1000  # metrics that MLflow takes at a time
+BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
 DATABASE_SECONDS = 60.0  # beyond the usual for a file, whose work this process does itself, on a loaded machine too
 _ARCHITECTURE = "architecture.json"
@@ -459,7 +459,9 @@ class Tracker:
         there = self.client.get_run(run_id).data.metrics
         metrics = []
         for name, given in values.items():
-            value = max(-_LARGEST, min(float(given), _LARGEST))
+            value = float(given)
+            if math.isinf(value):
+                value = math.copysign(_LARGEST, value)
             step = 0
             if name in there:
                 if there[name] == value or (math.isnan(there[name]) and math.isnan(value)):

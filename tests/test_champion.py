@@ -69,3 +69,10 @@ def test_the_best_moves_up() -> None:
     assert judge(contender(8996, 800, name="3"), champion, best).best == "1"
     by_hand = contender(9300, 5000, name="7")  # an alias set by hand: it is a champion too
     assert judge(contender(9000, 800, name="8"), by_hand, best).best == "7"
+
+
+def test_better_than_the_champion_is_not_enough_if_a_better_one_was_there() -> None:
+    by_hand = contender(6000, name="2")  # an alias set by hand, to a poor one
+    verdict = judge(contender(7000, name="3"), by_hand, contender(8000, name="1"))
+    assert not verdict.takes_over
+    assert verdict.reason.startswith("worse than the best that was champion, 1 with 80.00%")

@@ -136,3 +136,18 @@ def model(folder: Path) -> Path:
     write_tiny(folder)
     save_model(folder / "model", build(load_network("tiny-baseline.yaml", folder), 3, seed=0))
     return folder / "model"
+
+
+@pytest.mark.parametrize(("text", "given"), [("", ()), ("%s of %s", ("one",))])
+def test_an_error_that_is_logged_badly_raises_no_other(tmp_path: Path, text: str, given: tuple[str, ...]) -> None:
+    child = (
+        "import logging, sys; from effnet import process\n"
+        "process.no_tracebacks()\n"
+        "try: 1 / 0\n"
+        f"except ZeroDivisionError: logging.getLogger('some.library').warning({text!r}, *{given!r}, exc_info=True)\n"
+        "print('went on')"
+    )
+    command = [sys.executable, "-c", child]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False)
+    assert done.stdout == "went on\n"
+    assert done.stderr == f"{text} [ZeroDivisionError: division by zero]\n"

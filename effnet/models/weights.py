@@ -16,6 +16,7 @@ from torch import Tensor
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError, DataError
 from effnet.files import open_regular, reason
+from effnet.machine import raise_if_broken
 from effnet.models.build import Network, initialize
 from effnet.models.naming import OWN, known, modules
 from effnet.store import publish
@@ -84,6 +85,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         DataError: if there is no such file, it is cut short or broken, or it holds anything but tensors.
+        MachineError: if memory or the disk fails.
     """
     try:
         with open_regular(path) as file:
@@ -91,6 +93,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if start[:4] == _ZIP:
                 _check_zip(file, path)
     except OSError as error:
+        raise_if_broken(error)
         raise DataError(f"{path}: {reason(error)}; check the path") from error
     try:
         data: Any = (
@@ -103,6 +106,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
         ) from error
     except Exception as error:  # what broken bytes make of the readers: a dozen kinds of errors
+        raise_if_broken(error)
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
     return _unwrap(data, path)
 
@@ -124,6 +128,7 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
     except DataError:
         raise
     except Exception as error:  # zipfile's readers meet broken bytes with as many kinds of errors
+        raise_if_broken(error)
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
 
 

@@ -36,7 +36,7 @@ class Decision(NamedTuple, Generic[_K]):
 
     winner: _K  # by the rule
     best: _K  # by mean top-1
-    runner_up: _K | None
+    runner_up: _K | None  # the best of those that noise cannot tell from it; where there is none, of all others
     lead: float  # of the best over the runner-up, in top-1
     noise: float  # half of the lead's 95 % interval
     p: float  # of the lead, corrected for the number of finalists
@@ -67,6 +67,7 @@ def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     p_values = holm({key: gap.p for key, gap in gaps.items()})
     within = [best, *(key for key in ranked[1:] if p_values[key] > ALPHA)]
     winner = min(within, key=lambda key: (finalists[key].macs, ranked.index(key)))
-    second = ranked[1]
-    gap, p = gaps[second], p_values[second]
-    return Decision(winner, best, second, gap.lead, gap.noise, p, tie=p > ALPHA, seeds=gap.seeds)
+    # The second by top-1 may be worse for certain where a later one, right about other images, may not.
+    rival = within[1] if len(within) > 1 else ranked[1]
+    gap, p = gaps[rival], p_values[rival]
+    return Decision(winner, best, rival, gap.lead, gap.noise, p, tie=p > ALPHA, seeds=gap.seeds)

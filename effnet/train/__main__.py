@@ -4,7 +4,8 @@ With --ranks, N processes of this machine train together, with --meet those of o
 own --machine; torchrun may start `python -m effnet.train RUN_FOLDER` itself.
 
 Exit codes: 0 done, 75 stopped with a checkpoint (start it again), 2 bad configuration, 65 bad data, 73 another process
-trains this run, 70 our bug or a diverged training. SIGTERM and SIGINT ask it to stop.
+trains this run, 70 our bug or a diverged training, 76 this machine is broken (start it again on another). SIGTERM and
+SIGINT ask it to stop.
 """
 
 from __future__ import annotations

@@ -25,14 +25,19 @@ from effnet.store import canonical_json, publish_folder, remove_folder, sha256_f
 WEIGHTS, STATE, MANIFEST = "weights.safetensors", "state.pt", "MANIFEST.json"
 
 
-def save(checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write a checkpoint; one of the same step that is there already stays, if it is valid."""
+def save(
+    checkpoints: Path, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], *, anew: bool = False
+) -> Path:
+    """Write a checkpoint; one of the same step that is there already stays, if it is valid.
+
+    With `anew` it stays only until the new one is whole.
+    """
     target = checkpoints / f"step-{step}"
-    if target.exists():
+    if target.exists() and not anew:
         if problem(target) is None:
             return target
         remove_folder(target)
-    with publish_folder(target) as folder:
+    with publish_folder(target, replace=anew) as folder:
         tensors = {name: value.contiguous() for name, value in weights.items()}
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
         buffer = io.BytesIO()  # torch's own writer hides what the disk says

@@ -239,6 +239,7 @@ def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> No
             "lower recipe.learning_rate"
         )
     world.copy_from_leader(training.judged)
+    training.judged.eval()  # without an average it is the network that was just trained
     scores = evaluate(training.judged, training.spec.architecture, training.minival_loader, training.device, world.sum_)
     _keep_best(progress, epoch, scores)
     progress.unjudged = None
@@ -271,6 +272,11 @@ def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
 def _finish(training: Training) -> None:
     """Take the best epoch's weights out of its checkpoint and write the result."""
     folder, spec, progress = training.folder, training.spec, training.progress
+    if not math.isfinite(progress.best[2]):  # which result.json could not hold
+        raise RunFailedError(
+            f"run {folder.key}: the loss on minival is no number in the best epoch, {progress.best_epoch}; "
+            "lower recipe.learning_rate"
+        )
     best = folder.checkpoints / f"step-{progress.best_step}"
     if trouble := checkpoint.problem(best):
         raise DataError(f"{trouble}; it held the best weights: remove {folder.path} and train again")

@@ -20,7 +20,7 @@ from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build
 from effnet.models.weights import load_weights
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
-from effnet.store import remove_folder, sha256_file
+from effnet.store import sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, synchronize_norms
 from effnet.train.journal import Journal
@@ -226,9 +226,7 @@ def save(training: Training, *, anew: bool = False) -> None:
         if training.optimizer.average:
             state["network"] = training.network.state_dict()
         folder = training.folder.checkpoints
-        if anew:
-            remove_folder(folder / f"step-{training.progress.step}")
-        checkpoint.save(folder, training.progress.step, training.judged.state_dict(), state)
+        checkpoint.save(folder, training.progress.step, training.judged.state_dict(), state, anew=anew)
         checkpoint.prune(folder, training.progress.best_step)
     training.world.tell(None)
     training.saved = time.monotonic()

@@ -16,7 +16,7 @@ from torch import Tensor
 from effnet.arch import zoo
 from effnet.arch.scaling import Multipliers, scale
 from effnet.arch.spec import Architecture
-from effnet.errors import ConfigError, DataError
+from effnet.errors import ConfigError, DataError, MachineError
 from effnet.models.build import Network, build
 from effnet.models.weights import load, load_model, load_weights, read_tensors, renamed, save_model, save_weights
 from tests.tiny import run_effnet
@@ -304,3 +304,15 @@ def test_imported_timm_weights_say_which_padding_was_taken(tmp_path: Path) -> No
     assert "taken as tf_efficientnet_b0" in done.stderr
     run_effnet("import-weights", "b0.safetensors", "--arch", "efficientnet_b0.timm", "--out", "b", cwd=tmp_path)
     assert [load_model(tmp_path / folder).architecture.padding for folder in "ab"] == ["same", "symmetric"]
+
+
+def test_memory_that_runs_out_is_not_told_as_a_broken_file(
+    tmp_path: Path, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory")
+
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    monkeypatch.setattr(torch, "load", no_memory)
+    with pytest.raises(MachineError, match="out of memory"):
+        read_tensors(tmp_path / "weights.pt")

@@ -61,3 +61,15 @@ def test_one_alone_wins() -> None:
     found = decide({"a": Finalist(rows(5, of=10), 1)})
     assert (found.winner, found.runner_up, found.tie) == ("a", None, False)
     assert decide({"a": Finalist(rows(5, 5, of=10), 2), "b": Finalist(rows(5, 5, of=10), 1)}).winner == "b"
+
+
+def test_it_says_a_tie_whenever_noise_decides_even_if_the_second_is_worse_for_certain() -> None:
+    best = np.arange(1000) < 600
+    second, third = best.copy(), best.copy()
+    second[:8] = False  # eight images, none the other way
+    third[:60], third[600:651] = False, True  # sixty, and fifty-one the other way
+    given = {"a": Finalist(best[None], 3), "b": Finalist(second[None], 2), "c": Finalist(third[None], 1)}
+    found = decide(given)
+    assert (found.winner, found.best, found.runner_up, found.tie) == ("c", "a", "c", True)
+    assert round(found.lead, 6) == 0.009 < found.noise
+    assert "a tie" in found.told()

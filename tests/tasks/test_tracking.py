@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 import time
@@ -18,7 +19,7 @@ from effnet.train import loop
 from effnet.train.loop import Stop
 from tasks import breaker
 from tasks.sync import sync
-from tasks.tracking import Tracker, flatten
+from tasks.tracking import SENT, Tracker, flatten
 from tests.train.test_loop import StopAt
 
 
@@ -316,3 +317,36 @@ def test_password_of_a_database_is_never_told(warnings: list[str], monkeypatch: 
 def test_flatten_joins_keys() -> None:
     assert flatten({"a": {"b": {"c": 1}}, "d": [1, 2]}) == {"a.b.c": 1, "d": [1, 2]}
     assert json.dumps(flatten({})) == "{}"
+
+
+def test_a_hundred_epochs_and_how_far_they_go_arrive_together(make, uri: str, run_folder: RunFolder) -> None:
+    names = [f"number_{place}" for place in range(9)]
+    lines = (
+        {"epoch": epoch, "step": epoch, "time": 1.0, "minival_top1": 0.5} | dict.fromkeys(names, 1.0)
+        for epoch in range(1, 101)
+    )
+    run_folder.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tracker = make()
+    tracker.open_training(run_folder, "B0", {}, "member", None)
+    store, sent = tracker.client._tracking_client.store, []
+    real = store.log_batch
+
+    def log_batch(run_id: str, metrics: list, params: list, tags: list) -> None:
+        real(run_id, metrics, params, tags)
+        if metrics:
+            sent.append({tag.key for tag in tags})
+
+    store.log_batch = log_batch
+    tracker.forward(run_folder)
+    assert sent == [{SENT}, {SENT}]  # no request without its watermark
+    assert [step for step, _ in history(uri, names[-1])] == [*range(1, 101)]
+
+
+def test_a_number_that_is_none_is_not_shown_as_one(make, uri: str, tmp_path: Path) -> None:
+    tracker = make()
+    run_id = tracker.open_family("family", "tiny", {}, {}, tmp_path)
+    for _ in range(2):
+        tracker._log_final(run_id, {"top1": math.nan, "loss": math.inf, "least": -math.inf}, 1.0)
+    (run,) = runs(uri)
+    assert math.isnan(run.data.metrics["top1"])
+    assert run.data.metrics["loss"] == -run.data.metrics["least"] > 1e308

@@ -76,3 +76,13 @@ def test_forged_checkpoint_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a checkpoint of this library"):
         checkpoint.load(folder)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_checkpoint_that_is_written_anew_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    old = save(tmp_path, 33)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        checkpoint.save(tmp_path, 33, WEIGHTS, {"broken": lambda: None}, anew=True)
+    assert checkpoint.problem(old) is None
+    checkpoint.save(tmp_path, 33, WEIGHTS, {"step": 34}, anew=True)
+    assert checkpoint.load(old)[1]["step"] == 34
+    assert [path.name for path in tmp_path.iterdir()] == ["step-33"]

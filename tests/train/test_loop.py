@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
+from effnet.evaluation.metrics import Scores
+from effnet.evaluation.run import judge, load_network
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import sha256_file
 from effnet.train import checkpoint, loop
@@ -278,3 +280,31 @@ def test_lost_best_checkpoint_is_told(finished: RunFolder, tmp_path: Path) -> No
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def test_without_an_average_what_is_judged_is_what_is_taken_away(run_folder: RunFolder) -> None:
+    spec = run_folder.spec()
+    recipe = spec.recipe.model_copy(update={"ema_decay": 0.0, "epochs": 1})
+    folder = RunFolder.create(run_folder.store, spec.model_copy(update={"recipe": recipe}))
+    with pytest.raises(StoppedError, match="epoch 1 is judged again"):
+        train(folder, StopAt(264))
+    before, _ = checkpoint.load(folder.checkpoints / "step-33")
+    train(folder)
+    after, _ = checkpoint.load(folder.checkpoints / "step-33")
+    assert all(torch.equal(before[name], after[name]) for name in before)  # minival teaches batch norms nothing
+    dataset = folder.store.datasets / spec.dataset
+    found = judge(load_network(folder), dataset, "minival", augment=recipe.augment, cache=None)
+    assert folder.trained().top1 == found.hits.mean()
+
+
+def test_a_loss_that_is_no_number_is_told_before_it_is_a_result(
+    run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = run_folder.spec()
+    folder = RunFolder.create(
+        run_folder.store, spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"epochs": 1})})
+    )
+    monkeypatch.setattr(loop, "evaluate", lambda *_: Scores(0.1, 0.5, float("nan"), 378))
+    with pytest.raises(RunFailedError, match=r"no number in the best epoch, 1; lower recipe\.learning_rate"):
+        train(folder)
+    assert not folder.result_path.exists()
