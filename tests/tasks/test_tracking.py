@@ -251,9 +251,10 @@ def test_same_process_sends_all_when_mlflow_is_back(
     tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
     train(run_folder)
     tracker.forward(run_folder)
-    (tmp_path / "away").unlink()
-    (tmp_path / "away").mkdir()
-    shutil.copy(empty_database, tmp_path / "away" / "mlflow.db")
+    (tmp_path / "here").mkdir()
+    shutil.copy(empty_database, tmp_path / "here" / "mlflow.db")
+    (tmp_path / "link").symlink_to("here")
+    (tmp_path / "link").replace(tmp_path / "away")  # at once: the probe would make the folder itself
     deadline = time.monotonic() + 60
     while tracker.run_id(run_folder.key) is None and time.monotonic() < deadline:
         tracker.forward(run_folder)
