@@ -17,7 +17,8 @@ from effnet.errors import AwayError
 
 QUICK_SECONDS = 5.0  # after so long a call is told of
 PATIENCE_SECONDS = 40.0  # that all calls of a breaker together may take beyond that
-RETRY_SECONDS = 60.0  # until a server that failed is looked at again; doubled every time
+RETRY_SECONDS = 60.0  # until a server that failed is looked at again; doubled every time,
+LONGEST_SECONDS = 900.0  # up to this: a server that was away often is still noticed when it is back
 
 _T = TypeVar("_T")
 _inside = threading.local()
@@ -71,7 +72,7 @@ class Breaker:
 
     def _put_off(self) -> None:
         self._retry_at = time.monotonic() + self._delay
-        self._delay *= 2
+        self._delay = min(2 * self._delay, LONGEST_SECONDS)
 
     def _look(self) -> None:
         try:

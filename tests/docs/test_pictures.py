@@ -15,14 +15,6 @@ from tests.docs.promises import documents
 
 SHOWN = re.findall(r"docs/images/(\w+\.png)", README.read_text())
 
-# Until the pictures are renewed for the first time they are of several runs, and there is no demo.json.
-of_one_run = pytest.mark.xfail(
-    not (IMAGES / "demo.json").is_file(),
-    reason="`make pictures` was not run yet",
-    raises=FileNotFoundError,
-    strict=True,
-)
-
 
 @pytest.fixture(scope="module")
 def result() -> FamilyResult:
@@ -35,7 +27,6 @@ def printed() -> str:
     return str(found)
 
 
-@of_one_run
 def test_the_samples_table_has_the_runs_figures(result: FamilyResult, printed: str) -> None:
     rows = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines() if re.match(r" B\d  ", line)]
     assert rows == [
@@ -47,7 +38,6 @@ def test_the_samples_table_has_the_runs_figures(result: FamilyResult, printed: s
     ]
 
 
-@of_one_run
 def test_the_samples_lines_have_the_runs_figures(result: FamilyResult, printed: str) -> None:
     assert f"dataset {result.dataset}: " in printed
     assert f"val {result.val_samples:,} images" in printed
@@ -58,7 +48,6 @@ def test_the_samples_lines_have_the_runs_figures(result: FamilyResult, printed: 
     assert told == f"{result.val_samples:,}"
 
 
-@of_one_run
 @pytest.mark.parametrize("name", SHOWN)
 def test_pictures_are_of_that_run(result: FamilyResult, name: str) -> None:
     assert Image.open(IMAGES / name).text[BUILD] == result.key  # type: ignore[attr-defined]

@@ -113,3 +113,16 @@ def test_back_is_told_and_errors_are_raised() -> None:
         time.sleep(0.05)
     assert told == ["it: back; what was not sent follows"]
     assert breaker_.call(lambda: breaker_.call(lambda: 7, 0), 0) == 7
+
+
+def test_a_server_that_was_away_often_is_noticed_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(breaker, "LONGEST_SECONDS", 0.2)
+    breaker_ = Breaker("it", lambda: None, lambda _line: None)
+    for _ in range(9):
+        with pytest.raises(ZeroDivisionError):
+            breaker_.call(lambda: 1 // 0, 0)
+        deadline = time.monotonic() + 3
+        while not breaker_.closed():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
