@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION = "candidate", "champion"
 BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
 WEIGHTS_TAG = "effnet.weights"
+TOOK_OVER_TAG = "effnet.took_over"  # of a version that the gate made champion once
 SECONDS = 15.0  # that it takes to load, save and describe a small member, beside MLflow's own
 _EXAMPLE_SIDE = 32  # pixels; the example is stored as text
 
@@ -115,10 +116,13 @@ def _register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
     current = _champion(client, name)
     if current is not None and current.version == found.version:
         return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
+    if current is not None and found.tags.get(TOOK_OVER_TAG):  # a person took it down, or a better one did
+        return Registered(name, found.version, False, False, f"was champion until version {current.version} was")
     verdict = _gate(work, manifest, unit, found, current)
     client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
     if verdict.takes_over:
         client.set_registered_model_alias(name, CHAMPION, found.version)
+        client.set_model_version_tag(name, found.version, TOOK_OVER_TAG, "yes")
     if verdict.best:
         client.set_registered_model_tag(name, BEST_TAG, verdict.best)
     return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)

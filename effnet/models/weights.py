@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import psutil
 import safetensors
 import safetensors.torch
 import torch
@@ -106,7 +107,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
         ) from error
     except Exception as error:  # what broken bytes make of the readers: a dozen kinds of errors
-        raise_if_broken(error)
+        if not (isinstance(error, MemoryError) and path.stat().st_size < psutil.virtual_memory().available):
+            raise_if_broken(error)  # a file that asks for more memory than its own size is broken itself
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
     return _unwrap(data, path)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from random import Random
@@ -316,3 +318,16 @@ def test_memory_that_runs_out_is_not_told_as_a_broken_file(
     monkeypatch.setattr(torch, "load", no_memory)
     with pytest.raises(MachineError, match="out of memory"):
         read_tensors(tmp_path / "weights.pt")
+
+
+def test_a_file_that_asks_for_more_memory_than_it_has_bytes_is_broken(tmp_path: Path) -> None:
+    """A pickle whose text says that it has two gigabytes, where a process may have one."""
+    (tmp_path / "weights.pt").write_bytes(b"\x80\x02X\xff\xff\xff\x7f")
+    read = "import resource, sys; from pathlib import Path; from effnet.models.weights import read_tensors;"
+    read += "limit = resource.getrlimit(resource.RLIMIT_AS)[1];"
+    read += "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize();"
+    read += "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limit)); read_tensors(Path(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", read, str(tmp_path / "weights.pt")], capture_output=True, text=True, check=False
+    )
+    assert "effnet.errors.DataError" in done.stderr.splitlines()[-1]

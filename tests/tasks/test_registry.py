@@ -198,12 +198,18 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest:
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["candidate"]) == "2"
     assert str(model.aliases["champion"]) == "1"
-    won = register(work, manifest, member(work, manifest, seed=2, epochs=4))
+    better = member(work, manifest, seed=2, epochs=4)
+    won = register(work, manifest, better)
     assert won.champion
     assert won.reason.startswith("better")
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["champion"]) == "3"
     assert model.tags["effnet.best"] == "3"
+    client.set_registered_model_alias("tiny-b0", "champion", "1")  # by a person, who has a reason
+    again = register(work, manifest, better)
+    assert not again.champion
+    assert again.reason == "was champion until version 1 was"
+    assert str(client.get_registered_model("tiny-b0").aliases["champion"]) == "1"
 
 
 def test_a_champion_of_another_dataset_is_scored_on_todays_val(
