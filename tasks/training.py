@@ -187,9 +187,12 @@ def evaluate_units(work: Work, units: Sequence[Unit]) -> int:
 
 
 def _time_again(work: Work, units: Sequence[Unit]) -> None:
-    noisy = [unit.folder.key for unit in units if (known := unit.folder.latency()) and not known.settled]
+    noisy = [unit for unit in units if (known := unit.folder.latency()) and not known.settled]
     if noisy and not isinstance(work.config.compute, PoolCompute):  # a pool's machines differ
-        _carry_out_one(work, Order(name="latency", action="latency", runs=tuple(noisy)), lambda: None)
+        names = ", ".join(unit.name for unit in noisy)
+        work.screen.say(f"latency of {names} is measured again: other work disturbed it")
+        runs = tuple(unit.folder.key for unit in noisy)
+        _carry_out_one(work, Order(name="latency", action="latency", runs=runs), lambda: None)
 
 
 def _carry_out_one(work: Work, order: Order, tick: Callable[[], None]) -> None:
