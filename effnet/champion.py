@@ -39,12 +39,12 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
 
     Args:
         new: the candidate.
-        champion: the model in use, scored on the same images; none if there is none.
+        champion: the model in use, scored on the same images; none if there is none, or somebody took its alias away.
         best: the best that ever was champion, on the same images; the champion itself if not given. Being compared
             with it keeps a row of models, each within noise of the last and cheaper, from losing a little every time.
     """
     if champion is None:
-        return Verdict(True, "the first of its name", new.name)
+        return Verdict(True, "the first of its name", new.name) if best is None else _judge_by_best(new, best)
     best = best if best and best.top1 > champion.top1 else champion
     gap = difference(new.hits, champion.hits)
     p = mcnemar(new.hits, champion.hits)
@@ -63,3 +63,10 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
             True, f"as good and cheaper ({new.macs:,} for {champion.macs:,} multiply-adds): {told}", reference
         )
     return Verdict(False, f"no better than noise and not cheaper: {told}", best.name)
+
+
+def _judge_by_best(new: Contender, best: Contender) -> Verdict:
+    told = f"no champion is there; {best.name}, the best that was one, has {best.top1:.2%}, this one {new.top1:.2%}"
+    if mcnemar(new.hits, best.hits) <= ALPHA and new.top1 < best.top1:
+        return Verdict(False, f"worse: {told}", best.name)
+    return Verdict(True, f"not worse: {told}", new.name if new.top1 >= best.top1 else best.name)

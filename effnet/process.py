@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from effnet import machine
-from effnet.errors import DataError, EffnetError
+from effnet.errors import ConfigError, DataError, EffnetError
 
 # Set by the parent that holds the other end of the child's standard input. Its end means that the parent is gone,
 # however it ended: nobody is left to take the result, so the child saves its state and stops.
@@ -59,7 +59,7 @@ def last_resort(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code for an error that nobody foresaw; its traceback goes into a file.
 
     The file lies in the folder that `LOGS` names, or in the system's for temporary files. An error is written once,
-    whoever asks. A full disk is no bug: it is told as what it is, whatever a library made of it.
+    whoever asks. A full or read-only disk is no bug: it is told as it is, whatever a library made of it.
     """
     told = (str(error), error.exit_code) if isinstance(error, EffnetError) else None
     if told and told[1] != EffnetError.exit_code:
@@ -69,6 +69,9 @@ def last_resort(error: BaseException) -> tuple[str, int]:
         return f"{full}: the disk is full ({what}); make room and run the same command again", DataError.exit_code
     if told:
         return told
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        line = f"{error.filename}: a read-only file system; use a store that can be written (--store), or a copy"
+        return line, ConfigError.exit_code
     path = getattr(error, "_effnet_report", None) or _write_report(error)
     with contextlib.suppress(AttributeError, TypeError):
         error._effnet_report = path  # type: ignore[attr-defined]

@@ -150,12 +150,18 @@ class Store:
         """Return the store at a path as a person writes it: `~` is their home.
 
         Raises:
-            ConfigError: if there is no such home.
+            ConfigError: if there is no such home, or no address of a database can name the path.
         """
         try:
-            return cls(Path(path).expanduser().absolute())
+            root = Path(path).expanduser().absolute()
         except RuntimeError as error:
             raise ConfigError(f"store {path}: {str(error).lower().rstrip('.')}; write the whole path") from error
+        if "?" in str(root):  # in sqlite:///PATH the path ends there: both databases would be one, beside the store
+            raise ConfigError(
+                f"store {root}: has a question mark in its path, where an address of a database ends; "
+                "name another folder with `store:` in the config or with --store"
+            )
+        return cls(root)
 
     @property
     def datasets(self) -> Path:

@@ -115,6 +115,7 @@ def main() -> None:
         click.echo(f"effnet: {_usage(error)}", err=True)
         sys.exit(ConfigError.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        interrupt.done()
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
     except Exception as error:

@@ -97,7 +97,7 @@ def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
         return
     columns = ("", *(row["run"][:SHORT] for row in rows))
     shown = {name: values for name, values in different.items() if name not in ("run", "folder")}
-    _table(columns, [(name, *(_text(value)[:SHORT] for value in values)) for name, values in shown.items()])
+    _table(columns, [(name, *map(_cut, values)) for name, values in shown.items()])
 
 
 def _store(path: Path) -> Store:
@@ -169,6 +169,11 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _cut(value: Any) -> str:
+    """Return a value for a narrow column: of text its beginning, of a number all its digits."""
+    return _text(value)[:SHORT] if isinstance(value, str) else _text(value)
 
 
 def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -27,6 +27,12 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+def done() -> None:
+    """Take no more requests: the process ends, and another one would make a signal of its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _interrupt() -> None:
     note_stopping()
     _asked.set()

@@ -134,7 +134,7 @@ def _gate(work: Work, manifest: Manifest, unit: Unit, found: Any, current: Any) 
         raise DataError(f"{unit.folder.hits_path}: has gone; run the command again")
     new = Contender(str(found.version), hits, unit.folder.trained().macs)
     if current is None:
-        return judge(new, None)
+        return judge(new, None, _best(work, manifest, found.name, found.version))
     try:
         champion = _contender(work, manifest, current)
     except EffnetError as error:
@@ -146,18 +146,18 @@ def _gate(work: Work, manifest: Manifest, unit: Unit, found: Any, current: Any) 
         )
         work.screen.warn(f"{name}: {reason}")
         return Verdict(False, reason, "")
-    return judge(new, champion, _best(work, manifest, current))
+    return judge(new, champion, _best(work, manifest, current.name, current.version))
 
 
-def _best(work: Work, manifest: Manifest, current: Any) -> Contender | None:
-    """Return the best that ever was champion, if it is another than the one of today and can be scored."""
+def _best(work: Work, manifest: Manifest, name: str, known: Any) -> Contender | None:
+    """Return the best that ever was champion, if it is another version than the one known and can be scored."""
     from mlflow.exceptions import MlflowException
 
-    number = work.tracker.client.get_registered_model(current.name).tags.get(BEST_TAG)
-    if number in (None, str(current.version)):
+    number = work.tracker.client.get_registered_model(name).tags.get(BEST_TAG)
+    if number in (None, str(known)):
         return None
     try:
-        return _contender(work, manifest, work.tracker.client.get_model_version(current.name, number))
+        return _contender(work, manifest, work.tracker.client.get_model_version(name, number))
     except EffnetError:
         return None
     except MlflowException as error:

@@ -49,6 +49,18 @@ def test_the_first_is_champion() -> None:
     assert verdict.best == OLD.name
 
 
+def test_where_the_champion_was_taken_away_the_best_counts_still() -> None:
+    worse = judge(contender(8994, 1, name="2"), None, OLD)
+    assert not worse.takes_over
+    assert worse.best == OLD.name
+    assert judge(contender(8995, name="2"), None, OLD) == (
+        True,
+        "not worse: no champion is there; 1, the best that was one, has 90.00%, this one 89.95%",
+        OLD.name,
+    )
+    assert judge(contender(9500, name="2"), None, OLD).best == "2"
+
+
 def test_cheaper_and_cheaper_does_not_go_down_and_down() -> None:
     champion = best = contender(9000, 1000, name="0")
     for number in range(1, 30):  # each five images worse than the last: within noise of it, and cheaper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -151,3 +152,9 @@ def test_an_error_that_is_logged_badly_raises_no_other(tmp_path: Path, text: str
     done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False)
     assert done.stdout == "went on\n"
     assert done.stderr == f"{text} [ZeroDivisionError: division by zero]\n"
+
+
+def test_a_read_only_file_system_is_no_bug_of_ours() -> None:
+    line, code = last_resort(OSError(errno.EROFS, "Read-only file system", "/store/store.lock"))
+    assert line.startswith("/store/store.lock: a read-only file system;")
+    assert code == 2

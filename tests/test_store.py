@@ -68,3 +68,9 @@ def test_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         Store(tmp_path / "file").prepare()
     with pytest.raises(ConfigError, match="name another folder"):
         Store(Path("/proc/effnet")).prepare()
+
+
+def test_store_whose_path_no_database_address_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="question mark"):
+        Store.at(tmp_path / "what?" / "store")
+    assert Store.at(tmp_path / "a b #1 %20 é").root == tmp_path / "a b #1 %20 é"

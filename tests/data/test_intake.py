@@ -461,3 +461,14 @@ def test_text_whose_beginning_ends_inside_a_character_is_text(tmp_path: Path) ->
     put(folder / "a" / "read me.md", b"x" + "ä".encode() * 600)
     with pytest.raises(DataError, match=r"1 \.md: no image but text"):
         shard(tmp_path, folder)
+
+
+@pytest.mark.parametrize("target", ["..", "../.."])
+def test_a_link_to_a_folder_above_brings_no_images_of_other_classes(tmp_path: Path, target: str) -> None:
+    folder = photos(tmp_path / "above" / "images")
+    images = sum(1 for _ in folder.rglob("*.jpg"))
+    os.symlink(target, folder / "a" / "up")
+    manifest, _ = write_shards(config(folder, max_bad=1), tmp_path / "store")
+    assert sum(manifest.samples.values()) == images
+    told = report(tmp_path / "store" / manifest.digest)["quarantine"]
+    assert [row["reason"] for row in told] == ["a folder that cannot be opened, or leads back to itself"]

@@ -69,3 +69,14 @@ def test_compare_shows_what_differs_and_nothing_else(home: Path) -> None:
     assert "recipe.epochs" in call("compare", "b0", "fit α1.2", "--store", str(home))
     with pytest.raises(ConfigError, match="at least two"):
         call("compare", "b0", "--store", str(home))
+
+
+def test_compare_shows_all_digits_of_a_number(
+    home: Path, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_folder.trained().model_copy(update={"macs": 37_000_000_001})
+    monkeypatch.setattr(RunFolder, "result", lambda folder: result if folder.key == run_folder.key else None)
+    text = call("compare", "b0", "fit α1.2", "--store", str(home))
+    assert "37,000,000,001" in text
+    assert run_folder.key[:12] in text
+    assert run_folder.key[:13] not in text

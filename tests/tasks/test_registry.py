@@ -210,6 +210,11 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest:
     assert not again.champion
     assert again.reason == "was champion until version 1 was"
     assert str(client.get_registered_model("tiny-b0").aliases["champion"]) == "1"
+    client.delete_registered_model_alias("tiny-b0", "champion")  # by hand: the best that was one counts still
+    worse = register(work, manifest, member(work, manifest, seed=3, epochs=1))
+    assert not worse.champion
+    assert worse.reason.startswith("worse: no champion is there; 3, the best that was one,")
+    assert client.get_registered_model("tiny-b0").tags["effnet.best"] == "3"
 
 
 def test_a_champion_of_another_dataset_is_scored_on_todays_val(

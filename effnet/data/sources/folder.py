@@ -206,16 +206,20 @@ class ImageFolder:
 
     def _walk(self, folder: Path, *, count: bool = True) -> Iterator[_File]:
         """Yield every file below a folder, sorted, but for litter, which is counted."""
-        for path, litter in _files(str(folder), ()):
+        above = tuple((status.st_dev, status.st_ino) for status in map(os.stat, folder.resolve().parents))
+        for path, litter in _files(str(folder), above):
             if not litter:
                 yield _look_at(path)
             elif count:
                 self._passed_over[litter] += 1
 
 
-def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
-    """Yield (path, kind of litter or "") of all below a folder, sorted; a folder that cannot be opened is one too."""
-    if len(above) >= _MAX_DEPTH:
+def _files(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield (path, kind of litter or "") of all below a folder, sorted; a folder that cannot be opened is one too.
+
+    A link to one of the folders `above` is not followed: all of the data, or of the disk, would be of its class.
+    """
+    if depth >= _MAX_DEPTH:
         raise ConfigError(
             f"{_shown(folder[:200])}...: more than {_MAX_DEPTH} folders in one another; move the images up"
         )
@@ -231,7 +235,7 @@ def _files(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[st
         if litter := _litter(item.name):
             yield item.path, litter
         elif _is_folder(item) and not (item.is_symlink() and _is_above(item.path, (*above, here))):
-            yield from _files(item.path, (*above, here))
+            yield from _files(item.path, (*above, here), depth + 1)
         else:
             yield item.path, ""
 
