@@ -245,7 +245,11 @@ def _show(result: FamilyResult, root: Store) -> None:
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
-    for line in ("", *pages, f"figure   {folder / 'accuracy.png'}", f"weights  {root.runs}/RUN/model.safetensors"):
+    files = [
+        f"report   {folder / 'report.html'}",
+        f"weights  {root.runs}/RUN/model.safetensors (effnet runs lists RUNs)",
+    ]
+    for line in ("", *pages, *files):
         console.print(line, soft_wrap=True)
 
 
