@@ -33,7 +33,7 @@ ALONE = {  # P1 and P2, and how often each
     "PostgreSQL stopped hard": 20,
 }
 # In one family, where counts are small.
-TOGETHER = ("Prefect away for 10 s", "worker killed", "flow killed", "PostgreSQL stopped hard")
+TOGETHER = ("Prefect away for 10 s", "worker killed", "PostgreSQL stopped hard")
 CAMPAIGNS = [((fault,), number) for fault, number in ALONE.items()] if FULL else [(TOGETHER, 1)]
 
 
