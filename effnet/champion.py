@@ -52,7 +52,7 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
     told += f", difference {gap.lead:+.2%} ± {gap.noise:.2%}, p {p:.2g}"
     if p <= ALPHA and gap.lead < 0:
         return Verdict(False, f"worse: {told}", best.name)
-    if mcnemar(new.hits, best.hits) <= ALPHA and new.top1 < best.top1:
+    if _is_worse(new, best):
         told = f"worse than the best that was champion, {best.name} with {best.top1:.2%}: {told}"
         return Verdict(False, told, best.name)
     reference = new.name if new.top1 >= best.top1 else best.name
@@ -67,6 +67,11 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
 
 def _judge_by_best(new: Contender, best: Contender) -> Verdict:
     told = f"no champion is there; {best.name}, the best that was one, has {best.top1:.2%}, this one {new.top1:.2%}"
-    if mcnemar(new.hits, best.hits) <= ALPHA and new.top1 < best.top1:
+    if _is_worse(new, best):
         return Verdict(False, f"worse: {told}", best.name)
     return Verdict(True, f"not worse: {told}", new.name if new.top1 >= best.top1 else best.name)
+
+
+def _is_worse(new: Contender, best: Contender) -> bool:
+    """Say whether `new` is right less often, by more than noise."""
+    return mcnemar(new.hits, best.hits) <= ALPHA and new.top1 < best.top1
