@@ -68,5 +68,6 @@ def run_effnet(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.Comp
 
 
 def clean_environment() -> dict[str, str]:
-    """Return an environment without the tester's own Prefect and MLflow settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    """Return an environment without the tester's own Prefect and MLflow settings, with this installation's commands."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
+    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -56,9 +55,8 @@ def clone(folder: Path) -> Path:
 
 def environment(**changes: str) -> dict[str, str]:
     """Return an environment in which `effnet`, `prefect` and `mlflow` are commands, and nothing is configured."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     theirs = {name: value for name, value in clean_environment().items() if name not in MAKE}
-    return theirs | {"PATH": path} | changes
+    return theirs | changes
 
 
 def run(command: str, folder: Path, *, seconds: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:

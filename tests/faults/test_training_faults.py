@@ -197,9 +197,10 @@ def test_a_save_killed_at_any_call_leaves_whole_checkpoints(tmp_path: Path) -> N
 
 def test_the_campaign_sees_a_save_that_renames_nothing(tmp_path: Path) -> None:
     mutation = """
-import contextlib
+import contextlib, shutil
 @contextlib.contextmanager
-def in_place(target):
+def in_place(target, replace):
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     yield target
 checkpoint.publish_folder = in_place

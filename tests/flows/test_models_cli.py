@@ -140,7 +140,7 @@ def test_plan_knows_imagenet_without_its_archives_and_names_the_pools_device(tmp
     assert "an A100" in data["speed"]["device"]
     assert "work pool 'gpus'" in run_effnet("plan", "imagenet.yaml", cwd=tmp_path).stdout
     text = run_effnet("plan", "imagenet.yaml", "--macs-per-second", "2T", cwd=tmp_path).stdout
-    assert "on your device, as stated: 2e+03 G forward MACs a second" in text
+    assert "on your device, as stated: 2 T forward MACs a second" in text
 
 
 def test_plan_without_the_images_names_both_flags_at_once(tmp_path: Path) -> None:
