@@ -200,7 +200,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 
     from rich.console import Console
 
-    from tasks.prefect_setup import configured_api, connected, crash_stale_runs
+    from tasks.prefect_setup import configured_api, connected, crash_stale_runs, started_here
     from tasks.servers import PrefectApi
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
@@ -210,10 +210,10 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url, api.pages, login=api.login, patient=not api.in_store):
-            if api.in_store:
-                with root.building(settings.family):  # so none of its runs can be running
-                    crash_stale_runs(flow.name, settings.family)
-            return flow(config=settings, **parameters)
+            with root.building(settings.family):  # so none of its runs can be running
+                crash_stale_runs(flow.name, settings.family, root.root)
+            with started_here():
+                return flow(config=settings, **parameters)
 
 
 def _show(result: FamilyResult, root: Store) -> None:

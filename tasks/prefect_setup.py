@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+import platform
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from effnet.process import no_tracebacks
 
@@ -72,18 +73,32 @@ def connected(url: str, pages: str | None = None, *, login: str | None = None, p
                 worker.drain_all(timeout=DRAIN_SECONDS)
 
 
-def crash_stale_runs(flow_name: str, family: str) -> None:
+@contextlib.contextmanager
+def started_here() -> Iterator[None]:
+    """Tag the flow runs that begin in the block with this machine, for `crash_stale_runs`."""
+    from prefect import tags
+
+    with tags(_machine_tag()):
+        yield
+
+
+def _machine_tag() -> str:
+    return f"machine:{platform.node()}"
+
+
+def crash_stale_runs(flow_name: str, family: str, store: Path) -> None:
     """Mark runs of a flow for this family, and of their tasks, as crashed that Prefect takes for running.
 
-    None can be running. The flow run of one that was stopped is marked already, but maybe not its tasks.
+    Only runs that were started on this machine, by a command, with this store: the caller holds the family there, so
+    none can be running. The flow run of one that was stopped is marked already, but maybe not its tasks.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowFilter,
         FlowFilterName,
         FlowRunFilter,
-        FlowRunFilterId,
         FlowRunFilterState,
+        FlowRunFilterTags,
         TaskRunFilter,
         TaskRunFilterState,
     )
@@ -92,20 +107,24 @@ def crash_stale_runs(flow_name: str, family: str) -> None:
     from prefect.client.schemas.objects import FlowRun, State, StateType
     from prefect.states import Crashed
 
-    def ours(runs: Iterable[FlowRun]) -> list[UUID]:
-        return [run.id for run in runs if run.parameters.get("config", {}).get("family") == family]
+    def is_ours(run: FlowRun) -> bool:
+        config = run.parameters.get("config", {})
+        return config.get("family") == family and run.parameters.get("store") == str(store)
 
     crashed: State[Any] = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
+    here = FlowRunFilterTags(all_=[_machine_tag()])
+    running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))
+    begun = TaskRunFilterState(type=TaskStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     with get_client(sync_client=True) as client:
-        running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))
-        for run_id in ours(client.read_flow_runs(flow_filter=flow, flow_run_filter=FlowRunFilter(state=running))):
-            client.set_flow_run_state(run_id, crashed, force=True)
-        begun = TaskRunFilterState(type=TaskStateType(any_=[StateType.RUNNING, StateType.PENDING]))
-        tasks = client.read_task_runs(flow_filter=flow, task_run_filter=TaskRunFilter(state=begun))
-        ids = list({task.flow_run_id for task in tasks if task.flow_run_id})
-        if not ids:
-            return
-        flow_runs = ours(client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids))))
-        for task in (task for task in tasks if task.flow_run_id in flow_runs):
-            client.set_task_run_state(task.id, crashed, force=True)
+        for run in client.read_flow_runs(flow_filter=flow, flow_run_filter=FlowRunFilter(tags=here, state=running)):
+            if is_ours(run):
+                client.set_flow_run_state(run.id, crashed, force=True)
+        tasks = client.read_task_runs(
+            flow_filter=flow, flow_run_filter=FlowRunFilter(tags=here), task_run_filter=TaskRunFilter(state=begun)
+        )
+        runs = {task.flow_run_id for task in tasks if task.flow_run_id}
+        left = {run_id for run_id in runs if is_ours(client.read_flow_run(run_id))}
+        for task in tasks:
+            if task.flow_run_id in left:
+                client.set_task_run_state(task.id, crashed, force=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ FLOWS = """
 import os, sys
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from tasks.prefect_setup import connected
+from tasks.prefect_setup import connected, started_here
 
 @task
 def part(number):
@@ -31,12 +32,12 @@ def part(number):
         os.read(0, 1)
 
 @flow(name="small")
-def small(config, number):
+def small(config, number, store):
     part(number)
 
-with connected(sys.argv[1], login=sys.argv[2]):
+with connected(sys.argv[1], login=sys.argv[2]), started_here():
     for number in range(7):
-        small({"family": "tiny"}, number)
+        small({"family": "tiny"}, number, sys.argv[3])
 """
 
 
@@ -66,7 +67,7 @@ def test_killed_run_ends_and_only_the_newest_stay(
     with PrefectApi(tmp_path, None) as api:
         url = api.url()
         process = subprocess.Popen(
-            [sys.executable, "-c", FLOWS, url, api.login or ""],
+            [sys.executable, "-c", FLOWS, url, api.login or "", str(tmp_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=clean_environment(),
@@ -76,9 +77,16 @@ def test_killed_run_ends_and_only_the_newest_stay(
         process.kill()
         process.wait()
         with connected(url, login=api.login):
-            crash_stale_runs("small", "another family")
-            assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["RUNNING"]
-            crash_stale_runs("small", "tiny")
+            for family, store, machine in (
+                ("another family", tmp_path, platform.node()),
+                ("tiny", tmp_path / "another store", platform.node()),
+                ("tiny", tmp_path, "another machine"),
+            ):
+                monkeypatch.setattr(platform, "node", lambda machine=machine: machine)
+                crash_stale_runs("small", family, store)
+                assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["RUNNING"], (family, store, machine)
+            monkeypatch.undo()
+            crash_stale_runs("small", "tiny", tmp_path)
     assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["CRASHED"]
     assert set(states(tmp_path, "task_run")) <= {"COMPLETED", "CRASHED"}
     before, size = counts(tmp_path), path.stat().st_size
