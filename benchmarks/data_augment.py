@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from turns import in_turn, report
 
-from effnet.data.policies import auto_augment
+from effnet.data.augment.policies import auto_augment
 
 NUMBER, SIDE = 128, 224
 

@@ -23,10 +23,10 @@ from photos import write_photos
 from turns import in_turn, report
 
 from effnet.config import Augment, DataConfig, FolderSource
-from effnet.data.index import Index
 from effnet.data.loader import Loader
-from effnet.data.manifest import INDEX
-from effnet.data.shards import write_shards
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import INDEX
+from effnet.data.shards.write import write_shards
 
 SIDE, BATCH, WORKERS = 224, 64, 2
 

@@ -20,7 +20,7 @@ from photos import write_photos
 from turns import in_turn, report
 
 from effnet.config import DataConfig, FolderSource
-from effnet.data.shards import write_shards
+from effnet.data.shards.write import write_shards
 
 SHARD = 500  # images
 
@@ -64,7 +64,7 @@ import os, signal, sys
 sys.path[:0] = sys.argv[4:]
 from pathlib import Path
 from effnet.config import DataConfig, FolderSource
-from effnet.data.shards import write_shards
+from effnet.data.shards.write import write_shards
 stop = lambda done, total: done * 2 >= total and os.kill(os.getpid(), signal.SIGKILL)
 source = FolderSource(kind="folder", train=sys.argv[1])
 write_shards(DataConfig(source=source, shard_samples=int(sys.argv[3])), Path(sys.argv[2]), stop, workers=2)

@@ -33,8 +33,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
 
-    from tasks.prefect_setup import connected
-    from tasks.servers import PrefectApi
+    from tasks.servers.local import PrefectApi
+    from tasks.servers.prefect_setup import connected
 
     with PrefectApi(options.folder, None) as api:
         url = api.url()
@@ -96,7 +96,7 @@ def _recovery(folder: Path, kills: int) -> dict[str, Any]:
 
 def _seconds(folder: Path, compute: Any, seed: int, epochs: int) -> float:
     from effnet.store import Store
-    from tasks.placement import carry_out
+    from tasks.compute.place import carry_out
 
     order, _ = _order(folder, seed, epochs)
     started = time.perf_counter()
@@ -106,10 +106,10 @@ def _seconds(folder: Path, compute: Any, seed: int, epochs: int) -> float:
 
 def _order(folder: Path, seed: int, epochs: int) -> tuple[Any, Any]:
     from effnet.config import load_baseline, load_config
-    from effnet.data.shards import write_shards
+    from effnet.data.shards.write import write_shards
     from effnet.runs import RunFolder, RunSpec
     from effnet.store import Store
-    from tasks.placement import Order
+    from tasks.compute.place import Order
 
     store = Store(folder / "store")
     path = ROOT / "configs" / "digits.yaml"

@@ -29,9 +29,9 @@ def main() -> None:
 
     from click.testing import CliRunner
 
-    from flows.cli import cli
+    from flows.cli.main import cli
     from tasks import report
-    from tasks.tracking import Tracker
+    from tasks.records.tracking import Tracker
 
     seconds: Counter[str] = Counter()
 

@@ -22,7 +22,7 @@ def together() -> None:
     from effnet.arch import zoo
     from effnet.config import Augment, DataConfig, FolderSource
     from effnet.data.loader import Loader
-    from effnet.data.shards import write_shards
+    from effnet.data.shards.write import write_shards
     from effnet.process import keep_memory
 
     keep_memory()

@@ -17,10 +17,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from effnet.data.manifest import MANIFEST as DATASET
-from effnet.data.manifest import load_manifest
-from effnet.data.remote import ORIGIN, Origin, mirror
-from effnet.data.shards import publish_dataset
+from effnet.data.shards.manifest import MANIFEST as DATASET
+from effnet.data.shards.manifest import load_manifest
+from effnet.data.shards.mirror import ORIGIN, Origin, mirror
+from effnet.data.shards.write import publish_dataset
 from effnet.errors import ConfigError, DataError
 from effnet.runs import RunFolder, Start, read_value
 from effnet.storage import File, open_folder

@@ -1,8 +1,8 @@
 """Faults of the machine itself: known by what Python and torch say, told as MachineError.
 
 Nobody is helped by "a bug" where a GPU lost its memory: on another machine the same work goes through. What is listed
-here may also come of a bug; so work that meets it is tried again elsewhere, but not for ever (tasks.dispatch,
-tasks.pool).
+here may also come of a bug; so work that meets it is tried again elsewhere, but not for ever (tasks.compute.here,
+tasks.compute.pool).
 """
 
 from __future__ import annotations

@@ -11,23 +11,24 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
 from effnet.store import Store
 from tasks.fit import fit_coefficients
-from tasks.prefect_setup import quiet_worker
-from tasks.progress import StageProgress
-from tasks.registry import register_members
-from tasks.relocation import settle
+from tasks.members import evaluate_members, train_members
+from tasks.records.tracking import store_tracker
+from tasks.register import register_members
 from tasks.report import family_metrics, report_files, write_report
-from tasks.screen import Screen
 from tasks.search import search_baseline
-from tasks.stages import evaluate_members, shard_dataset, train_members
+from tasks.servers.prefect_setup import quiet_worker
+from tasks.servers.relocation import settle
+from tasks.shard import shard_dataset
 from tasks.study import study_scaling
-from tasks.tracking import store_tracker
-from tasks.training import Work, make_unit
+from tasks.terminal.progress import StageProgress
+from tasks.terminal.screen import Screen
+from tasks.trainings import Work, make_unit
 
 
 def run_name() -> str:

@@ -8,7 +8,7 @@ from effnet.config import FamilyConfig, StudyConfig
 from flows.build_family import opened, run_name, with_baseline
 from tasks.fit import fit_coefficients as fit_task
 from tasks.study import study_scaling as study_task
-from tasks.training import Work
+from tasks.trainings import Work
 
 
 @flow(name="study_scaling", flow_run_name=run_name)

@@ -9,9 +9,9 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from effnet.errors import EffnetError
-from tasks.job import PoolJob, do_job
-from tasks.pool import state_name
-from tasks.prefect_setup import quiet_worker
+from tasks.compute.job import PoolJob, do_job
+from tasks.compute.pool import state_name
+from tasks.servers.prefect_setup import quiet_worker
 
 
 @flow(name="run_job", persist_result=False)

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.config import given_coefficients
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.decision import RULE, Decision, Finalist, decide
@@ -21,7 +21,7 @@ from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
 from effnet.statistics import Hits
 from effnet.store import publish
-from tasks.training import Unit, Work, keep_unit_hits, leave_units, make_unit, score_after, time_units, train_units
+from tasks.trainings import Unit, Work, keep_unit_hits, leave_units, make_unit, score_after, time_units, train_units
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]

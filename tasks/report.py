@@ -28,8 +28,8 @@ from effnet.report.figures import (
 from effnet.report.page import Shown, markdown, member_rows, page
 from effnet.runs import RunFolder
 from effnet.store import publish
-from tasks.progress import artifact_key
-from tasks.training import Work
+from tasks.terminal.progress import artifact_key
+from tasks.trainings import Work
 
 PAGE = "report.html"
 

@@ -13,12 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import SearchConfig
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
 from effnet.store import publish
-from tasks.training import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
+from tasks.trainings import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
 
 Method = Literal["evolution", "random"]
 

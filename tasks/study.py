@@ -13,13 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import PAPER, STRATEGIES, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig, given_coefficients, load_network
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.study import StudyPoint, contests, study_points
 from effnet.statistics import Hits, band
 from effnet.store import publish
-from tasks.training import Unit, Work, evaluate_units, make_unit, train_units
+from tasks.trainings import Unit, Work, evaluate_units, make_unit, train_units
 
 
 @task(task_run_name="study scaling", cache_policy=NO_CACHE)

@@ -10,8 +10,8 @@ import pytest
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, load_baseline, load_config
-from effnet.data.manifest import Manifest
-from effnet.data.shards import write_shards
+from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.write import write_shards
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tests import parallel

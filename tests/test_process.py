@@ -81,7 +81,7 @@ def test_a_bug_in_a_command_is_one_line(tmp_path: Path) -> None:
 def test_the_traceback_is_kept_in_the_store(tmp_path: Path, command: str) -> None:
     path = write_tiny(tmp_path)
     (tmp_path / "sitecustomize.py").write_text(
-        "import effnet.data.shards\ndef bug(*_, **__):\n    assert 0, 'a bug'\neffnet.data.shards.write_shards = bug\n"
+        "from effnet.data.shards import write\ndef bug(*_, **__):\n    assert 0, 'a bug'\nwrite.write_shards = bug\n"
     )
     paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     done = run_effnet(command, path, "--store", "s", cwd=tmp_path, PYTHONPATH=paths)

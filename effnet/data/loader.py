@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effnet.config import Augment
-from effnet.data.augment import draws, is_flipped, random_box
-from effnet.data.decode import Box, Pixels, center_box, cut, decode, decode_box, resize_into
-from effnet.data.decoded import DecodedCache
-from effnet.data.index import Index
-from effnet.data.keyed import mix, permutation
-from effnet.data.manifest import INDEX
-from effnet.data.remote import ShardFiles
+from effnet.data.augment.crop import draws, is_flipped, random_box
+from effnet.data.augment.draws import mix, permutation
+from effnet.data.images.decode import Box, Pixels, center_box, cut, decode, decode_box, resize_into
+from effnet.data.pixel_cache import DecodedCache
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import INDEX
+from effnet.data.shards.mirror import ShardFiles
 from effnet.errors import DataError, StoppedError
 from effnet.process import stopping
 
@@ -61,7 +61,7 @@ class Loader:
         shuffle_shards: mix the samples of so many shards at a time, in an order of shards that is drawn anew for every
             epoch; 0 mixes all. With shards that are fetched from elsewhere few have to be here at once.
         threads: that read and decode.
-        cache: folder for decoded pixels, if they are to be kept; used for splits small enough (effnet.data.decoded).
+        cache: folder for decoded pixels, if they are to be kept; for splits small enough (effnet.data.pixel_cache).
 
     Raises:
         DataError: if the index is broken, or the split holds less than one batch to train on.

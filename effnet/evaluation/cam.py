@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from effnet.data.decode import Pixels, center_box, cut, resize_into
+from effnet.data.images.decode import Pixels, center_box, cut, resize_into
 from effnet.models.build import Network
 from effnet.models.preprocess import normalize
 

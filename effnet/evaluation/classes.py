@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.data.manifest import Manifest, load_manifest
+from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.runs import RunFolder
 from effnet.store import publish

@@ -1,8 +1,7 @@
 """Images as people and programs hand them to a model: what training accepts, through the same policy.
 
-A file's bytes go through what shards are made by (effnet.data.policy): 16 bits become 8, transparency is laid over
-black, what a camera stored lying is turned upright as EXIF says. Arrays are
-treated alike.
+A file's bytes go through what shards are made by (effnet.data.images.intake): 16 bits become 8, transparency is laid
+over black, what a camera stored lying is turned upright as EXIF says. Arrays are treated alike.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet.config import ImagePolicy
-from effnet.data.decode import Pixels, decode
-from effnet.data.policy import BadImage, prepare
+from effnet.data.images.decode import Pixels, decode
+from effnet.data.images.intake import BadImage, prepare
 from effnet.errors import ConfigError, DataError
 
 COLUMN = "image"  # of a table, unless it has only one

@@ -1,6 +1,6 @@
 """A member as people use it: images of any size in, class names and probabilities out. Needs no MLflow.
 
-It is read from a folder of tensors and JSON: nothing in a model is run. tasks.serving hands it to MLflow.
+It is read from a folder of tensors and JSON: nothing in a model is run. tasks.records.serving hands it to MLflow.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effnet.data.decode import center_box, cut, resize_into
+from effnet.data.images.decode import center_box, cut, resize_into
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
@@ -99,5 +99,5 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """Load for mlflow.pyfunc a model that was registered before tasks.serving was there."""
+    """Load for mlflow.pyfunc a model that was registered before tasks.records.serving was there."""
     return load_predictor(Path(path))

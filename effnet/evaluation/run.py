@@ -13,7 +13,7 @@ import torch
 from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
-from effnet.data.manifest import Manifest, load_manifest
+from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
 from effnet.evaluation.latency import measure_latency, quieter, throughput

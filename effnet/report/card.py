@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.runs import Evaluation, RunResult, RunSpec
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from effnet.config import FamilyConfig
-from effnet.data.manifest import Manifest, load_manifest
+from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, read_journal, read_value

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from effnet.data.loader import Loader
-from effnet.data.manifest import load_manifest
+from effnet.data.shards.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build

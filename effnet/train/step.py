@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from effnet.data.keyed import mix, uniform
+from effnet.data.augment.draws import mix, uniform
+from effnet.data.augment.policies import Mixed, augment_batch, mix_batch
 from effnet.data.loader import Batch
-from effnet.data.policies import Mixed, augment_batch, mix_batch
 from effnet.models.build import Noise
 from effnet.models.preprocess import normalize
 from effnet.train.schedule import Stage, ema_decay, learning_rate

@@ -16,7 +16,7 @@ import pytest
 from effnet.config import DataConfig
 from effnet.data.sources import open_source
 from effnet.errors import EffnetError
-from tests.data.images import encode, photograph
+from tests.data.photographs import encode, photograph
 
 PATTERNS = {
     "more names than anybody has": ("x-{000000000..999999999}.tar", "its braces name more than"),

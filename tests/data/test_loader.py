@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from effnet.config import Augment
-from effnet.data.decode import center_box, resize_into
-from effnet.data.decoded import DecodedCache
-from effnet.data.index import Index
+from effnet.data.images.decode import center_box, resize_into
 from effnet.data.loader import Loader
-from effnet.data.manifest import Manifest
+from effnet.data.pixel_cache import DecodedCache
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.store import Store
-from tests.data.images import photograph
+from tests.data.photographs import photograph
 from tests.tiny import TRAIN, VAL
 
 AUGMENT = Augment(crop_area=(0.5, 1.0), flip=True, crop_padding=0)

@@ -27,14 +27,14 @@ from effnet.config import (
     SourceConfig,
     WebDatasetSource,
 )
-from effnet.data import index
-from effnet.data.manifest import load_manifest
-from effnet.data.shards import write_shards
+from effnet.data.shards import index
+from effnet.data.shards.manifest import load_manifest
+from effnet.data.shards.verification import verify
+from effnet.data.shards.write import write_shards
 from effnet.data.sources import Source, imagenet, open_source
 from effnet.data.sources.base import make_key
-from effnet.data.verify import verify
 from effnet.errors import ConfigError, DataError
-from tests.data.images import encode, photograph
+from tests.data.photographs import encode, photograph
 
 CLASSES = ("cat", "dog")
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from docs.pictures import BUILD, HELD_OUT, IMAGES, README, SAMPLE, sample
 from effnet.family import FamilyResult
-from tasks.screen import duration, short
+from tasks.terminal.screen import duration, short
 from tests.docs.printed import ROOT
 from tests.docs.promises import documents
 

@@ -28,7 +28,7 @@ from effnet.arch import zoo
 from effnet.config import FamilyConfig, load_network
 from effnet.models.build import build
 from effnet.models.weights import save_weights
-from flows.cli import cli
+from flows.cli.main import cli
 from tests.docs.printed import ROOT, Block, blocks, clone, environment, run, start
 from tests.docs.promises import NOT_TRIED, documents, plain, promises
 from tests.tiny import BASELINE

@@ -12,8 +12,8 @@ from PIL import Image
 
 from effnet.arch.spec import Architecture
 from effnet.config import Augment, DataConfig, FolderSource
-from effnet.data.manifest import Manifest
-from effnet.data.shards import write_shards
+from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.write import write_shards
 from effnet.errors import ConfigError
 from effnet.evaluation.classes import Known, classes_of_model, match_classes, save_class_ids
 from effnet.evaluation.run import evaluate_weights

@@ -14,9 +14,9 @@ from torch import nn
 from effnet.arch import zoo
 from effnet.arch.spec import Architecture
 from effnet.config import Augment
-from effnet.data.index import Index
 from effnet.data.loader import Loader
-from effnet.data.manifest import Manifest
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput

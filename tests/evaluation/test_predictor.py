@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from effnet.arch.spec import Architecture
-from effnet.data.decode import decode
+from effnet.data.images.decode import decode
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.images import pixels_of
 from effnet.evaluation.predictor import Predictor, load_predictor, save_predictor

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 
 from effnet.config import Augment, DataConfig, FolderSource, ImagePolicy
-from effnet.data import shards, tar
+from effnet.data.images.intake import BadImage, prepare
 from effnet.data.loader import Loader
-from effnet.data.policy import BadImage, prepare
-from effnet.data.shards import write_shards
-from effnet.data.sources.tars import walk
-from effnet.data.verify import verify
+from effnet.data.shards import write as shards
+from effnet.data.shards.verification import verify
+from effnet.data.shards.write import write_shards
+from effnet.data.tar import writer as tar
+from effnet.data.tar.reader import walk
 from effnet.errors import DataError
-from tests.data.images import KEPT, REENCODED, encode, odd_images, photograph
+from tests.data.photographs import KEPT, REENCODED, encode, odd_images, photograph
 from tests.faults.counts import show, wanted
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny
 

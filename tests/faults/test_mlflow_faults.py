@@ -18,8 +18,8 @@ import pytest
 from mlflow import MlflowClient
 
 from effnet.runs import About, RunFolder, read_journal
-from tasks import breaker
-from tasks.tracking import SYSTEM, Tracker
+from tasks.records import breaker
+from tasks.records.tracking import SYSTEM, Tracker
 from tests.faults.counts import show, wanted
 from tests.faults.test_training_faults import make, start
 

@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
 from effnet.runs import RunFolder, read_journal
-from tasks.prefect_setup import connected
+from tasks.servers.prefect_setup import connected
 from tests.faults.counts import FULL, show, wanted
 from tests.operations.pools import Workers, wait_until
 from tests.operations.stack import ROOT, Stack, running_stack

@@ -17,17 +17,17 @@ import pytest
 
 from effnet import outage
 from effnet.config import DataConfig, DatasetSource, DigitsSource
-from effnet.data.manifest import Manifest
-from effnet.data.shards import write_shards
-from effnet.data.verify import verify
+from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.verification import verify
+from effnet.data.shards.write import write_shards
 from effnet.errors import AwayError
 from effnet.exchange import Exchange
 from effnet.process import note_stopping
 from effnet.runs import RunFolder, RunSpec
 from effnet.storage import open_folder, s3
 from effnet.store import Store, sha256_file
-from tasks import patience
-from tasks.patience import Patience
+from tasks.compute import outage as patience
+from tasks.compute.outage import Patience
 from tests.faults.counts import FULL, show, wanted
 from tests.faults.proxy import Link
 from tests.tiny import clean_environment
@@ -175,7 +175,7 @@ def test_setting_that_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 
 def mirrored(bucket: str, spec: RunSpec, manifest: Manifest, dataset_store: Store, root: Path) -> RunFolder:
     """Return a run in a store of its own, whose dataset lies on S3."""
-    from effnet.data.shards import publish_dataset
+    from effnet.data.shards.write import publish_dataset
 
     publish_dataset(dataset_store.datasets / manifest.digest, manifest, f"s3://{bucket}/tiny")
     store = Store(root)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.runs import RunFolder
 from effnet.store import Store
 from tests.faults.counts import show, wanted

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from effnet.config import DataConfig, DigitsSource, PoolCompute
-from effnet.data.shards import write_shards
-from effnet.data.verify import verify
+from effnet.data.shards.verification import verify
+from effnet.data.shards.write import write_shards
 from effnet.errors import EffnetError
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.storage import open_folder, s3

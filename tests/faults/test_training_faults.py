@@ -20,7 +20,7 @@ import torch
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file

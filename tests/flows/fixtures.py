@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from effnet.store import hold
-from tasks.servers import PrefectApi
+from tasks.servers.local import PrefectApi
 from tests.flows.explored import config, finished
 from tests.tiny import clean_environment, run_effnet, write_tiny
 

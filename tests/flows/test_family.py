@@ -20,8 +20,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from effnet.data.index import Index
-from effnet.data.verify import verify
+from effnet.data.shards.index import Index
+from effnet.data.shards.verification import verify
 from effnet.runs import RunFolder, read_journal
 from tests.tiny import CONFIG, VAL, clean_environment, run_effnet, write_tiny
 

@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tasks.servers import login, login_page
+from tasks.servers.local import login, login_page
 from tests.tiny import clean_environment
 
 WAIT = 60_000  # milliseconds: these machines are slow

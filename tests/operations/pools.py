@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks import prefect_setup
-from tasks.servers import PrefectApi
+from tasks.servers import prefect_setup
+from tasks.servers.local import PrefectApi
 from tests.tiny import clean_environment
 
 ROOT = Path(__file__).parents[2]

@@ -145,7 +145,7 @@ def test_terraform_opens_nothing_and_keeps_the_bucket_private() -> None:
 def test_prefect_yaml_names_the_pools_that_deploy_makes_and_pins_the_version() -> None:
     from prefect import __version__
 
-    from tasks.deployment import FLOWS_POOL, TRAININGS_POOL
+    from tasks.servers.deployment import FLOWS_POOL, TRAININGS_POOL
 
     project = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     assert {each["work_pool"]["name"] for each in project["deployments"]} == {FLOWS_POOL, TRAININGS_POOL}

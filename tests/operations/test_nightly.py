@@ -23,8 +23,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 
 from effnet.store import Store
-from tasks import deployment, servers
-from tasks.prefect_setup import connected
+from tasks.servers import deployment
+from tasks.servers import local as servers
+from tasks.servers.prefect_setup import connected
 from tests.faults.counts import show, wanted
 from tests.operations.pools import ROOT, kill_family, logins, wait_until
 from tests.tiny import CONFIG, clean_environment, run_effnet, write_tiny

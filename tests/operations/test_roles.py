@@ -11,7 +11,7 @@ import pytest
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import ConfigError
 from effnet.exchange import Exchange
 from effnet.runs import RunFolder, RunSpec

@@ -30,10 +30,10 @@ from prefect_kubernetes.worker import KubernetesWorker
 from effnet.errors import ConfigError
 from effnet.runs import RunFolder
 from effnet.train import checkpoint
-from tasks import deployment
-from tasks.deployment import POOL_TYPES, PoolType, pool_template
-from tasks.job import PoolJob
-from tasks.placement import Order
+from tasks.compute.job import PoolJob
+from tasks.compute.place import Order
+from tasks.servers import deployment
+from tasks.servers.deployment import POOL_TYPES, PoolType, pool_template
 from tests.operations.pools import connected, kill_family, wait_until
 from tests.s3_servers import MOTO
 from tests.tiny import clean_environment

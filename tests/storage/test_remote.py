@@ -11,12 +11,12 @@ import torch
 
 from effnet.config import Augment, DataConfig, DatasetSource, FolderSource
 from effnet.data.loader import Loader
-from effnet.data.manifest import MANIFEST, Manifest
-from effnet.data.shards import write_shards
-from effnet.data.verify import verify
+from effnet.data.shards.manifest import MANIFEST, Manifest
+from effnet.data.shards.verification import verify
+from effnet.data.shards.write import write_shards
 from effnet.errors import DataError
 from effnet.storage import open_folder
-from tests.data.images import encode, photograph
+from tests.data.photographs import encode, photograph
 
 
 @pytest.fixture(params=["local", "moto", "radosgw"])

@@ -18,7 +18,7 @@ from torch import nn
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint

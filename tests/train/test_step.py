@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from effnet.config import Recipe
-from effnet.data.manifest import Manifest
+from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError, StoppedError
 from effnet.models.build import Network, build
 from effnet.runs import RunFolder, RunSpec, Start, read_journal

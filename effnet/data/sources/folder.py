@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from effnet.data.policy import DENIED, HEAD, BadImage, is_image, what_else
+from effnet.data.images.intake import DENIED, HEAD, BadImage, is_image, what_else
 from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
 from effnet.data.sources.files import existing_folder
 from effnet.errors import ConfigError, DataError

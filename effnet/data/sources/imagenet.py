@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from effnet.data.sources.base import Entry, Remarks
 from effnet.data.sources.files import Files, existing_file, stamp
-from effnet.data.sources.tars import BLOCK, Read, walk
+from effnet.data.tar.reader import BLOCK, Read, walk
 from effnet.errors import DataError
 
 # As published beside the archives, and in torchvision/datasets/imagenet.py.

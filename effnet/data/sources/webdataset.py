@@ -12,7 +12,7 @@ from effnet.data.sources.base import Entry, Remarks, make_key
 from effnet.data.sources.files import Files, expand_splits, stamp
 from effnet.data.sources.labels import Classes, classes_of
 from effnet.data.sources.spool import Spool, Spooled
-from effnet.data.sources.tars import Member, walk
+from effnet.data.tar.reader import Member, walk
 from effnet.errors import DataError
 from effnet.store import digest
 

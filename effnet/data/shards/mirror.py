@@ -1,0 +1,248 @@
+"""Datasets that lie elsewhere: on S3, or in a folder that several machines share.
+
+A mirror is a dataset folder that has manifest and index, and `origin.json`, which says where the shards are. They are
+fetched when they are needed, whole and checked, and the longest unused ones make room.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from pathlib import Path
+
+from effnet.data.shards.manifest import (
+    INDEX,
+    MANIFEST,
+    QUARANTINE,
+    Manifest,
+    load_manifest,
+    parse_manifest,
+    xxh128_file,
+)
+from effnet.data.sources.files import Files
+from effnet.errors import ConfigError, DataError
+from effnet.process import stopping
+from effnet.runs import read_value
+from effnet.storage import Folder, open_folder
+from effnet.store import canonical_json, hold, publish, sha256_file
+from effnet.values import Value
+
+ORIGIN = "origin.json"
+_FETCHERS = 4  # shards that are fetched at a time, ahead of use
+
+
+class Origin(Value):
+    """Where a mirror's shards come from, and how much disk they may take here."""
+
+    location: str
+    cache_bytes: int
+
+
+def remote_manifest(folder: Folder) -> Manifest:
+    """Return the manifest of a dataset that lies elsewhere; raise ConfigError if there is none."""
+    try:
+        data = folder.read(MANIFEST)
+    except DataError as error:
+        raise ConfigError(f"{folder.url}: no dataset there ({error}); check data.source.location") from error
+    return parse_manifest(data, f"{folder.url}/{MANIFEST}")
+
+
+def mirror(location: str, cache_bytes: int, datasets: Path) -> tuple[Manifest, bool]:
+    """Make a mirror of a dataset below `datasets`, or find it; return its manifest and whether it was there."""
+    remote = open_folder(location)
+    manifest = remote_manifest(remote)
+    folder = datasets / manifest.digest
+    if load_manifest(folder):
+        return manifest, True
+    with hold(datasets / f".{manifest.digest}.lock"):
+        remote.fetch(INDEX, folder / INDEX)
+        if sha256_file(folder / INDEX) != manifest.index_sha256:
+            raise DataError(f"{remote.url}/{INDEX}: not the index that its manifest names")
+        publish(folder / ORIGIN, canonical_json({"location": location, "cache_bytes": cache_bytes}))
+        publish(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
+    return manifest, False
+
+
+class ShardFiles(Files):
+    """A dataset's shards, opened on first use; those of a mirror are fetched first."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        super().__init__([folder / name for name in names])
+        self._folder = folder
+        self._origin = read_value(Origin, folder / ORIGIN)
+        self._remote = open_folder(self._origin.location, known=True) if self._origin else None
+        manifest = load_manifest(folder) if self._origin else None
+        self._shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
+        self._users: dict[int, int] = {}
+        self._soon: set[int] = set()  # shards that will be wanted next
+        self._arriving = 0  # bytes that room was made for and that are not here yet
+        self._room = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming: dict[int, Future[None]] = {}
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        """Return bytes of a shard; a mirror fetches it first if it is not here."""
+        if self._remote is None:
+            return super().read(file, offset, length)
+        with self._in_use(file):
+            if file not in self._open:
+                self._bring(file)
+            return super().read(file, offset, length)
+
+    def prefetch(self, files: Iterable[int]) -> None:
+        """Fetch shards in the background, in this order, as many as half of the room holds."""
+        if self._remote is None or self._origin is None:
+            return
+        soon, taken = [], 0
+        for file in files:
+            taken += self._shards[self.paths[file].name].bytes
+            if taken <= self._origin.cache_bytes // 2:
+                soon.append(file)
+        self._soon = set(soon)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_FETCHERS, "fetch")
+        for file in soon:
+            if file not in self._coming and not self.paths[file].exists():
+                self._coming[file] = self._pool.submit(self._fetch_ahead, file)
+
+    def close(self) -> None:
+        """Close what is open and fetch nothing more."""
+        if self._pool:
+            self._pool.shutdown(wait=not stopping(), cancel_futures=True)
+        if not stopping():  # else threads may still read
+            super().close()
+
+    def _fetch_ahead(self, file: int) -> None:
+        try:
+            with self._in_use(file):
+                self._bring(file)
+        finally:
+            self._coming.pop(file, None)
+
+    @contextmanager
+    def _in_use(self, file: int) -> Iterator[None]:
+        """Keep a shard from making room for others."""
+        with self._room:
+            self._users[file] = self._users.get(file, 0) + 1
+        try:
+            yield
+        finally:
+            with self._room:
+                self._users[file] -= 1
+
+    def _bring(self, file: int) -> None:
+        """Have the shard here, checked."""
+        path = self.paths[file]
+        assert self._remote is not None  # noqa: S101 - callers looked
+        with hold(self._folder / ".locks" / path.name):  # another process may be fetching it
+            if not path.exists():
+                size = self._shards[path.name].bytes
+                self._make_room(size)
+                try:
+                    self._fetch(path)
+                finally:
+                    with self._room:
+                        self._arriving -= size
+            os.utime(path)
+
+    def _fetch(self, path: Path) -> None:
+        assert self._remote is not None  # noqa: S101
+        fetched = path.with_name(f".{path.name}.fetched")
+        self._remote.fetch(path.name, fetched)
+        if xxh128_file(fetched) != self._shards[path.name].xxh128:
+            fetched.unlink()
+            raise DataError(
+                f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
+            )
+        os.replace(fetched, path)
+
+    def _make_room(self, wanted: int) -> None:
+        """Remove shards until `wanted` more bytes fit: those that are not wanted soon first, the oldest first."""
+        assert self._origin is not None  # noqa: S101
+        with self._room:
+            self._arriving += wanted
+            numbers = {path: number for number, path in enumerate(self.paths)}
+            here = [
+                (numbers.get(path) in self._soon, status.st_mtime_ns, status.st_size, path)
+                for path in self._folder.glob("*.tar")
+                if (status := path.stat())
+            ]
+            taken = self._arriving + sum(size for _, _, size, _ in here)
+            for _, _, size, path in sorted(here):
+                if taken <= self._origin.cache_bytes:
+                    return
+                number = numbers.get(path)
+                if number is not None and self._users.get(number):
+                    continue
+                taken -= size
+                if number in self._open:
+                    os.close(self._open.pop(number))
+                path.unlink(missing_ok=True)
+
+
+class Publisher:
+    """Copies a dataset to another place while it is being written; the manifest goes last.
+
+    A place that holds another dataset is left as it is. One that holds the same is made whole again, if it is not.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._there = {file.name for file in folder.list()}
+        self._whole = remote_manifest(folder) if MANIFEST in self._there else None
+        self._shards = {shard.name: shard.xxh128 for shard in self._whole.shards} if self._whole else {}
+        self._pool = ThreadPoolExecutor(_FETCHERS, "upload")
+        self._uploads: list[Future[None]] = []
+
+    def add(self, path: Path, checksum: str) -> None:
+        """Copy a finished shard and its DALI index in the background, unless an earlier run did.
+
+        Raises:
+            DataError: if another dataset lies there already.
+        """
+        if self._whole and self._shards.get(path.name) != checksum:
+            raise self._taken(self._whole)
+        mark = f".{path.name}.{checksum}"
+        if mark not in self._there:
+            self._uploads.append(self._pool.submit(copy_context().run, self._upload, path, mark))
+
+    def finish(self, folder: Path, manifest: Manifest) -> None:
+        """Wait for all copies, then copy index and manifest, and clear the marks.
+
+        Raises:
+            DataError: if another dataset lies there already.
+        """
+        for upload in self._uploads:
+            upload.result()
+        self._pool.shutdown()
+        if self._whole and self._whole.digest != manifest.digest:
+            raise self._taken(self._whole)
+        for name in (INDEX, QUARANTINE):
+            if name == INDEX and self._whole and self._whole.index_sha256 != manifest.index_sha256:
+                continue  # the same rows, written by another version; the manifest there states the bytes of its own
+            if (folder / name).is_file():
+                self._folder.upload(folder / name, name)
+        if not self._folder.create(MANIFEST, (folder / MANIFEST).read_bytes()):
+            there = remote_manifest(self._folder)  # of a writer that was faster
+            if there.digest != manifest.digest:
+                raise self._taken(there)
+        self._clear_marks()
+
+    def stop(self) -> None:
+        """Give up what has not begun."""
+        self._pool.shutdown(wait=not stopping(), cancel_futures=True)
+
+    def _taken(self, there: Manifest) -> DataError:
+        return DataError(f"{self._folder.url}: holds another dataset ({there.digest}); name another place")
+
+    def _clear_marks(self) -> None:
+        self._folder.delete([file.name for file in self._folder.list(".")])
+
+    def _upload(self, path: Path, mark: str) -> None:
+        self._folder.upload(path, path.name)
+        self._folder.upload(path.with_suffix(".idx"), path.with_suffix(".idx").name)
+        self._folder.put(mark, b"")  # an upload that was interrupted is done again

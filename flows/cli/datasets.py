@@ -1,0 +1,109 @@
+"""The commands about datasets: shard, verify, data report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from effnet.errors import DataError
+from flows.cli.find import open_store
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
+@click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")
+@_JSON
+def shard(config: Path, store: Path | None, workers: int | None, to: str | None, as_json: bool) -> None:
+    """Write the dataset of CONFIG as shards, or find it; killed and run again it goes on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from effnet.config import load_config
+    from effnet.data.shards.remarks import remarks
+    from effnet.data.shards.write import write_shards
+
+    settings = load_config(config)
+    root = open_store(store or settings.store)
+    columns = (TextColumn("sharding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        manifest, reused = write_shards(
+            settings.data,
+            root.datasets,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            base=config.parent,
+            workers=workers,
+            to=to,
+        )
+    folder = root.datasets / manifest.digest
+    if as_json:
+        data = {"folder": str(folder), "reused": reused, **manifest.model_dump(mode="json", exclude={"shards"})}
+        click.echo(json.dumps(data, indent=2))
+        return
+    counts = ", ".join(f"{split} {number:,}" for split, number in manifest.samples.items())
+    click.echo(f"{folder}: {counts} images of {len(manifest.classes):,} classes{' (was there)' if reused else ''}")
+    for action, number in manifest.actions.items():
+        if action != "kept":
+            click.echo(f"  encoded again ({action}): {number:,}")
+    for line in remarks(folder, manifest):
+        click.echo(f"  {line}")
+
+
+@click.command()
+@click.argument("dataset")
+def verify(dataset: str) -> None:
+    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image."""
+    from effnet.data.shards.verification import verify as check
+
+    if problems := check(dataset):
+        raise DataError("\n".join(problems))
+    click.echo(f"{dataset}: sound")
+
+
+@click.group()
+def data() -> None:
+    """Look into datasets."""
+
+
+@data.command("report")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@_JSON
+def report(dataset: Path, as_json: bool) -> None:
+    """Show the DATASET's counts per class, sizes, duplicates, and what was left out."""
+    from effnet.data.shards.contents import report as make
+
+    content = make(dataset)
+    if as_json:
+        click.echo(json.dumps(content, indent=2))
+        return
+    samples = ", ".join(f"{split} {number:,}" for split, number in content["samples"].items())
+    click.echo(f"{content['digest']}: {samples} images, {content['bytes'] / 1e6:,.1f} MB")
+    click.echo("treatment: " + ", ".join(f"{action} {number:,}" for action, number in content["actions"].items()))
+    for name, unit in (("width", "pixels"), ("height", "pixels"), ("length", "bytes")):
+        size = content["sizes"][name]
+        click.echo(f"{name}: {size['min']:,.0f} to {size['max']:,.0f} {unit}, median {size['median']:,.0f}")
+    same = content["duplicates"]
+    click.echo(
+        f"duplicates: {same['images']:,} images in {same['groups']:,} groups, "
+        f"{same['across_splits']:,} across splits, {same['across_classes']:,} across classes"
+    )
+    for group in same["examples"]:
+        click.echo("  " + " = ".join(f"{row['split']}/{row['key']}" for row in group))
+    click.echo(f"left out: {len(content['quarantine']):,}")
+    for row in content["quarantine"]:
+        click.echo(f"  {row['where']}: {row['reason']}")
+    for line in content["remarks"]:
+        click.echo(line)
+    click.echo(f"\n{'class':24}{'train':>9}{'minival':>9}{'val':>9}")
+    for row in content["classes"]:
+        label = row["class"] if row["name"] == row["class"] else f"{row['class']} {row['name']}"
+        click.echo(f"{label[:23]:24}{row['train']:9,}{row['minival']:9,}{row['val']:9,}")
+
+
+COMMANDS = (shard, verify, data)

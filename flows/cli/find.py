@@ -1,0 +1,138 @@
+"""What a RUN or MODEL means, in every command: a path, a key or its beginning, a name, a registered model.
+
+`models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Else it is a file or folder that is
+there; the key of a run of the store, or the beginning of one; or the name of a run (`b3`, `fit α1.2 β1.1 γ1.15`), where
+of equal names that of the family which was built last counts. What may mean several things is refused, and told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effnet.errors import ConfigError
+from effnet.process import report_to
+
+if TYPE_CHECKING:
+    from effnet.runs import About, RunFolder
+    from effnet.store import Store
+
+REGISTERED = "models:/"
+SHOWN = 5  # of the runs that a name may mean
+DEFAULT_STORE = Path(".effnet")
+HOME = click.option(
+    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
+)
+_MIN_KEY = 4  # letters that are taken for the beginning of a key
+_MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
+
+
+def open_store(path: str | Path) -> Store:
+    """Return the store at a path, made if there is none, with its addresses mended; tracebacks go into it from here."""
+    from effnet.store import Store
+    from tasks.servers.relocation import settle
+
+    root = Store.at(path)
+    report_to(root.logs)
+    root.prepare()
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
+    return root
+
+
+def find(name: str, store: Path) -> Path:
+    """Return the run folder, model folder or weights file that a name means.
+
+    Args:
+        name: as a person wrote it.
+        store: the store's folder; it need not be there if a path is meant.
+
+    Raises:
+        ConfigError: if nothing is called so, or several things are; they are listed.
+    """
+    from effnet.store import Store
+
+    root = Store.at(store)
+    if name.startswith(REGISTERED):
+        from tasks.records.registry import fetch_registered
+
+        return fetch_registered(name, root)
+    path = Path(name)
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that no file can have
+        raise ConfigError(f"{name[:80]!r} is no name of a run, a file or a folder") from error
+    found = _in_store(name, root) if path.name == name else None
+    if found and there and found.resolve() != path.resolve():
+        raise ConfigError(f"'{name}' is a run of {root.root}, and is here: write ./{name} or {found.name}")
+    if not found and not there:
+        raise ConfigError(
+            f"no run '{name}' in {root.root}, and no file or folder of that name; `effnet runs` lists the runs"
+        )
+    found = found or path
+    return found.parent if found.is_file() and _is_model(found.parent) else found
+
+
+def find_run(name: str, store: Path) -> RunFolder:
+    """Return the run that a name means; see `find`.
+
+    Raises:
+        ConfigError: also if it means a model folder or a weights file, which are no runs.
+    """
+    from effnet.runs import RunFolder
+
+    path = find(name, store)
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"{path}: not a run: a run's folder has a config.json")
+    return RunFolder(path)
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _MODEL_FILES)
+
+
+def _in_store(name: str, store: Store) -> Path | None:
+    from effnet.runs import RunFolder
+
+    folders = [RunFolder(path.parent) for path in sorted(store.runs.glob("*/config.json"))]
+    keys = [folder for folder in folders if folder.key.startswith(name)] if len(name) >= _MIN_KEY else []
+    if len(keys) > 1:
+        raise ConfigError(f"'{name}' may be any of {len(keys)} runs ({_listed(keys)}); give more of the key")
+    if keys:
+        return keys[0].path
+    named = [(folder, about) for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
+    latest = _of_latest_family(store, named)
+    if len(latest) > 1:
+        raise ConfigError(f"'{name}' may be any of {len(latest)} runs ({_listed(latest)}); give the key")
+    return latest[0].path if latest else None
+
+
+def _of_latest_family(store: Store, named: Sequence[tuple[RunFolder, About]]) -> list[RunFolder]:
+    """Return the runs that the family which was built last wants; all of them if no family says so."""
+    if len(named) < 2:
+        return [folder for folder, _ in named]
+    results = sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime)
+    for result in results:
+        members = _members(result)
+        if of_it := [folder for folder, _ in named if folder.key in members]:
+            return of_it
+    return [folder for folder, _ in named]
+
+
+def _members(result: Path) -> set[str]:
+    """Return the keys of the members of a build."""
+    from effnet.family import FamilyResult
+    from effnet.runs import read_value
+
+    family = read_value(FamilyResult, result)
+    return {member.run_key for member in family.members} if family else set()
+
+
+def _listed(folders: Sequence[RunFolder]) -> str:
+    rows = []
+    for folder in folders[:SHOWN]:
+        about = folder.about()
+        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}")
+    return ", ".join(rows) + (", …" if len(folders) > SHOWN else "")

@@ -1,0 +1,257 @@
+"""The `effnet` command. Heavy imports happen inside the commands that need them.
+
+Exit codes: 0 done; 2 a configuration or argument that cannot be used; 65 broken data; 70 a training failed, or a bug of
+ours; 73 another process does this already; 75 stopped with its state saved, or a server is away: the same command goes
+on; 76 this machine is broken: start it on another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnet.errors import ConfigError, StoppedError
+from effnet.process import last_resort, no_tracebacks
+from flows.cli import datasets, networks, operations, runs, training
+from flows.cli.find import DEFAULT_STORE, open_store
+from flows.cli.find import HOME as _HOME
+from tasks.compute import interrupt
+
+if TYPE_CHECKING:
+    from effnet.config import FamilyConfig
+    from effnet.family import FamilyResult
+    from effnet.store import Store
+
+_CONFIG = click.argument("config", type=click.Path(path_type=Path))
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="effnet")
+def cli() -> None:
+    """Build compound-scaled families of image models."""
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+@_JSON
+def family(config: Path, store: Path | None, as_json: bool) -> None:
+    """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
+    settings = _settings(config)
+    root = open_store(store or settings.store)
+    with root.building(settings.family):
+        pass  # told before anything is started; the flow holds it while it builds
+    result = _run("flows.build_family", "build_family", settings, config.parent, root)
+    if as_json:
+        click.echo(result.model_dump_json(indent=2))
+    else:
+        _show(result, root)
+
+
+@cli.command()
+@_HOME
+@click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port that must be used.")
+@click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port that must be used.")
+@_JSON
+def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: bool) -> None:
+    """Start a local Prefect server and the MLflow page over a store; `effnet family` then uses them."""
+    from rich.console import Console
+
+    from tasks.servers import local as servers
+
+    root = open_store(store)
+    ports = {servers.PREFECT.name: prefect_port, servers.MLFLOW.name: mlflow_port}
+    console = Console(stderr=True, highlight=False)
+    with console.status("starting the servers"):
+        found = servers.start(root.root, ports, lambda line: console.print(line, soft_wrap=True))
+    if as_json:
+        click.echo(json.dumps({server.name: server.url for server in found}, indent=2))
+        return
+    for server in found:
+        click.echo(f"{server.name:8} {server.url}")
+        if server.name == servers.PREFECT.name:
+            page, login = servers.login_page(root.root), servers.login_path(root.root)
+            click.echo(f"         asks for a login, once: open {page.as_uri()}, or paste what is in {login}")
+    click.echo(f"Stop them with: effnet down{_option(store)}")
+
+
+@cli.command()
+@_HOME
+def down(store: Path) -> None:
+    """Stop the servers of a store."""
+    from effnet.store import Store
+    from tasks.servers import local as servers
+
+    root = Store.at(store).root
+    stopped = servers.stop(root) if root.is_dir() else []
+    for server in stopped:
+        click.echo(f"{server.name}: stopped")
+    if not stopped:
+        click.echo("no servers run here")
+
+
+for command in (*training.COMMANDS, *networks.COMMANDS, *datasets.COMMANDS, *runs.COMMANDS, *operations.COMMANDS):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command; errors are one line and an exit code."""
+    interrupt.install()
+    no_tracebacks()
+    try:
+        _check_names()
+        cli(prog_name="effnet", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()  # the help, as it was asked for
+        sys.exit(ConfigError.exit_code)
+    except click.ClickException as error:
+        click.echo(f"effnet: {_usage(error)}", err=True)
+        sys.exit(ConfigError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        interrupt.done()
+        click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
+        sys.exit(StoppedError.exit_code)
+    except Exception as error:
+        line, code = last_resort(error)
+        click.echo(f"effnet: {line}", err=True)
+        sys.exit(code)
+
+
+def _usage(error: click.ClickException) -> str:
+    """Return in one line what is wrong with how a command was written."""
+    told = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "effnet"
+    return f"{told[:1].lower()}{told[1:]}; `{command} --help` says what can be written"
+
+
+def _check_names() -> None:
+    """Refuse names of files and folders that are not UTF-8: records, configs and servers could not hold them."""
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the folder that you are in was removed; go to another one") from None
+    for name in (*sys.argv[1:], here):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise ConfigError(f"{shown}: a name that is not UTF-8; rename the file or the folder") from None
+
+
+def _option(store: Path) -> str:
+    """Return the option that names a store, where it has to be named."""
+    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def study(config: Path, store: Path | None) -> None:
+    """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
+    _explore("study_scaling", _settings(config), config, store)
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def fit(config: Path, store: Path | None) -> None:
+    """Find α, β, γ by the grid of CONFIG, without training the family."""
+    _explore("fit_coefficients", _settings(config), config, store)
+
+
+@cli.command()
+@_CONFIG
+@_STORE
+def search(config: Path, store: Path | None) -> None:
+    """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
+    from effnet.config import SearchedBaseline
+
+    settings = _settings(config)
+    if not isinstance(settings.baseline, SearchedBaseline):
+        raise ConfigError(f"{config}: baseline: names a network; give {{search: ...}} to search for one")
+    _explore("search_baseline", settings, config, store)
+
+
+def _settings(config: Path) -> FamilyConfig:
+    """Load a config; mistakes in it or its baseline are told before anything is started."""
+    from effnet.config import load_baseline, load_config
+
+    settings = load_config(config)
+    load_baseline(settings, config.parent)
+    return settings
+
+
+def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
+    root = open_store(store or settings.store)
+    click.echo(_run("flows.explore", stage, settings, config.parent, root))
+
+
+def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store) -> Any:
+    """Run a flow with a Prefect server: the one that is configured, the store's, or one for this run."""
+    import importlib
+
+    from rich.console import Console
+
+    from tasks.servers.local import PrefectApi
+    from tasks.servers.prefect_setup import configured_api, connected, crash_stale_runs, started_here
+
+    parameters = {"base": str(base.absolute()), "store": str(root.root)}
+    # Prefect's own lines are kept from the terminal by what configured_api sets: nothing may import Prefect before it.
+    with PrefectApi(root.root, configured_api()) as api:
+        flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
+        with Console(stderr=True).status("starting Prefect"):
+            url = api.url()
+        with connected(url, api.pages, login=api.login, patient=not api.in_store):
+            with root.building(settings.family):  # so none of its runs can be running
+                crash_stale_runs(flow.name, settings.family, root.root)
+            with started_here():
+                return flow(config=settings, **parameters)
+
+
+def _show(result: FamilyResult, root: Store) -> None:
+    from rich.console import Console
+
+    from effnet.family import latency_story
+    from tasks.servers.local import running
+    from tasks.terminal.screen import duration, make_table, short
+
+    columns = ("", "φ", "pixels", "params", "MACs", "top-1", "top-5", "latency", "training")
+    rows = [
+        (
+            member.name,
+            f"{member.phi:g}",
+            str(member.resolution),
+            short(member.params),
+            short(member.macs),
+            f"{member.top1:.1%}",
+            f"{member.top5:.1%}",
+            f"{member.latency_ms:.1f} ms",
+            "reused" if member.reused else duration(member.seconds),
+        )
+        for member in result.members
+    ]
+    console = Console(highlight=False)
+    console.print()
+    console.print(make_table(columns, rows))
+    console.print(latency_story(result.members), soft_wrap=True)
+    folder = root.families / result.key
+    servers = {server.name: server.url for server in running(root.root)}
+    pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
+    files = [
+        f"report   {folder / 'report.html'}",
+        f"weights  {root.runs}/RUN/model.safetensors (effnet runs lists RUNs)",
+    ]
+    for line in ("", *pages, *files):
+        console.print(line, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""The commands about networks and weights: describe, plan, import-weights, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnet.errors import ConfigError
+from flows.cli.find import HOME, find
+
+if TYPE_CHECKING:
+    from effnet.arch.budget import Budget
+    from effnet.arch.scaling import Coefficients
+    from effnet.arch.spec import Architecture
+    from effnet.config import FamilyConfig
+    from effnet.family import Member
+    from effnet.price import Speed, StagePrice
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_CLASSES = click.option(
+    "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier."
+)
+_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+
+
+class Amount(click.ParamType[int]):
+    """A whole number above 0, also as 600M or 1.5G."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number that a text like 1.5G stands for."""
+        text = str(value).strip()
+        number = text.rstrip("kMGBT")
+        try:
+            amount = round(float(number) * _SUFFIXES[text[len(number) :]])
+        except (ValueError, KeyError, OverflowError):
+            amount = 0
+        if amount < 1:
+            self.fail(f"'{value}' is no number above 0; write 600M or 1.5G", param, ctx)
+        return amount
+
+
+@click.command()
+@click.argument("name")
+@_CLASSES
+@_JSON
+def describe(name: str, num_classes: int, as_json: bool) -> None:
+    """Show a network and its cost: NAME is one of the zoo's, or a JSON or YAML file."""
+    from effnet.arch.describe import describe as description
+
+    arch = architecture_of(name)
+    data = description(arch, num_classes)
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    from tasks.terminal.screen import short
+
+    parts = (data["stem"], *data["stages"], data["head"])
+    click.echo(
+        f"{arch.name}: {arch.resolution}×{arch.resolution} pixels, {num_classes} classes, {data['params']:,} params, "
+        f"{data['macs']:,} MACs, {data['activations']:,} activations"
+    )
+    click.echo(f"{arch.activation}, {arch.padding} padding, batch norm epsilon {arch.norm_epsilon:g}")
+    click.echo(f"{'':3}{'operator':28}{'input':>6}{'/':>3}{'out':>6}{'×':>4}{'params':>9}{'MACs':>9}{'activ.':>9}")
+    for number, part in enumerate(parts, start=1):
+        costs = "".join(f"{short(part[key]):>9}" for key in ("params", "macs", "activations"))
+        click.echo(
+            f"{number:<3}{part['operator']:28}{part['resolution']:6}{part['stride']:3}{part['channels'] or '':>6}"
+            f"{part['repeats']:4}{costs}"
+        )
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@click.option("--baseline", help="Network or file to scale, without a CONFIG.  [default: efficientnet_b0]")
+@click.option("--strategy", default="compound", show_default=True, help="compound, depth, width, resolution or dWr.")
+@click.option("--max-macs", type=Amount(), help="Find the largest member within these multiply-adds, e.g. 1.5G.")
+@click.option("--max-params", type=Amount(), help="... within these parameters, e.g. 10M.")
+@click.option("--max-activations", type=Amount(), help="... within these activations, e.g. 20M.")
+@click.option("--num-classes", type=click.IntRange(1), help="Of the classifier.  [default: the config's data, or 1000]")
+@click.option("--images", type=Amount(), help="In the training split.  [default: of the dataset, if it is there]")
+@click.option(
+    "--macs-per-second", type=Amount(), help="What your device trains.  [default: measured here; of a pool: an A100's]"
+)
+@_JSON
+def plan(
+    config: Path | None,
+    store: Path | None,
+    baseline: str | None,
+    strategy: str,
+    max_macs: int | None,
+    max_params: int | None,
+    max_activations: int | None,
+    num_classes: int | None,
+    images: int | None,
+    macs_per_second: int | None,
+    as_json: bool,
+) -> None:
+    """Price the family of CONFIG without training anything, or find the largest member that a budget allows."""
+    from effnet.arch.budget import Budget
+
+    if config and baseline:
+        raise ConfigError("plan: give CONFIG or --baseline, not both; the config names its own baseline")
+    budget = Budget(max_params, max_macs, max_activations)
+    family = _Family.of_config(config, store, num_classes, images) if config else _Family.of_zoo(baseline, num_classes)
+    if any(budget):
+        _plan_largest(family, strategy, budget, as_json)
+    elif config:
+        _plan_members(family, macs_per_second, as_json)
+    else:
+        raise ConfigError("plan: give a CONFIG, or a budget such as --max-macs 1.5G")
+
+
+class _Family:
+    """What `plan` scales, and by which coefficients."""
+
+    def __init__(self, baseline: Architecture, coefficients: Coefficients, origin: str, num_classes: int) -> None:
+        self.baseline, self.coefficients, self.origin, self.num_classes = baseline, coefficients, origin, num_classes
+        self.resolution_multiple = 1
+        self.settings: Any = None
+        self.images: int | None = None  # of the training split, where known
+
+    @classmethod
+    def of_zoo(cls, name: str | None, num_classes: int | None) -> _Family:
+        from effnet.arch.scaling import PAPER
+
+        return cls(architecture_of(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
+
+    @classmethod
+    def of_config(cls, config: Path, store: Path | None, num_classes: int | None, images: int | None) -> _Family:
+        from effnet.arch.scaling import PAPER
+        from effnet.config import given_coefficients, load_baseline, load_config
+        from effnet.store import Store
+
+        settings = load_config(config)
+        baseline = load_baseline(settings, config.parent)
+        given = given_coefficients(settings)
+        root = Store.at(store or settings.store).root
+        fitted = _fitted(root, settings.family)
+        origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
+        classes, known = _counts(settings, config, root, num_classes, images)
+        family = cls(baseline, given or fitted or PAPER, origin, classes)
+        family.settings, family.resolution_multiple = settings, settings.resolution_multiple
+        family.images = known
+        return family
+
+
+def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -> None:
+    from effnet.arch.cost import count
+    from effnet.arch.scaling import same_network
+    from effnet.family import plan_members
+
+    members = plan_members(family.baseline, family.settings, family.coefficients, family.num_classes)
+    base = count(family.baseline, family.num_classes)
+    rows = []
+    for number, member in enumerate(members):
+        earlier = (m.name for m in members[:number] if same_network(m.architecture, member.architecture))
+        rows.append(
+            {
+                "name": member.name,
+                "phi": member.phi,
+                "resolution": member.architecture.resolution,
+                "params": member.params,
+                "macs": member.macs,
+                "activations": count(member.architecture, family.num_classes).activations,
+                "macs_ratio": round(member.macs / base.macs, 4),
+                "params_ratio": round(member.params / base.params, 4),
+                "same_as": next(earlier, None),
+            }
+        )
+    stages = _prices(family, members)
+    speed = _speed(family, members, macs_per_second) if stages else None
+    if as_json:
+        data = {
+            "family": family.settings.family,
+            "baseline": {"name": family.baseline.name, **base._asdict()},
+            "coefficients": family.coefficients._asdict(),
+            "coefficients_from": family.origin,
+            "members": rows,
+            "speed": speed._asdict() if speed else None,
+            "stages": [{**stage._asdict(), "hours": stage.hours(speed)} for stage in stages] if speed else [],
+        }
+        click.echo(json.dumps(data, indent=2))
+        return
+    alpha, beta, gamma = family.coefficients
+    click.echo(f"α {alpha:g}, β {beta:g}, γ {gamma:g} (from {family.origin}); × is times {family.baseline.name}")
+    click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'×':>8}{'MACs':>18}{'×':>8}{'activations':>15}")
+    for row in rows:
+        same = f"   the same network as {row['same_as']}, by rounding" if row["same_as"] else ""
+        click.echo(
+            f"{row['name']:4}{row['phi']:5g}{row['resolution']:8d}{row['params']:14,}{row['params_ratio']:8.2f}"
+            f"{row['macs']:18,}{row['macs_ratio']:8.2f}{row['activations']:15,}{same}"
+        )
+    _show_prices(family.settings, stages, speed)
+
+
+def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
+    """Return the price of every stage; none if nobody knows how many images there are."""
+    from effnet.price import price
+
+    if family.images is None:
+        return []
+    return price(
+        family.settings,
+        family.baseline,
+        family.coefficients,
+        members,
+        num_classes=family.num_classes,
+        images=family.images,
+    )
+
+
+def _speed(family: _Family, members: list[Member], macs_per_second: int | None) -> Speed:
+    """Return the speed to price by: the one that is stated, an A100's for a work pool, else what is measured here."""
+    from effnet.config import PoolCompute
+    from effnet.price import A100_MACS, steady
+
+    if macs_per_second:
+        return steady(macs_per_second, "your device, as stated")
+    compute = family.settings.compute
+    if isinstance(compute, PoolCompute):
+        return steady(A100_MACS, f"an A100 with B0 (what work pool '{compute.work_pool}' has: --macs-per-second)")
+    from effnet.train.speed import measure_speed
+
+    networks = [family.baseline, *(member.architecture for member in members)]
+    return measure_speed(networks, family.num_classes, family.settings.recipe, compute.threads)
+
+
+def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
+    if not speed:
+        click.echo("\nhours of each stage: shard the dataset first, or state --images")
+        return
+    from effnet.config import LocalCompute
+    from tasks.compute.here import slots
+    from tasks.terminal.screen import short
+
+    total = sum(stage.hours(speed) for stage in stages)
+    rate = sum(stage.macs for stage in stages) / total / 3600
+    click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
+    for stage in stages:
+        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
+    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, and nothing else beside them")
+    if isinstance(settings.compute, LocalCompute) and (number := slots(settings.compute)) > 1:
+        click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
+
+
+def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: bool) -> None:
+    import math
+
+    from effnet.arch.budget import largest
+    from effnet.arch.scaling import STRATEGIES, compound
+
+    if strategy_name not in STRATEGIES:
+        raise ConfigError(f"plan: no strategy is called '{strategy_name}'; known: {', '.join(STRATEGIES)}")
+    strategy = compound(family.coefficients) if strategy_name == "compound" else STRATEGIES[strategy_name]
+    multiple = family.resolution_multiple
+    found = largest(family.baseline, strategy, budget, num_classes=family.num_classes, resolution_multiple=multiple)
+    depth, width, resolution = strategy.at(2.0**found.octaves)
+    data: dict[str, Any] = {
+        "baseline": family.baseline.name,
+        "strategy": strategy.name,
+        "multipliers": {"depth": round(depth, 6), "width": round(width, 6), "resolution": round(resolution, 6)},
+        "resolution": found.architecture.resolution,
+        **found.cost._asdict(),
+        "budget": {name: limit for name, limit in budget._asdict().items() if limit is not None},
+    }
+    if strategy.name == "compound":
+        data["phi"] = round(found.octaves * math.log(2) / math.log(family.coefficients.cost_ratio), 6)
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    phi = f", φ = {data['phi']:.2f}" if "phi" in data else ""
+    click.echo(
+        f"{family.baseline.name} scaled by {strategy.name}{phi}: depth ×{depth:.3f}, width ×{width:.3f}, ", nl=False
+    )
+    click.echo(f"resolution ×{resolution:.3f} = {found.architecture.resolution} pixels")
+    for name, value in found.cost._asdict().items():
+        limit = data["budget"].get(name)
+        click.echo(f"{name:12}{value:16,}" + (f"   {value / limit:.1%} of {limit:,}" if limit else ""))
+
+
+@click.command("import-weights")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--arch", "name", required=True, help="The weights' network: a name (also NAME.timm) or a file.")
+@click.option("--naming", default="auto", show_default=True, help="effnet, timm, torchvision, lukemelas or auto.")
+@click.option("--num-classes", type=click.IntRange(1), help="Classes wanted; if not the file's, the classifier is new.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: the network's name]")
+@_JSON
+def import_weights(
+    file: Path, name: str, naming: str, num_classes: int | None, out: Path | None, as_json: bool
+) -> None:
+    """Turn a weights file of timm, torchvision or lukemelas naming into a model folder of ours."""
+    from effnet.models.weights import ARCHITECTURE, load_weights, save_model
+
+    folder = out or Path(name if Path(name).suffix not in (".json", ".yaml", ".yml") else Path(name).stem)
+    if (folder / ARCHITECTURE).exists():
+        raise ConfigError(f"{folder}: holds a model already; name another folder with --out")
+    arch = architecture_of(name)
+    loaded = load_weights(file, arch, naming, num_classes)
+    arch, note = _as_computed_there(arch, name, loaded.naming)
+    loaded.network.architecture = arch
+    save_model(folder, loaded.network)
+    classes = loaded.network.classifier.out_features
+    if as_json:
+        data = {
+            "folder": str(folder),
+            "arch": arch.name,
+            "naming": loaded.naming,
+            "tensors": loaded.num_tensors,
+            "reinitialized": list(loaded.reinitialized),
+            "num_classes": classes,
+        }
+        click.echo(json.dumps(data, indent=2))
+        return
+    click.echo(f"{folder}: {arch.name}, {classes} classes, all {loaded.num_tensors} tensors of {loaded.naming} naming")
+    if loaded.reinitialized:
+        click.echo(f"new, to be trained: {', '.join(loaded.reinitialized)}")
+    if note:
+        click.echo(note, err=True)
+
+
+def _as_computed_there(arch: Architecture, name: str, naming: str) -> tuple[Architecture, str]:
+    """Return the network as the weights' code base computes it, where that is certain, and what to tell the user."""
+    from effnet.arch import zoo
+
+    if name not in zoo.names() or naming not in zoo.VARIANTS:
+        return arch, ""
+    if naming == "timm" and name.startswith("efficientnet_"):
+        return arch, (
+            f"timm has {name} twice, and the file does not say which it is: taken as tf_{name} (TensorFlow's padding); "
+            f"for timm's own {name} import again with --arch {name}.timm"
+        )
+    return zoo.get(f"{name}.{naming}"), ""
+
+
+_FORMATS = ("safetensors", "timm", "torchvision", "lukemelas", "torch", "onnx")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--format", "kind", type=click.Choice(_FORMATS), default="safetensors", show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write."
+)
+@HOME
+def export(model: str, kind: str, out: Path, store: Path) -> None:
+    """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
+    models:/NAME@champion.
+
+    \b
+    safetensors   a folder: model.safetensors and architecture.json
+    timm, torchvision, lukemelas   a safetensors file with that code base's names
+    torch         a torch.export program (.pt2), any batch size
+    onnx          an ONNX file, any batch size; needs the extra `onnx`
+    """
+    from effnet.models import export as exports
+    from effnet.models import weights
+
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; name another path")
+    network = weights.load_model(find(model, store))
+    if kind in ("torch", "onnx"):
+        write = exports.export_torch if kind == "torch" else exports.export_onnx
+        difference = write(network, out)
+        click.echo(f"{out}: logits checked, they differ by at most {difference:.1e}")
+        return
+    if kind == "safetensors":
+        weights.save_model(out, network)
+    else:
+        weights.save_weights(out, network, kind)
+    click.echo(f"{out}: written")
+
+
+COMMANDS = (describe, plan, import_weights, export)
+
+
+def architecture_of(name: str) -> Architecture:
+    from effnet.arch import zoo
+    from effnet.arch.spec import Architecture
+
+    if name.endswith((".json", ".yaml", ".yml")):
+        return Architecture.load(Path(name))
+    return zoo.get(name)
+
+
+def _counts(
+    settings: FamilyConfig, config: Path, store: Path, num_classes: int | None, images: int | None
+) -> tuple[int, int | None]:
+    """Return the classes, and the images to train on if they are known; what is stated is not looked for."""
+    from effnet.errors import AwayError, DataError
+
+    if num_classes and images:
+        return num_classes, images
+    try:
+        found = _found_counts(settings, config, store)
+    except AwayError:
+        raise
+    except (ConfigError, DataError) as error:
+        if num_classes is None:
+            raise ConfigError(
+                f"plan: {error}; without the images here, state both --num-classes and --images"
+            ) from error
+        found = num_classes, None
+    return num_classes or found[0], images or found[1]
+
+
+def _found_counts(settings: FamilyConfig, config: Path, store: Path) -> tuple[int, int | None]:
+    """Return the classes, and the images of a dataset that was written, or what ImageNet is known to have."""
+    import contextlib
+
+    from effnet.config import DatasetSource, ImageNetSource
+    from effnet.data.shards.write import find_dataset
+    from effnet.data.sources import open_source
+    from effnet.data.sources.imagenet import CLASSES, COUNTS
+
+    source = settings.data.source
+    if isinstance(source, ImageNetSource):
+        return CLASSES, round(COUNTS["train"] * (1 - settings.data.minival))
+    if isinstance(source, DatasetSource):
+        from effnet.data.shards.mirror import remote_manifest
+        from effnet.storage import is_remote, open_folder
+
+        location = source.location
+        there = remote_manifest(open_folder(location if is_remote(location) else config.parent / location))
+        return len(there.classes), there.samples["train"]
+    with contextlib.closing(open_source(source, config.parent, store / "datasets" / ".tmp-scratch")) as opened:
+        classes = len(opened.classes)
+    manifest = find_dataset(settings.data, store / "datasets", config.parent)
+    return classes, manifest.samples["train"] if manifest else None
+
+
+def _fitted(store: Path, family: str) -> Coefficients | None:
+    """Return the coefficients of the family that was built last, if one was."""
+    from effnet.arch.scaling import Coefficients
+
+    found = []
+    for path in (store / "families").glob("*/family.json"):
+        data = json.loads(path.read_bytes())
+        if data["family"] == family:
+            found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
+    return max(found)[1] if found else None

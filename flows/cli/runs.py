@@ -1,0 +1,211 @@
+"""The commands that look at what there is: runs, show, compare. They read the store; no server is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnet.errors import ConfigError
+from flows.cli.find import HOME as _HOME
+from flows.cli.find import find_run
+
+if TYPE_CHECKING:
+    from effnet.runs import RunFolder
+    from effnet.store import Store
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+SHORT = 12  # letters of a key that a table shows; any beginning of a key names a run
+KINDS = ("search", "study", "fit", "member")
+
+
+@click.command()
+@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
+@click.option("--family", help="Only of this family.")
+@_HOME
+@_JSON
+def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> None:
+    """List the trainings of the store, newest first."""
+    from effnet.runs import RunFolder
+
+    root = _store(store)
+    paths = sorted(root.runs.glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
+    found = [row for path in paths if (row := _row(RunFolder(path.parent)))]
+    found = [row for row in found if kind in (None, row["kind"]) and family in (None, row["family"])]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found:
+        click.echo("no runs here yet")
+        return
+    latency = "latency, 1 thread"
+    columns = ("run", "family", "name", "state", "epochs", "params", "MACs", "minival", "val", latency, "time")
+    _table(columns, [_shown(row) for row in found], left=4)
+
+
+@click.command()
+@click.argument("run")
+@_HOME
+@_JSON
+def show(run: str, store: Path, as_json: bool) -> None:
+    """Show all about RUN: a name, a key or the beginning of one, a folder, or models:/NAME@champion."""
+    folder = find_run(run, store)
+    row = _whole(folder)
+    if as_json:
+        click.echo(json.dumps(row, indent=2))
+        return
+    epochs = row.pop("epochs_journal")
+    width = max(map(len, row))
+    for name, value in row.items():
+        click.echo(f"{name:{width}}  {_text(value)}")
+    if epochs:
+        click.echo()
+        _table(
+            ("epoch", "train loss", "minival loss", "minival top-1", "images/s"),
+            [
+                (
+                    str(line["epoch"]),
+                    f"{line['train_loss']:.4f}",
+                    f"{line['minival_loss']:.4f}",
+                    f"{line['minival_top1']:.2%}",
+                    f"{line['images_per_second']:,.0f}",
+                )
+                for line in epochs
+            ],
+        )
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@_HOME
+@_JSON
+def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
+    """Show in what RUNS differ, settings and results side by side."""
+    folders = [find_run(run, store) for run in runs]
+    if len(folders) < 2:
+        raise ConfigError("compare: give at least two runs")
+    rows = [_whole(folder) for folder in folders]
+    for row in rows:
+        del row["epochs_journal"]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    different = {name: [row.get(name) for row in rows] for name in names if len({_text(r.get(name)) for r in rows}) > 1}
+    if as_json:
+        click.echo(json.dumps(different, indent=2))
+        return
+    columns = ("", *(row["run"][:SHORT] for row in rows))
+    shown = {name: values for name, values in different.items() if name not in ("run", "folder")}
+    _table(columns, [(name, *map(_cut, values)) for name, values in shown.items()])
+
+
+def _store(path: Path) -> Store:
+    from effnet.store import Store
+
+    store = Store.at(path)
+    if not store.root.is_dir():
+        raise ConfigError(f"{path}: no store here; name it with --store")
+    return store
+
+
+def _row(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what a list shows of a run; None of a folder that another version wrote."""
+    from effnet.runs import read_journal
+
+    try:
+        spec, about = folder.spec(), folder.about()
+    except ConfigError:
+        return None
+    result, evaluation = folder.result(), folder.evaluation()
+    lines = read_journal(folder.metrics_path)[0]
+    state = "evaluated" if evaluation else "trained" if result else "begun" if lines else "new"
+    return {
+        "run": folder.key,
+        "family": about.experiment if about else None,
+        "name": about.name if about else None,
+        "kind": about.kind if about else None,
+        "state": state,
+        "epochs": len(lines),
+        "of_epochs": spec.recipe.epochs,
+        "params": result.params if result else None,
+        "macs": result.macs if result else None,
+        "minival_top1": result.top1 if result else lines[-1]["minival_top1"] if lines else None,
+        "top1": evaluation.top1 if evaluation else None,
+        "latency_ms": folder.known_latency_ms(),
+        "seconds": lines[-1]["seconds"] if lines else 0.0,
+    }
+
+
+def _whole(folder: RunFolder) -> dict[str, Any]:
+    """Return all about a run, flat."""
+    from effnet.runs import read_journal
+    from tasks.records.tracking import flatten
+
+    row = _row(folder)
+    if row is None:
+        raise ConfigError(f"{folder.path}: written by another version of effnet")
+    spec, about, evaluation, result = folder.spec(), folder.about(), folder.evaluation(), folder.result()
+    row |= {f"label.{name}": value for name, value in (about.labels if about else {}).items()}
+    if evaluation:
+        row |= {"top5": evaluation.top5, "calibration_error": evaluation.calibration_error}
+        row |= {"images_per_second": evaluation.images_per_second}
+    if latency := folder.latency():
+        row |= {"latency_on": latency.where(), "latency_spread_ms": latency.spread_ms}
+    row |= {"architecture": spec.architecture.name, "resolution": spec.architecture.resolution}
+    row |= {"blocks": spec.architecture.num_blocks, "network": spec.architecture.key()[:16]}
+    row |= {"dataset": spec.dataset, "seed": spec.seed}
+    row |= flatten(spec.recipe.model_dump(mode="json"), "recipe.")
+    if result:
+        row |= {"best_epoch": result.best_epoch, "steps": result.steps, "weights_sha256": result.weights_sha256}
+        row |= flatten(result.environment, "environment.")
+    row["folder"] = str(folder.path)
+    return row | {"epochs_journal": read_journal(folder.metrics_path)[0]}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _cut(value: Any) -> str:
+    """Return a value for a narrow column: of text its beginning, of a number all its digits."""
+    return _text(value)[:SHORT] if isinstance(value, str) else _text(value)
+
+
+def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
+    from tasks.terminal.screen import duration, short
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2%}"
+
+    return (
+        row["run"][:SHORT],
+        row["family"] or "-",
+        row["name"] or "-",
+        row["state"],
+        f"{row['epochs']}/{row['of_epochs']}",
+        short(row["params"]) if row["params"] else "-",
+        short(row["macs"]) if row["macs"] else "-",
+        share(row["minival_top1"]),
+        share(row["top1"]),
+        f"{row['latency_ms']:.1f} ms" if row["latency_ms"] else "-",
+        duration(row["seconds"]),
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """Print a table at its full width, whatever the terminal's; the first `left` columns are text."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        cells = [
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+COMMANDS = (runs, show, compare)

@@ -1,0 +1,298 @@
+"""The commands about single trainings: train, evaluate, cam, sync."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from effnet.errors import ConfigError, RunFailedError
+from effnet.files import read_regular, reason
+from flows.cli.find import HOME as _HOME
+from flows.cli.find import find, open_store
+
+if TYPE_CHECKING:
+    from effnet.arch.spec import Architecture
+    from effnet.config import FamilyConfig
+    from effnet.evaluation.classes import Known
+    from effnet.family import Member
+    from effnet.models.build import Network
+    from effnet.runs import Evaluation, Start
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN is a bare weights file.")
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
+@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
+@click.option("--new-head", is_flag=True, help="Draw the classifier anew even if the number of classes is the same.")
+@click.option(
+    "--ranks", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train together."
+)
+@_JSON
+def train(
+    config: Path, member: str, store: Path | None, start_from: str | None, new_head: bool, ranks: int, as_json: bool
+) -> None:
+    """Train and evaluate one member of CONFIG's family, without the rest. Run again to go on."""
+    from effnet.config import load_baseline, load_config
+    from effnet.data.shards.write import write_shards
+    from tasks.records.tracking import store_tracker
+    from tasks.terminal.screen import Screen
+    from tasks.trainings import Work, evaluate_units, make_unit, train_units
+
+    settings = load_config(config)
+    baseline = load_baseline(settings, config.parent)
+    root = open_store(store or settings.store)
+    start = _start(find(start_from, root.root), new_head) if start_from else None
+    screen = Screen()
+    tracker = store_tracker(root, settings.family, screen.warn)
+    work = Work(settings, baseline, root, config.parent, tracker, screen)
+    manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
+    wanted = _member(settings, baseline, member, len(manifest.classes))
+    labels = {"phi": wanted.phi}
+    unit = make_unit(work, manifest, wanted.name, wanted.architecture, settings.recipe, labels, start)
+    try:
+        train_units(work, [unit], "member", None, ranks=ranks)
+        evaluate_units(work, [unit])
+    finally:
+        screen.settle()
+    evaluation = unit.folder.evaluated()
+    if as_json:
+        shown = evaluation.model_dump(mode="json", exclude={"confusion"})
+        click.echo(json.dumps({"run": str(unit.folder.path), **shown}, indent=2))
+    else:
+        _show(evaluation, f"{wanted.name}, run {unit.folder.path}")
+
+
+@click.command()
+@click.argument("run")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the run's own]")
+@click.option("--split", type=click.Choice(["val", "minival", "train"]), default="val", show_default=True)
+@_WEIGHTS
+@click.option("--crop-padding", type=click.IntRange(0), help="Of the crop.  [default: as trained]")
+@click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
+@_HOME
+@_JSON
+def evaluate(
+    run: str,
+    data: Path | None,
+    split: str,
+    network: str | None,
+    crop_padding: int | None,
+    classes: bool,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Score RUN on a dataset and time it: a name, a key or the beginning of one, a folder, models:/NAME@champion, or a
+    weights file.
+
+    The dataset's classes are found among those of RUN by their ids; it may have fewer, but none that RUN lacks.
+    """
+    from effnet.config import Augment
+    from effnet.data.shards.manifest import load_manifest
+    from effnet.evaluation.run import evaluate_weights
+    from effnet.process import keep_memory
+    from effnet.store import sha256_file
+
+    keep_memory()
+    path = find(run, store)
+    weights = path if path.is_file() else path / "model.safetensors"
+    loaded = _load(path, network)
+    augment, cache = Augment(), None
+    if (path / "config.json").is_file():
+        from effnet.runs import RunFolder
+
+        spec = RunFolder(path).spec()
+        augment, cache = spec.recipe.augment, RunFolder(path).store.cache
+        data = data or RunFolder(path).store.datasets / spec.dataset
+    if crop_padding is not None:
+        augment = augment.model_copy(update={"crop_padding": crop_padding})
+    if data is None:
+        raise ConfigError(f"{run}: not a run, so it has no dataset of its own; give one with --data")
+    known = _classes(path)
+    key = sha256_file(weights)[:16]
+    evaluation, _ = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    if evaluation.matched:
+        click.echo(f"classes: {evaluation.matched}", err=True)
+    if as_json:
+        click.echo(evaluation.model_dump_json(indent=2))
+        return
+    _show(evaluation, str(path))
+    manifest = load_manifest(data)
+    if classes and manifest:
+        same = len(manifest.class_names) == len(evaluation.class_samples) and not evaluation.matched
+        names = manifest.class_names if same else known.names or known.ids or manifest.class_names
+        _show_classes(evaluation, names)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--image", "images", multiple=True, required=True, type=click.Path(path_type=Path), help="JPEG or PNG.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("cam.png"), show_default=True, help="Figure to write."
+)
+@_WEIGHTS
+@_HOME
+def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str | None, store: Path) -> None:
+    """Draw class activation maps of RUNS side by side (paper, figure 7): where each network sees its class."""
+    from effnet.evaluation.cam import activation_panel
+    from effnet.report.figures import cam_figure
+
+    rows, paths = [], [find(run, store) for run in runs]
+    for path in paths:
+        loaded = _load(path, network)
+        rows.append(
+            activation_panel(loaded, [(image.name, _read(image)) for image in images], _class_names(path, store))
+        )
+    cam_figure([_name(path) for path in paths], [image.name for image in images], rows, [out])
+    click.echo(str(out))
+
+
+@click.command()
+@click.option("--to", help="MLflow tracking URI.  [default: the store's own]")
+@_HOME
+def sync(to: str | None, store: Path) -> None:
+    """Send to MLflow what it does not have yet of the store's runs: after an outage, or to another server."""
+    from effnet.store import Store
+    from tasks.records.sync import sync as send
+    from tasks.servers.local import mlflow_uri
+    from tasks.servers.relocation import settle
+
+    root = Store.at(store)
+    if not root.root.is_dir():
+        raise ConfigError(f"{store}: no store here; name it with --store")
+    settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
+    sent = send(root, to or mlflow_uri(root.root), lambda line: click.echo(f"effnet: {line}", err=True))
+    left_out = f", {sent.unnamed} that no family made left out" if sent.unnamed else ""
+    click.echo(f"{sent.runs} runs are in MLflow{left_out}")
+    if sent.failed:
+        raise RunFailedError(f"{sent.failed} runs could not be sent; run the command again when MLflow is back")
+
+
+def _start(path: Path, new_head: bool) -> Start:
+    from effnet.runs import Start
+    from effnet.store import sha256_file
+
+    file = path if path.is_file() else path / "model.safetensors"
+    if not file.is_file():
+        raise ConfigError(f"{path}: no weights there; give a weights file, a model folder or a finished run folder")
+    return Start(path=str(file.absolute()), sha256=sha256_file(file), new_head=new_head)
+
+
+def _member(settings: FamilyConfig, baseline: Architecture, name: str, num_classes: int) -> Member:
+    from effnet.arch.scaling import PAPER
+    from effnet.config import given_coefficients
+    from effnet.family import plan_members
+
+    coefficients = given_coefficients(settings)
+    members = {
+        member.name.lower(): member for member in plan_members(baseline, settings, coefficients or PAPER, num_classes)
+    }
+    if name.lower() not in members:
+        raise ConfigError(f"no member '{name}'; the config plans {', '.join(members)}")
+    if coefficients is None and members[name.lower()].phi:
+        alpha, beta, gamma = PAPER
+        click.echo(
+            f"the config states no coefficients: scaled by the paper's α {alpha:g}, β {beta:g}, γ {gamma:g}; "
+            "`effnet family` would find its own",
+            err=True,
+        )
+    return members[name.lower()]
+
+
+def _load(path: Path, network: str | None) -> Network:
+    from effnet.models.weights import load, load_model
+
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            from effnet.evaluation.run import load_network
+            from effnet.runs import RunFolder
+
+            return load_network(RunFolder(path))
+        return load_model(path)
+    if network is None:
+        raise ConfigError(f"{path}: a bare weights file; name its network with --network")
+    from flows.cli.networks import architecture_of
+
+    return load(path, architecture_of(network))
+
+
+def _classes(path: Path) -> Known:
+    """Return what is known of the classes of what `_load` loads."""
+    from effnet.evaluation.classes import Known, classes_of_model, classes_of_run
+    from effnet.runs import RunFolder
+
+    if (path / "config.json").is_file():
+        return classes_of_run(RunFolder(path))
+    return classes_of_model(path) if path.is_dir() else Known()
+
+
+def _name(path: Path) -> str:
+    """Return what people call a run, or the file's or folder's name."""
+    from effnet.runs import RunFolder
+
+    about = RunFolder(path).about() if path.is_dir() else None
+    return about.name if about else path.name
+
+
+def _class_names(path: Path, store: Path) -> list[str] | None:
+    from effnet.data.shards.manifest import load_manifest
+    from effnet.runs import RunFolder
+
+    if not (path / "config.json").is_file():
+        return None
+    folder = RunFolder(path)
+    manifest = load_manifest(folder.store.datasets / folder.spec().dataset) or load_manifest(
+        store / "datasets" / folder.spec().dataset
+    )
+    return list(manifest.class_names) if manifest else None
+
+
+def _read(path: Path) -> Any:
+    from effnet.data.images.decode import decode
+
+    try:
+        return decode(read_regular(path), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {reason(error)}") from error
+
+
+def _show(evaluation: Evaluation, title: str) -> None:
+    click.echo(title)
+    click.echo(
+        f"{evaluation.split}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%} of {evaluation.samples:,} images"
+        f", loss {evaluation.loss:.4f}, calibration error {evaluation.calibration_error:.3f}"
+    )
+    sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
+    click.echo(f"other image sides: {sides}")
+    where = evaluation.environment
+    click.echo(
+        f"latency {evaluation.latency_ms:.2f} ms (one image, {_place(evaluation)}); "
+        f"{evaluation.images_per_second:,.0f} images/s in batches of {evaluation.best_batch} "
+        f"({where['device']}, {where['threads']} threads, torch {where['torch']})"
+    )
+
+
+def _place(evaluation: Evaluation) -> str:
+    return evaluation.latency.where() if evaluation.latency else "1 thread"
+
+
+def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:
+    wrong: dict[int, list[tuple[int, int]]] = {}
+    for label, found, number in evaluation.confusion:
+        if label != found:
+            wrong.setdefault(label, []).append((number, found))
+    for label, (samples, right) in enumerate(zip(evaluation.class_samples, evaluation.class_right, strict=True)):
+        taken = ", ".join(
+            f"{names[found]} {number}" for number, found in sorted(wrong.get(label, []), reverse=True)[:3]
+        )
+        share = f"{right / samples:7.1%}" if samples else "      –"
+        click.echo(f"{names[label][:24]:24}{samples:7,}{share}  {f'taken for {taken}' if taken else ''}".rstrip())
+
+
+COMMANDS = (train, evaluate, cam, sync)

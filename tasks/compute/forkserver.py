@@ -1,0 +1,224 @@
+"""Child processes that start at once: forked from a process in which torch and effnet are imported already.
+
+An import of torch takes two seconds, a small training not much more. The standard library's fork server imports the
+parent's main module in every child (Prefect's, in a deployment) and does not end children whose parent is gone.
+
+`python -P -m tasks.compute.forkserver ALIVE_FD` is the process that forks; without -P, a `tasks` in the folder that one
+stands in would be taken for ours. It reads requests and writes what became of them, as JSON lines; it ends when its
+standard input does and its last child has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from effnet.process import PARENT_PIPE, die_with_parent, last_resort
+
+PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run", "setproctitle")
+POLL_SECONDS = 0.02
+
+
+class ForkServer:
+    """The side that asks for children.
+
+    Args:
+        threads: that OpenMP and BLAS libraries may use in every child; they look when they are loaded.
+    """
+
+    def __init__(self, threads: int) -> None:
+        alive, self._alive = os.pipe()  # children see its end when this process is gone, however it ended
+        number = str(threads)
+        self._threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}  # ranks are new processes, and look too
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tasks.compute.forkserver", str(alive)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(alive,),
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops the children in order
+            env=os.environ | self._threads,
+        )
+        os.close(alive)
+        assert self._server.stdout  # noqa: S101
+        os.set_blocking(self._server.stdout.fileno(), False)
+        self._unread = b""
+        self._codes: dict[int, int] = {}
+        self._started = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it can start children."""
+        return self._server.poll() is None
+
+    def start(self, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
+        """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log."""
+        self._started += 1
+        request = {"child": self._started, "module": module, "arguments": list(arguments), "log": str(log)}
+        environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads | dict(changes)
+        self._send(request | {"folder": str(Path.cwd()), "environment": environment})
+        return Fork(self, self._started)
+
+    def code(self, child: int) -> int | None:
+        """Return a child's exit code, the negative signal that killed it, or None while it runs."""
+        self._read()
+        if child not in self._codes and not self.running:
+            self._read()
+            self._codes.setdefault(child, -signal.SIGKILL)  # children die with the server
+        return self._codes.get(child)
+
+    def signal(self, child: int, number: int) -> None:
+        """Send a signal to a child, if it still runs."""
+        self._send({"child": child, "signal": int(number)})
+
+    def close(self) -> None:
+        """Let it end, when its children have."""
+        with contextlib.suppress(OSError):
+            self._server.stdin.close()  # type: ignore[union-attr]
+        os.close(self._alive)
+
+    def _send(self, request: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it is gone: code() tells
+            self._server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
+            self._server.stdin.flush()  # type: ignore[union-attr]
+
+    def _read(self) -> None:
+        *lines, self._unread = (self._unread + (self._server.stdout.read() or b"")).split(b"\n")  # type: ignore[union-attr]
+        for line in lines:
+            told = json.loads(line)
+            self._codes[told["child"]] = told["code"]
+
+
+class Fork:
+    """A child, with the methods of subprocess.Popen that are used."""
+
+    def __init__(self, server: ForkServer, number: int) -> None:
+        self._server, self._number = server, number
+
+    def poll(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self._server.code(self._number)
+
+    def wait(self, timeout: float) -> int:
+        """Return its exit code when it has ended; raise TimeoutExpired after so many seconds."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"child {self._number}", timeout)
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        self._server.signal(self._number, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._server.signal(self._number, signal.SIGKILL)
+
+
+def main() -> None:
+    """Fork on request."""
+    alive = int(sys.argv[1])
+    for name in PRELOADED:
+        with contextlib.suppress(Exception):  # the child that needs it will say what is wrong
+            importlib.import_module(name)
+    gc.freeze()  # what is imported stays shared between the children
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    pids: dict[int, int] = {}  # child: process
+    unread, open_ = b"", True
+    with selectors.DefaultSelector() as selector:
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
+        while open_ or pids:
+            for key, _ in selector.select():
+                if key.fd == woken:
+                    os.read(woken, 4096)
+                    continue
+                data = os.read(0, 1 << 16)
+                if not data:
+                    open_ = False
+                    selector.unregister(0)
+                *lines, unread = (unread + data).split(b"\n")
+                for line in lines:
+                    _obey(json.loads(line), pids, alive)
+            _reap(pids)
+
+
+def _obey(request: dict[str, Any], pids: dict[int, int], alive: int) -> None:
+    if number := request.get("signal"):
+        if pid := pids.get(request["child"]):
+            os.kill(pid, number)
+        return
+    pid = os.fork()
+    if not pid:
+        _become(request, alive)
+    pids[request["child"]] = pid
+
+
+def _reap(pids: dict[int, int]) -> None:
+    """Tell of every child that has ended."""
+    for child, pid in list(pids.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del pids[child]
+            with contextlib.suppress(OSError):
+                os.write(1, json.dumps({"child": child, "code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+
+
+def _become(request: dict[str, Any], alive: int) -> NoReturn:
+    """Turn this forked process into what was asked for."""
+    code = 70
+    try:
+        die_with_parent()
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        for source, target in ((alive, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        sys.argv = [request["module"], *request["arguments"]]
+        _entitle(sys.argv)  # before the environment changes: the title takes its place in memory
+        environment = request["environment"]
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(request["folder"])
+        sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:  # before child_main was reached: the module itself is broken
+        sys.stderr.write(last_resort(error)[0] + "\n")
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _entitle(arguments: Sequence[str]) -> None:
+    """Show in `ps` and `top` what this process does."""
+    from setproctitle import setproctitle
+
+    setproctitle(" ".join(["python -m", *arguments]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Run units of work as child processes of this machine, several at a time, and stop them all when asked."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from effnet import machine
+from effnet.config import LocalCompute
+from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
+from effnet.process import GRACE_SECONDS, WARNING
+from tasks.compute import interrupt
+from tasks.compute.forkserver import Fork, ForkServer
+
+POLL_SECONDS = 0.05
+LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
+BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
+ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
+MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
+
+_ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, BusyError, StoppedError, MachineError)}
+
+_KILLED = (-signal.SIGKILL, -signal.SIGBUS)  # by the system, for want of memory or because of bad memory
+
+
+@dataclass(frozen=True)
+class Job:
+    """One child process to run: `python -m module arguments`, known to people as `name`."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    log: Path  # what the child prints is added to it
+    work: float = 1.0  # expected size, in any unit: the largest job starts first
+    alone: bool = True  # whether it can be started again without other machines
+    ranks: int = 1  # its processes; each uses a GPU of its own, where there are so many
+
+
+@dataclass
+class _Child:
+    job: Job
+    process: Fork
+    log_start: int  # where its own output begins in the log
+    slot: int  # its place among those that run at a time: which GPUs are its own
+    attempt: int = 1
+    busy_since: float | None = None
+    looked: float = field(default_factory=time.monotonic)
+    told: int = 0  # bytes of its own output that were looked through for warnings
+
+    def warnings(self) -> list[str]:
+        """Return what it warned of since the last call."""
+        self.looked = time.monotonic()
+        if not self.job.log.exists():  # it has hardly begun
+            return []
+        with self.job.log.open("rb") as log:
+            log.seek(self.log_start + self.told)
+            new = log.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self.told += len(whole)
+        lines = whole.decode(errors="replace").splitlines()
+        return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
+
+    def lines(self) -> list[str]:
+        """Return the lines that it printed."""
+        return self.job.log.read_bytes()[self.log_start :].decode(errors="replace").strip().splitlines()
+
+
+def slots(compute: LocalCompute) -> int:
+    """Return how many jobs run at a time."""
+    return compute.parallel or len(os.sched_getaffinity(0))
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    compute: LocalCompute,
+    *,
+    tick: Callable[[], None],
+    done: Callable[[Job], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Run all jobs, largest first. A child that is killed is started again: it goes on from where it was.
+
+    Args:
+        jobs: what to run.
+        compute: how many at a time, and with how many threads each.
+        tick: called several times a second while children run.
+        done: called with every job that ended well.
+        warn: told what children warn of, and about those that were killed and started again.
+
+    Raises:
+        EffnetError: of the kind that a child's exit code names, with the child's own line; the others are stopped.
+        BaseException: whatever interrupts the wait (Ctrl-C, SIGTERM); the children are stopped first, each with a
+            checkpoint.
+    """
+    waiting = deque(sorted(jobs, key=lambda job: -job.work))
+    children: list[_Child] = []
+    try:
+        while waiting or children:
+            interrupt.check()
+            while waiting and len(children) < slots(compute):
+                taken = {child.slot for child in children}
+                free = next(slot for slot in range(slots(compute)) if slot not in taken)
+                children.append(_start(waiting.popleft(), compute, free))
+            for child in list(children):
+                code = child.process.poll()
+                if code is None and time.monotonic() - child.looked < LOOK_SECONDS:
+                    continue
+                for line in child.warnings():
+                    warn(f"{child.job.name}: {line}")
+                if code is None:
+                    continue
+                children.remove(child)
+                if code == 0:
+                    done(child.job)
+                else:
+                    children.append(_start_again(child, code, compute, warn))
+            tick()
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        _stop(children, warn)
+        raise
+
+
+_servers: dict[int, ForkServer] = {}  # by threads; they serve all stages of a flow
+
+
+@atexit.register
+def _close_servers() -> None:
+    for server in _servers.values():
+        server.close()
+
+
+@functools.cache
+def gpus() -> tuple[str, ...]:
+    """Return the GPUs that children may use, as CUDA_VISIBLE_DEVICES names them. No CUDA call: forks would not live."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", done.stdout)
+    return tuple(name for name in found if name.startswith("MIG-")) or tuple(
+        found
+    )  # a divided GPU is used by its parts
+
+
+def _own_gpus(slot: int, ranks: int) -> dict[str, str]:
+    """Return what tells a child which GPUs are its own; nothing where there are not enough for all of its ranks."""
+    there = gpus()
+    if len(there) < max(ranks, 2):
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(there[(slot * ranks + rank) % len(there)] for rank in range(ranks))}
+
+
+def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    server = _servers.get(compute.threads)
+    if server is None or not server.running:
+        server = _servers[compute.threads] = ForkServer(compute.threads)
+    job.log.touch()  # a child may die before it opens it
+    log_start = job.log.stat().st_size
+    fork = server.start(job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
+    return _Child(job, fork, log_start, slot)
+
+
+def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
+    """Start a child again that was killed, or that found its run held by another process; raise if it may not be."""
+    now = time.monotonic()
+    if code < 0 and not child.job.alone:
+        raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines start again together")
+    if code == BusyError.exit_code and now - (child.busy_since or now) < BUSY_SECONDS:
+        again = _start(child.job, compute, child.slot)
+        again.busy_since, again.attempt = child.busy_since or now, child.attempt
+        return again
+    if code < 0 and child.attempt < ATTEMPTS:
+        warn(f"{child.job.name}: killed by {_signal_name(code)}; started again, it goes on from its last checkpoint")
+        again = _start(child.job, compute, child.slot)
+        again.attempt = child.attempt + 1
+        return again
+    told = next(reversed(child.lines()), "it said nothing")
+    if code == MachineError.exit_code and child.job.alone and child.attempt < MACHINE_ATTEMPTS:
+        warn(f"{child.job.name}: {told}; started once more here")
+        again = _start(child.job, compute, child.slot)
+        again.attempt = child.attempt + 1
+        return again
+    if code in _ERRORS:
+        raise _ERRORS[code](f"{child.job.name}: {told}")
+    how = f"killed by {_signal_name(code)}, {ATTEMPTS} times" if code < 0 else f"exit code {code}"
+    where = f"its output is in {child.job.log}"
+    if code in _KILLED:
+        raise MachineError(
+            f"{child.job.name}: {how} on machine {machine.name()}, as a machine does that runs out of memory; {where}; "
+            "run it again with fewer at a time (compute.parallel), or on another machine"
+        )
+    raise RunFailedError(f"{child.job.name}: {how} ({told}); {where}; run the command again")
+
+
+def _signal_name(code: int) -> str:
+    return signal.Signals(-code).name
+
+
+def _stop(children: Sequence[_Child], warn: Callable[[str], None]) -> None:
+    """End all children; each says what of its work is lost, if anything is."""
+    for child in children:
+        child.process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for child in children:
+        try:
+            code = child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait(GRACE_SECONDS)
+            warn(
+                f"{child.job.name}: did not stop in {GRACE_SECONDS:.0f} s and was killed; what it did since its last "
+                "checkpoint is done again"
+            )
+        else:
+            if code == StoppedError.exit_code and (lines := child.lines()):
+                warn(f"{child.job.name}: {lines[-1]}")

@@ -1,0 +1,181 @@
+"""What a job of a work pool does on its machine: fetch, carry out here, hand back; a heartbeat meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from effnet.config import LocalCompute
+from effnet.errors import ConfigError, EffnetError, StoppedError
+from effnet.exchange import Exchange
+from effnet.outage import impatient
+from effnet.process import report_to
+from effnet.runs import RunFolder
+from effnet.storage import is_remote
+from effnet.store import Store, digest
+from effnet.train.launch import MEETING_SECONDS
+from effnet.values import Value
+from tasks.compute import interrupt
+from tasks.compute.outage import Patience
+from tasks.compute.place import Meeting, Order, carry_out
+from tasks.servers.gpus import require_gpus
+
+BEAT_SECONDS = 5.0  # between heartbeats, and between looks for what is new
+ADDRESS = "EFFNET_ADDRESS"  # of this machine, for others that train one network with it
+SCRATCH = "EFFNET_SCRATCH"  # where a job keeps fetched data and runs; else the machine's temporary folder
+
+
+class PoolJob(Value):
+    """A job: the flow's only parameter."""
+
+    place: Annotated[str, Field(min_length=1, description="the store that is shared, or the exchange")]
+    shared: Annotated[bool, Field(description="whether the place is the store itself")]
+    orders: Annotated[tuple[Order, ...], Field(min_length=1)]
+    parallel: Annotated[int, Field(ge=0, le=256, description="orders at a time; 0: one per core")] = 0
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of each child process")] = 1
+    gpus: Annotated[int, Field(ge=0, le=64, description="that must be found, or the job fails at once")] = 0
+    machine: Annotated[int, Field(ge=0, description="which of the order's machines this job is")] = 0
+    first: Annotated[str, Field(description="the heartbeat of machine 0, for the others")] = ""
+    cache_bytes: Annotated[int, Field(gt=0, description="of the disk, for fetched shards")] = 100_000_000_000
+    attempt: Annotated[int, Field(ge=1, description="counted from 1; another one is another job")] = 1
+
+    @property
+    def machines(self) -> int:
+        """How many machines do this together."""
+        return self.orders[0].machines
+
+
+def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Do a job.
+
+    Args:
+        job: what to do.
+        name: of its heartbeat.
+        say: told what is done.
+        warn: told what children warn of.
+
+    Raises:
+        EffnetError: see tasks.compute.here.run_jobs, and effnet.exchange.
+    """
+    require_gpus(job.gpus)
+    store = _store(job)
+    report_to(store.logs)
+    exchange = Exchange(job.place, store)
+    keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
+    with _beating(exchange, name):
+        patient = Patience("exchange", warn)
+        folders = []
+        if not job.shared:
+            folders = [patient(lambda key=key: exchange.take(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
+        # Of several machines the first one's first rank writes what there is to send.
+        sender = _Sender(exchange, [] if job.machine else folders, patient)
+
+        def done(order: Order) -> None:
+            say(f"{order.name}: done")
+
+        try:
+            compute = LocalCompute(parallel=job.parallel, threads=job.threads)
+            meeting = _meet(job, name, exchange, patient) if job.machines > 1 else None
+            carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn, meeting=meeting)
+        finally:
+            patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
+
+
+def _store(job: PoolJob) -> Store:
+    if job.shared:
+        store = Store(Path(job.place))
+        if is_remote(job.place) or not store.root.is_dir():
+            raise ConfigError(
+                f"{job.place}: no such folder on {os.uname().nodename}; mount the store there, or set compute.exchange"
+            )
+        return store
+    scratch = os.environ.get(SCRATCH) or Path(tempfile.gettempdir()) / "effnet"
+    own = f"-{job.machine}" if job.machine else ""  # two machines of one training may be two workers on one
+    store = Store(Path(scratch).absolute() / f"{digest(job.place)[:16]}{own}")
+    store.prepare()
+    return store
+
+
+def _meet(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Meeting:
+    """Agree with the other machines of a training on an address: the first one says it, the others wait for it.
+
+    Raises:
+        StoppedError: if the first one does not come in time.
+    """
+    if job.machine == 0:
+        address = _own_address()
+        patient(lambda: exchange.say(f"{name}.meet", address))
+        return Meeting(address=address, machine=0)
+    deadline = time.monotonic() + MEETING_SECONDS
+    while (heard := patient(lambda: exchange.heard(f"{job.first}.meet"))) is None:
+        interrupt.check()
+        if time.monotonic() > deadline:
+            raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")
+        time.sleep(1)
+    return Meeting(address=heard, machine=job.machine)
+
+
+def _own_address() -> str:
+    """Return HOST:PORT of a free port here: ADDRESS if it is set, else where this machine leaves towards Prefect."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    if host := os.environ.get(ADDRESS):
+        return f"{host}:{port}"
+    server = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or "localhost"
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((server, 9))  # sends nothing: it only asks which way
+            return f"{probe.getsockname()[0]}:{port}"
+    except OSError as error:
+        raise ConfigError(f"no way from {os.uname().nodename} to {server} ({error}); set {ADDRESS}") from error
+
+
+@contextmanager
+def _beating(exchange: Exchange, name: str) -> Iterator[None]:
+    """Say now and then that the job is alive; a place that is away for a while does not matter."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count():
+            with contextlib.suppress(EffnetError, OSError), impatient():
+                exchange.say(name, str(count))
+            if ended.wait(BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(BEAT_SECONDS)
+
+
+class _Sender:
+    """Sends what is new of runs, now and then."""
+
+    def __init__(self, exchange: Exchange, folders: list[RunFolder], patience: Patience) -> None:
+        self._exchange, self._folders, self._patience = exchange, folders, patience
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        if time.monotonic() - self._last >= BEAT_SECONDS:
+            self._patience.once(self.send)
+            self._last = time.monotonic()
+
+    def send(self) -> None:
+        for folder in self._folders:
+            self._exchange.send(folder)

@@ -1,0 +1,75 @@
+"""Waiting for servers that are away: told once when they go and once when they are back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from effnet.errors import AwayError
+from effnet.outage import Outage, duration, impatient, outage_seconds
+from tasks.compute import interrupt
+
+POLL_SECONDS = 1.0
+QUIET_SECONDS = 15.0  # a server that was just found away is not asked again by who need not wait
+_T = TypeVar("_T")
+
+
+class Patience:
+    """Repeats calls to a server while it is away.
+
+    Args:
+        server: its name, for people.
+        warn: told when it goes and when it is back.
+        away: says in a line that an error means that the server is away, or None; without it, AwayError does.
+    """
+
+    def __init__(
+        self, server: str, warn: Callable[[str], None], away: Callable[[Exception], str | None] | None = None
+    ) -> None:
+        self._server, self._outage = server, Outage(server, warn, "trainings go on, ")
+        self._away = away or (lambda error: str(error) if isinstance(error, AwayError) else None)
+        self._quiet_until = 0.0
+
+    def __call__(self, call: Callable[[], _T]) -> _T:
+        """Return what a call gives; raise AwayError if the server stays away too long."""
+        began: float | None = None
+        while True:
+            asked = time.monotonic()
+            try:
+                with impatient():
+                    answer = call()
+            except Exception as error:
+                reason = self._away(error)
+                if reason is None:
+                    raise
+                began = began or asked
+                self._wait(began, reason, error)
+                continue
+            self._outage.answered()
+            return answer
+
+    def once(self, call: Callable[[], object]) -> None:
+        """Call once; that the server is away does not matter, another call will come."""
+        if (asked := time.monotonic()) < self._quiet_until:
+            return
+        try:
+            with impatient():
+                call()
+        except Exception as error:
+            reason = self._away(error)
+            if reason is None:
+                raise
+            self._outage.failed(asked, reason)
+            self._quiet_until = time.monotonic() + QUIET_SECONDS
+        else:
+            self._outage.answered()
+
+    def _wait(self, began: float, reason: str, error: Exception) -> None:
+        interrupt.check()
+        self._outage.failed(began, reason)
+        if time.monotonic() - began > outage_seconds():
+            raise AwayError(
+                f"{self._server}: away for {duration(outage_seconds())} ({reason}); run the command again later"
+            ) from error
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,434 @@
+"""Orders as jobs of a Prefect work pool: submitted, watched, started again when their machine vanishes, cancelled.
+
+A job is a run of the deployment `run_job/POOL`. Its idempotency key is made from what it is to do and its attempt, so a
+parent that was killed finds its jobs again, and only a job that ended badly is followed by another attempt. A network
+that several machines train is a job for each of them: they end together, and are started again together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from effnet.config import PoolCompute
+from effnet.errors import (
+    AwayError,
+    BusyError,
+    ConfigError,
+    DataError,
+    EffnetError,
+    MachineError,
+    RunFailedError,
+    StoppedError,
+)
+from effnet.exchange import Exchange
+from effnet.hits import run_hits
+from effnet.outage import impatient
+from effnet.process import GRACE_SECONDS
+from effnet.runs import RunFolder, read_journal
+from effnet.store import Store, digest
+from tasks.compute import interrupt
+from tasks.compute.job import BEAT_SECONDS, PoolJob
+from tasks.compute.outage import Patience
+from tasks.compute.place import Order
+
+FLOW = "run_job"
+POLL_SECONDS = 1.0
+ATTEMPTS = 5  # of a job that gets no further: its machine vanishes
+SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long is taken for dead
+DEAD_SECONDS = 3 * BEAT_SECONDS  # one that is marked as crashed, and says nothing for so long, is dead
+BUSY_SECONDS = 30.0  # between looks whether a run that another process holds is free
+UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
+STOP_SECONDS = 3 * GRACE_SECONDS  # cancelled jobs: their worker has to notice, they save, and send what they saved
+
+_NAMES: dict[str, type[EffnetError]] = {
+    "Bad configuration": ConfigError,
+    "Bad data": DataError,
+    "Busy": BusyError,
+    "Stopped": StoppedError,
+    "Away": AwayError,
+    "Broken machine": MachineError,
+}
+
+
+def state_name(error: EffnetError) -> str:
+    """Return the name of the state that a job ends in with an error."""
+    return next((name for name, kind in _NAMES.items() if isinstance(error, kind)), "Failed")
+
+
+@dataclass
+class _Part:
+    """A machine's part of a job."""
+
+    run: UUID
+    began: bool = False
+    pulse: str | None = None
+    heard: float = field(default_factory=time.monotonic)  # submitted, begun, or its pulse seen to change
+    looked: float = 0.0  # at its pulse
+
+
+@dataclass
+class _Running:
+    """A job that was submitted."""
+
+    job: PoolJob
+    name: str
+    tries: int  # by this parent, since the job last got further
+    parts: list[_Part]
+    looked: float = 0.0  # at what it sent
+    progress: int = 0  # bytes of journals when the attempt began
+    warned: bool = False
+    found: bool = False  # was started by an earlier parent: how that one ended is no try of this one
+    doubted: float = 0.0  # since when it is said to have crashed
+    busy_until: float = 0.0  # its runs are held elsewhere: that one is waited for
+
+    @property
+    def run(self) -> UUID:
+        """Its flow run; of several machines, the first one's."""
+        return self.parts[0].run
+
+
+def run_on_pool(
+    orders: Sequence[Order],
+    compute: PoolCompute,
+    store: Store,
+    *,
+    tick: Callable[[], None],
+    done: Callable[[Order], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Carry out all orders on a work pool, largest first.
+
+    Args:
+        orders: what to do.
+        compute: the pool, and how to use it.
+        store: of the family.
+        tick: called every second while jobs run.
+        done: called with every order that was carried out.
+        warn: told about jobs that were started again, that no worker takes, and about a server that is away.
+
+    Raises:
+        EffnetError: of the kind that a job ended with, with its line; the other jobs are cancelled.
+        BaseException: whatever interrupts the wait; the jobs are cancelled, each with a checkpoint.
+    """
+    if orders:
+        from prefect.client.orchestration import get_client
+
+        with get_client(sync_client=True) as client:
+            _Pool(client, compute, store, warn).run(_batches(orders, compute.batch), tick, done)
+
+
+def _batches(orders: Sequence[Order], size: int) -> list[list[Order]]:
+    """Group trainings, largest first; everything else is a job of its own."""
+    ranked = sorted(orders, key=lambda order: -order.work)
+    small = [order for order in ranked if order.action == "train"]
+    groups = [small[start : start + size] for start in range(0, len(small), size)]
+    return groups + [[order] for order in ranked if order.action != "train"]
+
+
+class _Pool:
+    def __init__(self, client: Any, compute: PoolCompute, store: Store, warn: Callable[[str], None]) -> None:
+        self._client, self._compute, self._store, self._warn = client, compute, store, warn
+        self._place = compute.exchange or str(store.root)
+        self._exchange = Exchange(self._place, store)
+        self._patient = Patience("Prefect server", warn, _away)
+        self._handed = Patience("exchange", warn)
+        self._deployment = self._patient(self._find_deployment)
+
+    def run(self, batches: Sequence[Sequence[Order]], tick: Callable[[], None], done: Callable[[Order], None]) -> None:
+        waiting = deque(batches)
+        running: list[_Running] = []
+        try:
+            # Two of several machines each could take half of the pool, and wait for the rest for ever.
+            several = any(order.machines > 1 for batch in batches for order in batch)
+            most = self._compute.jobs or (1 if several else len(batches))
+            while waiting or running:
+                interrupt.check()
+                while waiting and len(running) < most:
+                    running.append(self._submit(self._job(waiting.popleft())))
+                for place, each in reversed(list(enumerate(running))):
+                    if (still := self._look(each)) is not None:
+                        running[place] = still
+                        continue
+                    del running[place]
+                    for order in each.job.orders:
+                        done(order)
+                tick()
+                time.sleep(POLL_SECONDS)
+        except BaseException:
+            self._cancel(running)
+            raise
+
+    def _job(self, orders: Sequence[Order]) -> PoolJob:
+        compute = self._compute
+        return PoolJob(
+            place=self._place,
+            shared=compute.exchange is None,
+            orders=tuple(orders),
+            parallel=compute.parallel,
+            threads=compute.threads,
+            gpus=compute.gpus,
+            cache_bytes=round(compute.cache_gb * 1e9),
+        )
+
+    def _submit(self, job: PoolJob, tries: int = 1) -> _Running:
+        """Start a job, or find the one that an earlier parent started, unless that one ended badly."""
+        if not job.shared:
+            for key in dict.fromkeys(key for order in job.orders for key in order.runs):
+                self._handed(lambda key=key: self._exchange.offer(key))  # type: ignore[misc]
+        name = job.orders[0].name + (f" +{len(job.orders) - 1}" if len(job.orders) > 1 else "")
+        parts: list[_Part] = []
+        for machine in range(job.machines):
+            first = str(parts[0].run) if parts else ""
+            try:
+                run = self._start(job.model_copy(update={"machine": machine, "first": first}), name)
+            except BaseException:
+                self._cancel([_Running(job, name, tries, parts)])
+                raise
+            parts.append(_Part(run.id))
+            if run.state is not None and run.state.is_final() and not run.state.is_completed():
+                if run.state.is_crashed() and job.machines == 1:  # which its own pulse may deny
+                    return _Running(job, name, tries, parts, progress=self._progress(job), found=True)
+                self._end(parts, "another machine's part ended before")
+                return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
+        return _Running(job, name, tries, parts, progress=self._progress(job))
+
+    def _start(self, job: PoolJob, name: str) -> Any:
+        from prefect.deployments import run_deployment
+
+        part = f" {job.machine + 1}/{job.machines}" if job.machines > 1 else ""
+        return self._patient(
+            lambda: run_deployment(
+                self._deployment,
+                parameters={"job": job.model_dump(mode="json")},
+                flow_run_name=name + part,
+                timeout=0,
+                idempotency_key=digest(job.model_dump(mode="json")),
+                job_variables=dict(self._compute.job_variables),
+            )
+        )
+
+    def _look(self, each: _Running) -> _Running | None:
+        """Return the job as it is now, or its next attempt; None if it is done.
+
+        Raises:
+            EffnetError: if it failed, or ended without a result too often.
+        """
+        if each.busy_until:
+            return self._wait_for_other(each)
+        states = [self._state(part) for part in each.parts]
+        if all(state.is_completed() for state in states):
+            if self._is_handed_back(each):
+                return None
+            return self._again(each, "Lost", "it ended well, but its results are not there")
+        if bad := [(part, state) for part, state in zip(each.parts, states, strict=True) if _ended_badly(state)]:
+            return self._look_at_bad_end(each, bad)
+        if any(state.is_running() for state in states):
+            self._follow(each)
+        for part, state in zip(each.parts, states, strict=True):
+            if state.is_running() and self._silent(part):
+                self._crash(part)
+            elif not state.is_running() and not state.is_final():
+                self._tell_if_untaken(each, part)
+        return each
+
+    def _look_at_bad_end(self, each: _Running, bad: Sequence[tuple[_Part, Any]]) -> _Running | None:
+        """Do as `_look` does for a job of which parts ended badly, or were only said to have crashed."""
+        if crashed := all(state.is_crashed() for _, state in bad):
+            each.doubted = each.doubted or time.monotonic()
+            if all(self._lives(part) for part, _ in bad):
+                if not each.warned and time.monotonic() - each.doubted > DEAD_SECONDS:
+                    each.warned = True
+                    self._warn(f"{each.name}: said to have crashed ({bad[0][1].message}), but it lives; waiting for it")
+                self._follow(each)
+                return each
+        if crashed and self._is_handed_back(each):
+            return None
+        self._end(each.parts, "another machine's part ended")
+        if any(state.is_cancelled() for _, state in bad):
+            raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
+        state = min((self._state(part) for part in each.parts), key=_gravity)
+        return self._again(each, state.name, state.message or "no reason was given")
+
+    def _follow(self, each: _Running) -> None:
+        """Fetch what the job has sent meanwhile."""
+        if time.monotonic() - each.looked > BEAT_SECONDS:
+            each.looked = time.monotonic()
+            self._collect(each, results=False)
+
+    def _is_handed_back(self, each: _Running) -> bool:
+        self._collect(each, results=True)
+        return all(map(self._fulfilled, each.job.orders))
+
+    def _again(self, each: _Running, name: str, reason: str) -> _Running:
+        reason = reason.removeprefix("Flow run encountered an exception: ")
+        kind = _NAMES.get(name, RunFailedError)
+        if name == "Failed" or kind in (ConfigError, DataError):
+            raise kind(f"{each.name}: {reason} (job {each.run} on work pool {self._compute.work_pool})")
+        if kind is BusyError:
+            self._warn(f"{each.name}: {reason}; waiting for that one (job {each.run})")
+            each.busy_until = time.monotonic() + BUSY_SECONDS
+            return each
+        further = each.found or self._progress(each.job) > each.progress
+        if not further and each.tries >= ATTEMPTS:
+            raise kind(
+                f"{each.name}: {reason}, {each.tries} times (work pool {self._compute.work_pool}, last job "
+                f"{each.run}); run the command again"
+            )
+        self._warn(f"{each.name}: {name.lower()} ({reason}); started again, it goes on from its last checkpoint")
+        job = each.job.model_copy(update={"attempt": each.job.attempt + 1})
+        return self._submit(job, 1 if further else each.tries + 1)
+
+    def _wait_for_other(self, each: _Running) -> _Running | None:
+        """Wait for a process that holds the runs of a job: that it holds them proves that it lives."""
+        if time.monotonic() < each.busy_until:
+            return each
+        if self._is_handed_back(each):
+            return None
+        return self._submit(each.job.model_copy(update={"attempt": each.job.attempt + 1}), each.tries)
+
+    def _fulfilled(self, order: Order) -> bool:
+        """Say whether the runs have what was ordered."""
+        folders = [RunFolder(self._store.runs / key) for key in order.runs]
+        if part := order.shards:
+            return self._handed(lambda: part.is_written(self._store.datasets))
+        if order.action == "evaluate":
+            return all(folder.evaluation_path.exists() and run_hits(folder, "val") is not None for folder in folders)
+        if order.action == "hits":
+            return all(run_hits(folder, "minival") is not None for folder in folders)
+        if order.action == "latency":
+            return all(folder.latency_path.exists() for folder in folders)
+        return all(
+            folder.result_path.exists()
+            or (order.until is not None and len(read_journal(folder.metrics_path)[0]) >= order.until)
+            for folder in folders
+        )
+
+    def _state(self, part: _Part) -> Any:
+        from prefect.states import Pending
+
+        return self._patient(lambda: self._client.read_flow_run(part.run)).state or Pending()
+
+    def _silent(self, part: _Part) -> bool:
+        """Say whether a running job has said nothing for so long that it must be dead."""
+        if not part.began:
+            part.began, part.heard = True, time.monotonic()
+        self._listen(part)
+        return time.monotonic() - part.heard > SILENT_SECONDS
+
+    def _lives(self, part: _Part) -> bool:
+        """Say whether a job that is marked as crashed was heard a moment ago."""
+        self._listen(part)
+        return part.pulse is not None and time.monotonic() - part.heard <= DEAD_SECONDS
+
+    def _listen(self, part: _Part) -> None:
+        now = time.monotonic()
+        if now - part.looked > BEAT_SECONDS:  # it says nothing more often
+            part.looked = now
+            try:
+                with impatient():
+                    pulse = self._exchange.heard(str(part.run))
+            except AwayError:  # which says nothing of the job
+                pulse, part.heard = part.pulse, now
+            if pulse != part.pulse:
+                part.pulse, part.heard = pulse, now
+
+    def _collect(self, each: _Running, *, results: bool) -> None:
+        if not each.job.shared:
+            for order in each.job.orders:
+                for key in order.runs:
+                    folder = RunFolder(self._store.runs / key)
+                    if results:
+                        self._handed(lambda folder=folder: self._exchange.collect(folder, results=True))  # type: ignore[misc]
+                    else:
+                        self._handed.once(lambda folder=folder: self._exchange.collect(folder))  # type: ignore[misc]
+
+    def _progress(self, job: PoolJob) -> int:
+        paths = [RunFolder(self._store.runs / key).metrics_path for order in job.orders for key in order.runs]
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def _tell_if_untaken(self, each: _Running, part: _Part) -> None:
+        if not each.warned and time.monotonic() - part.heard > UNTAKEN_SECONDS:
+            each.warned = True
+            self._warn(
+                f"{each.name}: no worker takes it; is one running? prefect worker start --pool "
+                f"{self._compute.work_pool}"
+            )
+
+    def _crash(self, part: _Part) -> None:
+        from prefect.states import Crashed
+
+        state: Any = Crashed(message="its heartbeat stopped")
+        self._patient(lambda: self._client.set_flow_run_state(part.run, state, force=True))
+
+    def _end(self, parts: Sequence[_Part], why: str) -> None:
+        """Cancel what runs of a job of several machines, and wait until it has ended or is silent."""
+        from prefect.states import Cancelling
+
+        left = [part for part in parts if not self._state(part).is_final()]
+        for part in left:
+            self._patient(lambda part=part: self._client.set_flow_run_state(part.run, Cancelling(message=why)))  # type: ignore[misc]
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := [part for part in left if not self._state(part).is_final()]:
+            interrupt.check()
+            for part in left:
+                if time.monotonic() > deadline or self._silent(part):
+                    self._crash(part)
+            time.sleep(POLL_SECONDS)
+
+    def _cancel(self, running: Sequence[_Running]) -> None:
+        """Cancel jobs, and wait until they have ended or their time is over."""
+        from prefect.states import Cancelling
+
+        left = [part.run for each in running for part in each.parts]
+        deadline = time.monotonic() + STOP_SECONDS
+        try:
+            for run in left:
+                self._client.set_flow_run_state(run, Cancelling(message="the family is no longer built"))
+            while left and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+                left = [run for run in left if not self._client.read_flow_run(run).state.is_final()]
+        except Exception as error:
+            self._warn(f"jobs on work pool {self._compute.work_pool} could not be cancelled ({_short(error)})")
+
+    def _find_deployment(self) -> UUID:
+        from prefect.exceptions import ObjectNotFound
+
+        name = f"{FLOW}/{self._compute.work_pool}"
+        try:
+            return UUID(str(self._client.read_deployment_by_name(name).id))
+        except ObjectNotFound as error:
+            raise ConfigError(
+                f"compute.work_pool: no deployment {name} on the Prefect server; name a pool "
+                "of prefect.yaml, and register it with `effnet deploy`"
+            ) from error
+
+
+def _ended_badly(state: Any) -> bool:
+    return bool(state.is_final() and not state.is_completed())
+
+
+def _gravity(state: Any) -> int:
+    """Rank how parts of a job ended: what one of them did wrong comes before what that did to the others."""
+    if state.is_failed() and _NAMES.get(state.name) in (ConfigError, DataError, None):
+        return 0
+    broken = _NAMES.get(state.name) is MachineError
+    return 1 if state.is_crashed() or broken else 2 if state.is_failed() else 3
+
+
+def _away(error: Exception) -> str | None:
+    """Say that an error means that the Prefect server is away; refusals do not."""
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    if isinstance(error, PrefectHTTPStatusError):
+        return _short(error) if error.response.status_code >= 500 else None
+    return _short(error) if isinstance(error, httpx.TransportError) else None
+
+
+def _short(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

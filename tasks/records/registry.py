@@ -1,0 +1,354 @@
+"""MLflow's models and registry: each member as a model that answers images, with the aliases candidate and champion."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from effnet.arch.cost import count
+from effnet.champion import RULE, Contender, Verdict, judge
+from effnet.config import Augment
+from effnet.data.shards.manifest import Manifest, load_manifest
+from effnet.errors import ConfigError, DataError, EffnetError
+from effnet.hits import keep_hits, read_hits, run_hits
+from effnet.report.card import model_card
+from effnet.runs import Evaluation, RunFolder, RunResult
+from effnet.statistics import Hits
+from effnet.store import Store
+from tasks.records.tracking import Tracker
+
+if TYPE_CHECKING:
+    from effnet.models.build import Network
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
+WEIGHTS_TAG = "effnet.weights"
+TOOK_OVER_TAG = "effnet.took_over"  # of a version that the gate made champion once
+SECONDS = 15.0  # that it takes to load, save and describe a small member, beside MLflow's own
+_EXAMPLE_SIDE = 32  # pixels; the example is stored as text
+
+
+class Registered(NamedTuple):
+    """A member in the registry."""
+
+    name: str
+    version: str
+    new: bool  # made just now
+    champion: bool
+    reason: str  # why it is champion, or is not
+
+
+@dataclass(frozen=True)
+class Registry:
+    """MLflow's registry, for the members of one build."""
+
+    tracker: Tracker
+    store: Store
+    manifest: Manifest  # whose val the gate compares on
+    family: str
+    key: str  # of the build
+    licence: str | None
+    say: Callable[[str], None]
+    warn: Callable[[str], None]
+
+    def register(self, member: str, folder: RunFolder) -> Registered | None:
+        """Register an evaluated member unless it is, and let the gate decide on the champion; None if MLflow is away.
+
+        Args:
+            member: its name, as B3.
+            folder: of its run.
+        """
+        call = functools.partial(_register, self, member, folder)
+        return self.tracker.attempt(call, uploads=[folder.weights_path], seconds=SECONDS)
+
+
+def fetch_registered(uri: str, store: Store) -> Path:
+    """Return the folder of a registered model: its run's in the store, or else a copy below the store's cache.
+
+    Args:
+        uri: models:/NAME@ALIAS or models:/NAME/VERSION.
+        store: whose MLflow is asked.
+
+    Raises:
+        ConfigError: if there is no such model, or MLflow does not answer.
+    """
+    import mlflow.artifacts
+    from mlflow import MlflowClient
+
+    from tasks.servers.local import mlflow_uri
+
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    name, _, number = (name, "", "") if at else name.partition("/")
+    if not (store.root / "mlflow.db").is_file():  # MLflow would make one, and say so
+        raise ConfigError(f"{uri}: no model is registered in {store.root}; name its store with --store")
+    address = mlflow_uri(store.root)
+    try:
+        client = MlflowClient(address)
+        version = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, number)
+        folder: Path = store.runs / version.tags.get("effnet.key", "")
+        if (folder / "result.json").is_file():
+            return folder
+        target = store.cache / "models" / f"{name}-{version.version}"
+        target.mkdir(parents=True, exist_ok=True)
+        with _process_uri(address):
+            mlflow.artifacts.download_artifacts(version.source, dst_path=str(target), tracking_uri=address)
+    except Exception as error:  # MLflow's own kinds, and those of its database and its storage
+        raise ConfigError(f"{uri}: not to be had from MLflow at {address} ({str(error).splitlines()[0]})") from error
+    if found := next(target.rglob("architecture.json"), None):
+        return found.parent
+    raise ConfigError(f"{uri}: holds no model of effnet ({target})")
+
+
+def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
+    client = registry.tracker.client
+    result, evaluation = folder.trained(), folder.evaluated()
+    name = f"{registry.family}-{member.lower()}"
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    same = [each for each in versions if each.tags.get(WEIGHTS_TAG) == result.weights_sha256]
+    if not versions:
+        _make_model(client, name, f"{member} of the family {registry.family}. {RULE[0].upper()}{RULE[1:]}.")
+    found = same[0] if same else _add_version(registry, folder, name, result, evaluation)
+    client.set_registered_model_alias(name, CANDIDATE, found.version)
+    current = _champion(client, name)
+    if current is not None and current.version == found.version:
+        return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
+    if current is not None and found.tags.get(TOOK_OVER_TAG):  # a person took it down, or a better one did
+        return Registered(name, found.version, False, False, f"was champion until version {current.version} was")
+    verdict = _gate(registry, folder, found, current)
+    client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
+    if verdict.takes_over:
+        client.set_registered_model_alias(name, CHAMPION, found.version)
+        client.set_model_version_tag(name, found.version, TOOK_OVER_TAG, "yes")
+    if verdict.best:
+        client.set_registered_model_tag(name, BEST_TAG, verdict.best)
+    return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+
+
+def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Verdict:
+    """Compare a candidate with the champion, and with the best that was one, on the candidate's val."""
+    if (hits := run_hits(folder, "val")) is None:
+        raise DataError(f"{folder.hits_path}: has gone; run the command again")
+    new = Contender(str(found.version), hits, folder.trained().macs)
+    if current is None:
+        return judge(new, None, _best(registry, found.name, found.version))
+    try:
+        champion = _contender(registry, current)
+    except EffnetError as error:
+        name = found.name
+        reason = (
+            f"not comparable: the champion, version {current.version}, cannot be scored on today's val ({error}); it "
+            f"stays. To replace it: mlflow.MlflowClient().set_registered_model_alias('{name}', '{CHAMPION}', "
+            f"'{found.version}')"
+        )
+        registry.warn(f"{name}: {reason}")
+        return Verdict(False, reason, "")
+    return judge(new, champion, _best(registry, current.name, current.version))
+
+
+def _best(registry: Registry, name: str, known: Any) -> Contender | None:
+    """Return the best that ever was champion, if it is another version than the one known and can be scored."""
+    from mlflow.exceptions import MlflowException
+
+    number = registry.tracker.client.get_registered_model(name).tags.get(BEST_TAG)
+    if number in (None, str(known)):
+        return None
+    try:
+        return _contender(registry, registry.tracker.client.get_model_version(name, number))
+    except EffnetError:
+        return None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _contender(registry: Registry, version: Any) -> Contender:
+    """Return a registered version with its hits on a dataset's val: kept ones, or by one pass over it.
+
+    Raises:
+        EffnetError: if the version holds no model of ours, or lacks classes of the dataset.
+    """
+    own = RunFolder(registry.store.runs / version.tags.get("effnet.key", "none"))
+    same, digest = version.tags.get(WEIGHTS_TAG), registry.manifest.digest
+    if (
+        same
+        and (result := own.result())
+        and result.weights_sha256 == same
+        and own.spec().dataset == registry.manifest.digest
+    ):
+        hits = run_hits(own, "val")
+        if hits is not None:
+            return Contender(str(version.version), hits, result.macs)
+    from effnet.models.weights import load_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        there = _downloaded(registry, version, scratch)
+        folder = next((path.parent for path in sorted(there.rglob("architecture.json"))), None)
+        if folder is None:
+            raise DataError("it holds no architecture.json, so it is no model of effnet's")
+        network = load_model(folder)
+        macs = count(network.architecture, network.classifier.out_features).macs
+        kept, weights = registry.store.cache / "hits" / f"{version.name}-{version.version}.json", str(version.source)
+        hits = read_hits(kept, digest, weights, "val")
+        if hits is None:
+            hits = _score(registry, version, folder, network)
+            keep_hits(kept, digest, weights, "val", hits)
+    return Contender(str(version.version), hits, macs)
+
+
+def _downloaded(registry: Registry, version: Any, folder: str) -> Path:
+    """Return where a version's files lie now; raise DataError if they have gone."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        with _process_uri(registry.tracker.uri):
+            return Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=registry.tracker.uri))
+    except OSError as error:
+        raise DataError(f"its files cannot be read: {error}") from error
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
+            raise
+        raise DataError(f"its files have gone: {str(error).splitlines()[0]}") from error
+
+
+def _score(registry: Registry, version: Any, folder: Path, network: Network) -> Hits:
+    from effnet.evaluation.classes import classes_of_model, known_of
+    from effnet.evaluation.run import judge as judge_images
+
+    trained_on = load_manifest(registry.store.datasets / version.tags.get("dataset", "none"))
+    known = known_of(trained_on) if trained_on else classes_of_model(folder)
+    if not any(known):
+        raise DataError("nothing says which classes it has")
+    registry.say(f"registry: version {version.version} of {version.name} is scored on today's val")
+    augment = Augment(crop_padding=_crop_padding(folder))
+    dataset = registry.store.datasets / registry.manifest.digest
+    return judge_images(network, dataset, "val", augment=augment, cache=registry.store.cache, known=known).hits
+
+
+def _crop_padding(folder: Path) -> int | None:
+    """Return how the central crop of a model folder's images was cut; the default, where it does not say."""
+    try:
+        padding = json.loads((folder / "predictor.json").read_bytes())["crop_padding"]
+        return None if padding is None else int(padding)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Augment().crop_padding
+
+
+def _make_model(client: Any, name: str, description: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _champion(client: Any, name: str) -> Any:
+    aliases = client.get_registered_model(name).aliases
+    return client.get_model_version(name, aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def _add_version(registry: Registry, folder: RunFolder, name: str, result: RunResult, evaluation: Evaluation) -> Any:
+    """Log the model and make a version of it."""
+    tracker = registry.tracker
+    card = model_card(name, folder.spec(), result, evaluation, registry.manifest, registry.licence)
+    numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
+    numbers |= {"macs": result.macs, "params": result.params}
+    model_id = _log_model(tracker, folder, registry.manifest, name, card, numbers)
+    tags = {label: f"{value:.6g}" if isinstance(value, float) else str(value) for label, value in numbers.items()}
+    if evaluation.latency:
+        tags["latency_on"] = evaluation.latency.where()
+    tags |= {
+        "val_samples": str(evaluation.samples),
+        "dataset": registry.manifest.digest,
+        WEIGHTS_TAG: result.weights_sha256,
+    }
+    tags |= {"effnet.key": folder.key, "effnet.family": registry.key}
+    with _process_uri(tracker.uri):  # where the SQL store looks the source up, whatever the client's address
+        return tracker.client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=tracker.run_id(folder.key),
+            model_id=model_id,
+            tags=tags,
+            description=card,
+        )
+
+
+@contextmanager
+def _process_uri(uri: str) -> Iterator[None]:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def _log_model(
+    tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str, numbers: dict[str, float]
+) -> str:
+    """Log a member as a LoggedModel; return its id."""
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    from effnet.data.loader import first_images
+    from effnet.evaluation.classes import save_class_ids
+    from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
+    from effnet.evaluation.run import load_network
+
+    client, run_id = tracker.client, tracker.run_id(folder.key)
+    spec = folder.spec()
+    weights = folder.trained().weights_sha256
+    known = client.search_logged_models(
+        [tracker.experiment_id], filter_string=f"name = '{name}' AND tags.`{WEIGHTS_TAG}` = '{weights}'"
+    )
+    for logged in known:
+        if logged.status == "READY":  # logged by a process that was killed before it made the version
+            return str(logged.model_id)
+    shown = {name: str(value) for name, value in numbers.items()}
+    logged = client.create_logged_model(
+        tracker.experiment_id,
+        name,
+        source_run_id=run_id,
+        model_type="effnet",
+        params=shown,
+        tags={WEIGHTS_TAG: weights},
+    )
+    signature = ModelSignature(
+        None,  # the predictor checks its images itself: MLflow's schemas have no "pixels, or bytes, or base64"
+        Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
+        ParamSchema([ParamSpec("top", "long", DEFAULT_TOP)]),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        data, model = Path(scratch) / "member", Path(scratch) / "model"
+        save_predictor(data, load_network(folder), manifest.class_names, spec.recipe.augment.crop_padding)
+        save_class_ids(data, manifest)
+        (data / "README.md").write_text(card)
+        mlflow.pyfunc.save_model(
+            str(model),
+            loader_module="tasks.records.serving",  # tensors and JSON are read by code that is installed
+            data_path=str(data),
+            signature=signature,
+            input_example=first_images(folder.store.datasets / manifest.digest, "minival", 2, _EXAMPLE_SIDE)[0],
+            pip_requirements=[f"effnet=={version('effnet')}"],
+            mlflow_model=Model(model_id=logged.model_id),
+        )
+        client.log_model_artifacts(logged.model_id, str(model))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    return str(logged.model_id)

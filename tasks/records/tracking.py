@@ -1,0 +1,594 @@
+"""MLflow's runs (its models: tasks.records.registry). What lies in run folders is the truth; this forwards it.
+
+MLflow that cannot be reached is told once and never stops the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from effnet.arch.cost import count
+from effnet.runs import Evaluation, RunFolder, RunResult, read_journal
+from effnet.store import Store, canonical_json, digest, sha256_file
+from tasks.records.breaker import Breaker
+from tasks.servers.local import HOST, MLFLOW, mlflow_uri
+
+# Tags. SENT is the watermark: how much of its run folder a run has. It lies in the run that it speaks of, so that a
+# database that was replaced, or restored from an older copy, is sent what it does not have.
+KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effnet.sent"
+NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
+RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
+ON_VAL = ("member", "study")  # kinds of runs that are evaluated on val: their top1 is val's, and comes with it
+BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
+UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
+DATABASE_SECONDS = 60.0  # beyond the usual for a file, whose work this process does itself, on a loaded machine too
+_ARCHITECTURE = "architecture.json"
+_LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of an infinity
+
+
+# What MLflow's page shows among a run's system metrics.
+SYSTEM = {
+    "cpu_cores_used": "system/cpu_cores_used",
+    "memory_bytes": "system/memory_bytes",
+    "gpu_memory_bytes": "system/gpu_memory_bytes",
+    "data_wait": "system/data_wait",
+    "images_per_second": "system/images_per_second",
+}
+
+
+_T = TypeVar("_T")
+
+PURPOSE = {
+    "search": "A trial of the search for a baseline.",
+    "study": "A network of the scaling study.",
+    "fit": "A candidate of the grid over α, β, γ, at φ = 1.",
+    "member": "A member of the family.",
+}
+
+
+class _Run(NamedTuple):
+    """A run in MLflow."""
+
+    run_id: str
+    status: str
+    kind: str
+    parent: str | None
+    sent: str | None  # the tag SENT
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the journal that it has."""
+        return int(json.loads(self.sent)["epochs"]) if self.sent else 0
+
+    @property
+    def closed(self) -> str | None:
+        """Digest of the results that it has."""
+        return json.loads(self.sent)["closed"] if self.sent else None
+
+
+class Tracker:
+    """Forwards one family's runs to an MLflow experiment of the same name.
+
+    Args:
+        uri: any MLflow tracking URI.
+        experiment: the family's name.
+        artifacts: where a new experiment keeps its files; None leaves it to the server.
+        warn: told in one line when MLflow breaks, and when it is back.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None, warn: Callable[[str], None]) -> None:
+        self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
+        self.broken = False  # whether the last call failed, or none is made since one did
+        self._breaker = Breaker(f"MLflow at {_without_password(uri)}", self._probe, warn)
+        self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
+        self._family: Callable[[], str] | None = None  # opens the family's run
+        self.pages = uri.rstrip("/") if uri.startswith(("http://", "https://")) and "@" not in uri else None
+
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment; None if MLflow is broken."""
+        return self.attempt(lambda: self._experiment)
+
+    def run_id(self, key: str) -> str | None:
+        """Return the MLflow run tagged with a key, if there is one."""
+        return self.attempt(lambda: self._known[key].run_id if key in self._known else None)
+
+    def page(self, key: str, artifact: str) -> str | None:
+        """Return the address of a run's artifact on MLflow's page, as far as this process knows that there is one."""
+        if not (self.pages and (run_id := self.run_id(key))):
+            return None
+        return f"{self.pages}/#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/{artifact}"
+
+    def open_family(
+        self, key: str, name: str, params: Mapping[str, Any], flow_run: Mapping[str, str], dataset: Path
+    ) -> str | None:
+        """Return the run of a family build, made if there is none, and running again if it was stopped.
+
+        Args:
+            key: of the build.
+            name: of the run.
+            params: the config.
+            flow_run: tags that lead to the Prefect run. A finished run keeps those of the one that did the work
+                and gets these as `.last`.
+            dataset: its folder.
+        """
+
+        def call() -> str:
+            new = key not in self._known
+            run_id = self._open(key, name, params, "family", None)
+            if new:
+                self._log_dataset(run_id, dataset.name, dataset.parent)
+            again = self._known[key].status == FINISHED
+            if not again:
+                self._set_status(key, RUNNING)
+            for tag, value in flow_run.items():
+                self.client.set_tag(run_id, f"{tag}.last" if again else tag, value)
+            return run_id
+
+        self._family = call
+        return self.attempt(call)
+
+    def close_family(self, key: str, metrics: Mapping[str, float], note: str, files: Sequence[Path]) -> None:
+        """Give a family's run its metrics, its note and files and end it, unless it has just these already."""
+        content = digest({"metrics": dict(metrics), "note": note, "files": [sha256_file(path) for path in files]})
+
+        def call() -> None:
+            self._open_family_again()
+            run = self._known[key]
+            if run.status != FINISHED or self.client.get_run(run.run_id).data.tags.get(CONTENT) != content:
+                self._log_final(run.run_id, metrics, time.time())
+                for path in files:
+                    self.client.log_artifact(run.run_id, str(path), _artifact_folder(path))
+                tags = {TOP1_OF: "val", NOTE: note, CONTENT: content}
+                for tag, value in tags.items():
+                    self.client.set_tag(run.run_id, tag, value)
+                self._set_status(key, FINISHED)
+
+        self.attempt(call, uploads=files)
+
+    def open_training(
+        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
+    ) -> None:
+        """Make sure that a run folder has its MLflow run, with config, architecture and dataset."""
+        self.attempt(lambda: self._open_training(folder, name, params, kind, parent))
+
+    def forward(self, folder: RunFolder) -> None:
+        """Send the journal's new epochs, and the files of a finished run, each once."""
+        state = _state(folder)
+        if self._seen.get(folder.key) == state:
+            return
+
+        def call() -> None:
+            self._forward(folder)
+            self._seen[folder.key] = state
+
+        self.attempt(call, uploads=_files(folder))
+
+    def verify(self, folder: RunFolder) -> bool:
+        """Forward what MLflow really does not have, whatever was noted; say whether it has everything now."""
+
+        def call() -> bool:
+            if folder.key in self._known:
+                self._look_again(folder)
+            self._forward(folder)
+            return True
+
+        return bool(self.attempt(call, uploads=_files(folder)))
+
+    def leave(self, folder: RunFolder) -> None:
+        """End the run of a training that was left before its end, because others promised more."""
+        self.forward(folder)
+        lines = read_journal(folder.metrics_path)[0]
+        if folder.result() is not None or not lines:
+            return
+
+        def call() -> None:
+            spec, last = folder.spec(), lines[-1]
+            cost = count(spec.architecture, spec.num_classes)
+            final = {"top1": last["minival_top1"], "params": cost.params, "macs": cost.macs}
+            final |= {"train_hours": last["seconds"] / 3600} | _latency(folder)
+            note = (
+                f"Left after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
+                f"{last['minival_top1']:.2%} on minival: others promised more (successive halving)."
+            )
+            self._end_training(folder.key, final, last["time"], "minival", note)
+
+        self.attempt(call)
+
+    def attach(self, key: str, files: Sequence[Path]) -> None:
+        """Add files to the run with a key."""
+
+        def call() -> None:
+            self._open_family_again()
+            for path in files:
+                self.client.log_artifact(self._known[key].run_id, str(path), _artifact_folder(path))
+
+        self.attempt(call, uploads=files)
+
+    def pause(self, key: str) -> None:
+        """Mark a run that has not finished as stopped."""
+
+        def call() -> None:
+            if key in self._known and self._known[key].status != FINISHED:
+                self._set_status(key, KILLED)
+
+        self.attempt(call)
+
+    def attempt(self, call: Callable[[], _T], uploads: Sequence[Path] = (), seconds: float = 0.0) -> _T | None:
+        """Return what a call gives that talks to MLflow; None, and a warning once, if MLflow is broken.
+
+        All calls together wait for at most about a minute for a server that does not answer.
+
+        Args:
+            call: the call.
+            uploads: files that it sends, which may take their time.
+            seconds: what else it may take beyond the usual, for what it computes.
+        """
+        if not self._breaker.closed():
+            return None
+        if self.broken:  # and back: it may be another database now
+            self.broken = False
+            for name in ("_known", "_experiment"):
+                self.__dict__.pop(name, None)
+            self._seen.clear()
+        import mlflow  # noqa: F401 - here, so that the clock does not run for it
+
+        here = self.uri.startswith("sqlite:")
+        seconds += sum(_size(path) for path in uploads) / UPLOAD_RATE + (DATABASE_SECONDS if here else 0)
+        try:
+            return self._breaker.call(call, seconds)
+        except Exception as error:  # whatever MLflow or its database throws must not stop a training
+            self.broken = True
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.warn(
+                f"MLflow at {_without_password(self.uri)} failed ({reason}); the work goes on and its records stay in "
+                "the run folders: they are sent when it is back, or by the same command later"
+            )
+            return None
+
+    def _probe(self) -> None:
+        self.client.search_experiments(max_results=1)
+
+    @functools.cached_property
+    def client(self) -> Any:
+        """The MlflowClient; use it within `attempt`."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for results
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from mlflow import MlflowClient
+
+        with _default_artifacts(self.artifacts):
+            return MlflowClient(self.uri)
+
+    @functools.cached_property
+    def _experiment(self) -> str:
+        known = self.client.get_experiment_by_name(self.experiment)
+        if known:
+            return str(known.experiment_id)
+        location = self.artifacts.absolute().as_uri() if self.artifacts else None
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the page then opens at the training runs
+        return str(self.client.create_experiment(self.experiment, artifact_location=location, tags=tags))
+
+    @functools.cached_property
+    def _known(self) -> dict[str, _Run]:
+        """Runs by the key they are tagged with."""
+        found: dict[str, _Run] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self._experiment], max_results=1000, page_token=token)
+            for run in page:
+                tags = run.data.tags
+                if key := tags.get(KEY):
+                    status, kind = run.info.status, tags.get(KIND, "")
+                    found[key] = _Run(run.info.run_id, status, kind, tags.get(PARENT), tags.get(SENT))
+            token = page.token
+            if not token:
+                return found
+
+    def _open(self, key: str, name: str, params: Mapping[str, Any], kind: str, parent: str | None) -> str:
+        from mlflow.entities import Param
+        from mlflow.tracking.context.default_context import DefaultRunContext
+
+        if key in self._known:
+            return self._known[key].run_id
+        all_tags = {**DefaultRunContext().tags(), KEY: key, KIND: kind, SENT: _sent(0, None)}
+        if parent:
+            all_tags[PARENT] = parent
+        run_id = str(self.client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+        items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
+        for start in range(0, len(items), 100):
+            self.client.log_batch(run_id, params=items[start : start + 100])
+        self._known[key] = _Run(run_id, RUNNING, kind, parent, all_tags[SENT])
+        return run_id
+
+    def _open_family_again(self) -> None:
+        """Open the family's run if it was wanted while MLflow was away."""
+        if self._family:
+            self._family()
+
+    def _open_training(
+        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
+    ) -> None:
+        if run := self._known.get(folder.key):
+            if folder.result() is None:
+                self._set_status(folder.key, RUNNING)
+            if parent and not run.parent:
+                self.client.set_tag(run.run_id, PARENT, parent)
+                self._known[folder.key] = self._known[folder.key]._replace(parent=parent)
+            return
+        spec = folder.spec()
+        shown = {**params, **spec.model_dump(mode="json", exclude={"architecture"})}
+        run_id = self._open(folder.key, name, shown, kind, parent)
+        self._log_spec(run_id, folder)
+        self._log_dataset(run_id, spec.dataset, folder.store.datasets)
+
+    def _log_spec(self, run_id: str, folder: RunFolder) -> None:
+        self.client.log_text(run_id, folder.spec().architecture.model_dump_json(indent=2), _ARCHITECTURE)
+        self.client.log_artifact(run_id, str(folder.config_path))
+
+    def _set_status(self, key: str, status: str) -> None:
+        run = self._known[key]
+        if run.status == status:
+            return
+        if status == RUNNING:
+            self.client.update_run(run.run_id, status=status)
+        else:
+            self.client.set_terminated(run.run_id, status)
+        self._known[key] = run._replace(status=status)
+
+    def _forward(self, folder: RunFolder) -> None:
+        if folder.key not in self._known and (about := folder.about()):  # it was wanted while MLflow was away
+            with contextlib.suppress(KeyError):
+                self._open_family_again()
+            family = self._known.get(about.family)
+            self._open_training(folder, about.name, about.labels, about.kind, family.run_id if family else None)
+        run = self._known[folder.key]
+        if run.sent is None:  # made by a version that noted it elsewhere
+            self._look_again(folder)
+        self._send_epochs(folder)
+        closing = _closing(folder)
+        if closing != self._known[folder.key].closed:
+            self._close_training(folder)
+            self._note_sent(folder.key, self._known[folder.key].epochs, closing)
+
+    def _send_epochs(self, folder: RunFolder) -> None:
+        """Send the epochs that MLflow does not have; those that a training repeated are not sent again."""
+        from mlflow.entities import Metric
+
+        run = self._known[folder.key]
+        metrics: list[Metric] = []
+        last = run.epochs
+        for line in read_journal(folder.metrics_path)[0]:
+            if line["epoch"] <= run.epochs:
+                continue
+            stamp = round(line["time"] * 1000)
+            found = [
+                Metric(SYSTEM.get(name, name), value, stamp, line["epoch"])
+                for name, value in line.items()
+                if name not in {"epoch", "step", "time"} and value is not None
+            ]
+            if len(metrics) + len(found) > BATCH:
+                self._send_batch(folder.key, metrics, last)
+                metrics = []
+            metrics, last = metrics + found, line["epoch"]
+        if metrics:
+            self._send_batch(folder.key, metrics, last)
+
+    def _send_batch(self, key: str, metrics: Sequence[Any], epochs: int) -> None:
+        """Send whole epochs, and note them in the same request."""
+        from mlflow.entities import RunTag
+
+        run = self._known[key]
+        sent = _sent(epochs, run.closed)
+        self.client.log_batch(run.run_id, metrics=metrics, tags=[RunTag(SENT, sent)])
+        self._known[key] = run._replace(sent=sent)
+
+    def _note_sent(self, key: str, epochs: int, closed: str | None) -> None:
+        run = self._known[key]
+        sent = _sent(epochs, closed)
+        if sent != run.sent:
+            self.client.set_tag(run.run_id, SENT, sent)
+        self._known[key] = run._replace(sent=sent)
+
+    def _look_again(self, folder: RunFolder) -> None:
+        """Note what MLflow really has of a run folder: its epochs, and whether its files and numbers are there."""
+        run = self._known[folder.key]
+        steps = {metric.step for metric in self.client.get_metric_history(run.run_id, "minival_top1")}
+        epochs = next(epoch for epoch in range(len(steps) + 1) if epoch + 1 not in steps)
+        there = {(item.path, item.file_size) for item in self.client.list_artifacts(run.run_id)}
+        if not {_ARCHITECTURE, folder.config_path.name} <= {name for name, _ in there}:
+            self._log_spec(run.run_id, folder)
+        names = {(path.name, path.stat().st_size) for path in _files(folder)}
+        numbers = self.client.get_run(run.run_id).data.metrics
+        whole = names <= there and "params" in numbers
+        self._note_sent(folder.key, epochs, run.closed if whole else None)
+
+    def _close_training(self, folder: RunFolder) -> None:
+        result, evaluation = folder.result(), folder.evaluation()
+        if result is None:
+            return
+        final = {"best_minival_top1": result.top1, "best_minival_loss": result.loss}
+        final["best_epoch"] = result.best_epoch
+        final |= {"params": result.params, "macs": result.macs, "train_hours": result.seconds / 3600}
+        final |= _latency(folder)
+        run = self._known[folder.key]
+        split = "minival"
+        # The same name in every run: top1 is of val in those that are evaluated there, of minival in the others.
+        if evaluation:
+            split = "val"
+            final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
+            final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
+            final |= {"images_per_second_at_best_batch": evaluation.images_per_second}
+        elif run.kind not in ON_VAL:
+            final["top1"] = result.top1
+        for path in _files(folder):
+            self.client.log_artifact(run.run_id, str(path))
+        note = run_note(folder, result, evaluation)
+        self._end_training(folder.key, final, folder.result_path.stat().st_mtime, split, note)
+
+    def _end_training(self, key: str, final: Mapping[str, float], seconds: float, split: str, note: str) -> None:
+        run_id = self._known[key].run_id
+        self._log_final(run_id, final, seconds)
+        if "top1" in final:
+            self.client.set_tag(run_id, TOP1_OF, split)
+        self.client.set_tag(run_id, NOTE, note)
+        self._set_status(key, FINISHED)
+
+    def _log_final(self, run_id: str, values: Mapping[str, float], seconds: float) -> None:
+        """Log numbers of a whole run: at step 0, where MLflow's page draws them as bars; a changed one at the next.
+
+        Of two values at one step MLflow shows the larger.
+        """
+        from mlflow.entities import Metric
+
+        there = self.client.get_run(run_id).data.metrics
+        metrics = []
+        for name, given in values.items():
+            value = float(given)
+            if math.isinf(value):
+                value = math.copysign(_LARGEST, value)
+            step = 0
+            if name in there:
+                if there[name] == value or (math.isnan(there[name]) and math.isnan(value)):
+                    continue
+                step = 1 + max(metric.step for metric in self.client.get_metric_history(run_id, name))
+            metrics.append(Metric(name, value, round(seconds * 1000), step))
+        self.client.log_batch(run_id, metrics=metrics)
+
+    def _log_dataset(self, run_id: str, name: str, datasets: Path) -> None:
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # two of MLflow's own source classes claim a folder; either will do
+            source = resolve_dataset_source(str((datasets / name).absolute()))
+        dataset = MetaDataset(source, name=self.experiment, digest=name)
+        context = InputTag("mlflow.data.context", "training")
+        self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [context])])
+
+
+def store_tracker(store: Store, family: str, warn: Callable[[str], None]) -> Tracker:
+    """Return the tracker of a family: for the server that MLFLOW_TRACKING_URI names, or the store's own database."""
+    if server := os.environ.get("MLFLOW_TRACKING_URI"):
+        return tracker_at(server, store, family, warn)
+    tracker = tracker_at(mlflow_uri(store.root), store, family, warn)
+    tracker.pages = f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows that database
+    return tracker
+
+
+def tracker_at(uri: str, store: Store, family: str, warn: Callable[[str], None]) -> Tracker:
+    """Return the tracker of a family of a store for any MLflow.
+
+    A database that is opened from here has no server that keeps files, and MLflow would put them where the command was
+    started: they go to the store.
+    """
+    server = uri.startswith(("http://", "https://", "databricks", "uc:"))
+    return Tracker(uri, family, None if server else store.root / "artifacts" / family, warn)
+
+
+def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None) -> str:
+    """Explain a finished training in words, as Markdown."""
+    spec, about = folder.spec(), folder.about()
+    kind = about.kind if about else ""
+    what = PURPOSE.get(kind, "A training.")
+    lines = [
+        f"{what} `{spec.architecture.name}`: {result.params:,} parameters, {result.macs:,} multiply-adds at "
+        f"{spec.architecture.resolution} pixels; {result.epochs} epochs on dataset `{spec.dataset}`.",
+        "",
+        f"* top-1 on minival, which decides: **{result.top1:.2%}** (epoch {result.best_epoch})",
+    ]
+    if evaluation:
+        lines.append(
+            f"* top-1 on {evaluation.split}, which reports: **{evaluation.top1:.2%}**, top-5 {evaluation.top5:.2%}, of "
+            f"{evaluation.samples:,} images"
+        )
+        place = evaluation.latency.where() if evaluation.latency else "1 thread"
+        lines.append(f"* median time of one image, {place}: {evaluation.latency_ms:.2f} ms")
+    lines += ["", *(f"* {note}" for note in result.notes)]
+    lines.append(f"Run folder `{folder.key}`; `effnet show {folder.key}` prints it.")
+    return "\n".join(lines)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested maps as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+@contextlib.contextmanager
+def _default_artifacts(artifacts: Path | None) -> Iterator[None]:
+    """Let a database that is made in the block keep the files of MLflow's own first experiment in the store as well.
+
+    It gets `./mlruns` otherwise: a folder where the command was started.
+    """
+    name = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # what `mlflow server --default-artifact-root` sets
+    if artifacts is None or name in os.environ:
+        yield
+        return
+    os.environ[name] = artifacts.absolute().parent.as_uri()
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _latency(folder: RunFolder) -> dict[str, float]:
+    latency = folder.known_latency_ms()
+    return {} if latency is None else {"latency_ms": latency}
+
+
+def _sent(epochs: int, closed: str | None) -> str:
+    return canonical_json({"epochs": epochs, "closed": closed}).decode()
+
+
+def _state(folder: RunFolder) -> str:
+    """Return what changes when there is something to send."""
+    return f"{_size(folder.metrics_path)} {_closing(folder)}"
+
+
+def _closing(folder: RunFolder) -> str:
+    """Return what changes when a run is finished or evaluated."""
+    paths = (folder.result_path, folder.evaluation_path, folder.latency_path)
+    return digest([sha256_file(path) if path.exists() else None for path in paths])[:16]
+
+
+def _files(folder: RunFolder) -> list[Path]:
+    """Return the files of a run that MLflow keeps, once it is finished."""
+    if not folder.result_path.exists():
+        return []
+    paths = (folder.weights_path, folder.result_path, folder.metrics_path, folder.evaluation_path)
+    return [path for path in paths if path.exists()]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _artifact_folder(path: Path) -> str | None:
+    return "figures" if path.suffix in {".png", ".svg"} else None
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri

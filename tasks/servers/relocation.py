@@ -1,0 +1,116 @@
+"""A store that was moved or copied works where it is: the absolute addresses inside of it are made those of today.
+
+MLflow's database keeps the address of every run's and model's files, Prefect's the store that a deployed flow works in,
+and a run the weights that it starts from. Left as they are, a copy would write into the original.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from effnet.store import Store, hold, publish
+from tasks.servers import local as servers
+
+RECORD = "store.json"  # where the store was when it was opened last
+_NO_ADDRESSES = frozenset({"metrics", "latest_metrics", "log", "events", "event_resources"})  # large, or history
+
+
+def settle(store: Store, say: Callable[[str], None]) -> None:
+    """Mend a store that was moved or copied since it was opened last, and note where it is; told in one line.
+
+    Args:
+        store: the store; its root is there.
+        say: told if there was anything to mend.
+    """
+    root = store.root
+    if _recorded(root) == root:
+        return  # every time but the first one, or after a move
+    with hold(root / "store.lock"):
+        old = _recorded(root) or _guessed(root)
+        if old and old.exists() and os.path.samefile(old, root):
+            return  # the same folder by another name: what is written here leads to the same files
+        if old:
+            copied = _is_store(old)
+            _forget_servers(root, copied=copied)
+            moved = _mover(old, root)
+            for database in (root / "mlflow.db", root / "prefect" / "prefect.db"):
+                if database.exists():
+                    _mend_database(database, moved)
+            _mend_starts(store, moved)
+            say(f"store {root}: was {'copied from' if copied else 'at'} {old}; its addresses are those of here now")
+        publish(root / RECORD, json.dumps({"root": str(root)}).encode())
+
+
+def _recorded(root: Path) -> Path | None:
+    try:
+        return Path(json.loads((root / RECORD).read_bytes())["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _guessed(root: Path) -> Path | None:
+    """Return where a store without a record was when MLflow's database got its first family."""
+    if not (root / "mlflow.db").exists():
+        return None
+    with closing(sqlite3.connect(root / "mlflow.db")) as database:
+        try:
+            rows = database.execute("select artifact_location, name from experiments").fetchall()
+        except sqlite3.DatabaseError:
+            return None
+    for location, name in rows:
+        path, end = location.removeprefix("file://"), f"/artifacts/{name}"
+        if path.endswith(end):
+            return Path(path.removesuffix(end))
+    return None
+
+
+def _is_store(path: Path) -> bool:
+    return any((path / name).exists() for name in (RECORD, "mlflow.db", "runs"))
+
+
+def _forget_servers(root: Path, *, copied: bool) -> None:
+    """Servers that are noted here belong to the original, or work in a folder that is not there any more."""
+    if not copied:
+        servers.stop(root)
+    (root / "servers.json").unlink(missing_ok=True)
+
+
+def _mover(old: Path, new: Path) -> Callable[[str], str]:
+    """Return what puts `new` for `old` in a text: as a path, in an address, and within JSON."""
+    pairs = {form(old): form(new) for form in (str, Path.as_uri, lambda path: json.dumps(str(path))[1:-1])}
+    names = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
+    pattern = re.compile(rf"(?<![\w.~%-])(?:{names})(?=$|[/\"'?#\s\\])")
+    return lambda text: pattern.sub(lambda found: pairs[found.group()], text)
+
+
+def _mend_database(path: Path, moved: Callable[[str], str]) -> None:
+    """Mend every text of a database, in one transaction."""
+    with closing(sqlite3.connect(path, timeout=60)) as database, database:
+        database.execute("begin immediate")
+        tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
+        for table in (name for name in tables if name not in _NO_ADDRESSES):
+            for column in [row[1] for row in database.execute(f'pragma table_info("{table}")')]:
+                for row, text in database.execute(
+                    f'select rowid, "{column}" from "{table}" where typeof("{column}") = \'text\''  # noqa: S608
+                ).fetchall():
+                    if (mended := moved(text)) != text:
+                        query = f'update "{table}" set "{column}" = ? where rowid = ?'  # noqa: S608
+                        database.execute(query, (mended, row))
+
+
+def _mend_starts(store: Store, moved: Callable[[str], str]) -> None:
+    """Mend where runs find the weights that they start from; it is no part of their keys."""
+    for path in store.runs.glob("*/config.json"):
+        try:
+            spec = json.loads(path.read_bytes())
+        except ValueError:  # told by who reads the run
+            continue
+        start = spec.get("start")
+        if start and (mended := moved(start["path"])) != start["path"]:
+            publish(path, json.dumps(spec | {"start": start | {"path": mended}}, indent=2).encode())

@@ -1,0 +1,267 @@
+"""Child processes: in parallel, restarted when killed, stopped when asked, their errors passed on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from effnet.config import LocalCompute
+from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
+from tasks.compute import here as dispatch
+from tasks.compute import interrupt
+from tasks.compute.here import Job, run_jobs
+
+MODULE = "effnet_test_child"
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
+    """Make jobs whose child runs a line of code with `sys`, `os`, `time`, `signal` and `Path` at hand."""
+    code = "import os, signal, sys, time\nfrom pathlib import Path\nexec(sys.argv[1])\n"
+    (tmp_path / f"{MODULE}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def make(name: str, line: str, work: float = 1.0) -> Job:
+        return Job(name, MODULE, (line,), tmp_path / "logs" / f"{name}.log", work)
+
+    return make
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that jobs run in: children of the fork server."""
+    below = psutil.Process().children(recursive=True)
+    return [each for each in below if each.ppid() != os.getpid() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.warned: list[str] = []
+
+    def run(self, *jobs: Job, parallel: int = 2, tick: Callable[[], None] = lambda: None) -> None:
+        run_jobs(
+            jobs,
+            LocalCompute(parallel=parallel),
+            tick=tick,
+            done=lambda job: self.done.append(job.name),
+            warn=self.warned.append,
+        )
+
+
+def test_largest_first_and_so_many_at_a_time(job: Callable[..., Job], tmp_path: Path) -> None:
+    notes = Notes()
+    most = 0
+
+    def tick() -> None:
+        nonlocal most
+        most = max(most, len(children()))
+
+    line = f"p = Path({str(tmp_path)!r}) / 'order'; p.open('a').write('%s\\n'); time.sleep(0.4)"
+    notes.run(*(job(f"j{work}", line % work, work) for work in (1, 3, 2, 5, 4)), tick=tick)
+    assert sorted(notes.done) == ["j1", "j2", "j3", "j4", "j5"]
+    assert most == 2
+    order = (tmp_path / "order").read_text().split()
+    assert set(order[:2]) == {"5", "4"}
+    assert order[-1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(2, ConfigError), (65, DataError), (75, StoppedError), (76, MachineError), (70, RunFailedError)],
+)
+def test_childs_error_is_passed_on_with_its_line(job: Callable[..., Job], code: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"^bad: .*what went wrong"):
+        Notes().run(job("bad", f"print('noise\\nwhat went wrong', file=sys.stderr); sys.exit({code})"))
+
+
+def test_error_stops_the_others(job: Callable[..., Job]) -> None:
+    start = time.monotonic()
+    with pytest.raises(DataError):
+        Notes().run(job("slow", "time.sleep(60)", 2), job("bad", "time.sleep(0.5); sys.exit(65)"))
+    assert time.monotonic() - start < 30
+    assert not children()
+
+
+def test_killed_child_is_started_again_and_said(job: Callable[..., Job], tmp_path: Path) -> None:
+    mark = str(tmp_path / "mark")
+    line = f"p = Path({mark!r}); again = p.exists(); p.touch(); again or os.kill(os.getpid(), signal.SIGKILL)"
+    notes = Notes()
+    notes.run(job("victim", line))
+    assert notes.done == ["victim"]
+    assert notes.warned == ["victim: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+
+
+def test_child_that_is_killed_every_time_is_given_up(job: Callable[..., Job]) -> None:
+    notes = Notes()
+    with pytest.raises(MachineError, match=f"killed by SIGKILL, 3 times on machine {os.uname().nodename}"):
+        notes.run(job("victim", "os.kill(os.getpid(), signal.SIGKILL)"))
+    assert len(notes.warned) == 2
+
+
+def test_child_whose_machine_is_broken_is_started_once_more_here(job: Callable[..., Job], tmp_path: Path) -> None:
+    notes, mark = Notes(), str(tmp_path / "mark")
+    line = f"p = Path({mark!r}); again = p.exists(); p.touch(); again or (print('no GPU'), sys.exit(76))"
+    notes.run(job("unlucky", line))
+    assert notes.done == ["unlucky"]
+    assert notes.warned == ["unlucky: no GPU; started once more here"]
+    with pytest.raises(MachineError, match="doomed: no GPU"):
+        notes.run(job("doomed", "print('no GPU'); sys.exit(76)"))
+    assert len(notes.warned) == 2
+
+
+def test_busy_run_is_tried_again_for_a_while(
+    job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = str(tmp_path / "mark")
+    notes = Notes()
+    notes.run(job("late", f"p = Path({mark!r}); again = p.exists(); p.touch(); sys.exit(0 if again else 73)"))
+    assert notes.done == ["late"]
+    monkeypatch.setattr(dispatch, "BUSY_SECONDS", 0.5)
+    with pytest.raises(BusyError):
+        notes.run(job("never", "sys.exit(73)"))
+
+
+def test_warnings_of_children_are_passed_on(job: Callable[..., Job]) -> None:
+    notes = Notes()
+    notes.run(job("careful", "print('warning: mind the gap', file=sys.stderr); print('other', file=sys.stderr)"))
+    assert notes.warned == ["careful: mind the gap"]
+
+
+def test_interrupt_stops_children_in_order(job: Callable[..., Job], tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    line = (
+        f"signal.signal(signal.SIGTERM, lambda *_: (Path({str(saved)!r}).touch(), sys.exit(75)));"
+        f" Path({str(tmp_path / 'up')!r}).touch(); time.sleep(60)"
+    )
+
+    def tick() -> None:
+        if (tmp_path / "up").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Notes().run(job("child", line), tick=tick)
+    assert saved.exists()
+    assert not children()
+
+
+def test_slots_follow_the_cores() -> None:
+    assert dispatch.slots(LocalCompute(parallel=3)) == 3
+    assert dispatch.slots(LocalCompute()) == len(os.sched_getaffinity(0))
+
+
+SMI = """#!/bin/sh
+echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)'
+echo 'GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)'
+"""
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the driver's tool say that there are two GPUs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nvidia-smi").write_text(SMI)
+    (tmp_path / "bin/nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    dispatch.gpus.cache_clear()
+    yield
+    dispatch.gpus.cache_clear()
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_children_that_run_together_have_a_gpu_each(job: Callable[..., Job], tmp_path: Path) -> None:
+    line = f"(Path({str(tmp_path)!r}) / '%s').write_text(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(%s)"
+    mark = tmp_path / "mark"
+    again = f"p = Path({str(mark)!r}); again = p.exists(); p.touch(); again or os.kill(os.getpid(), signal.SIGKILL);"
+    names = ("first", "second", "third")  # the second one's place is free again when the third one starts
+    jobs = [
+        job("first", line % ("first", 2), 3),
+        job("second", again + line % ("second", 0), 2),
+        job("third", line % ("third", 0)),
+    ]
+    Notes().run(*jobs)
+    assert [(tmp_path / name).read_text() for name in names] == ["GPU-aaaa", "GPU-bbbb", "GPU-bbbb"]
+    Notes().run(replace(job("ranks", line % ("ranks", 0)), ranks=2))
+    assert (tmp_path / "ranks").read_text() == "GPU-aaaa,GPU-bbbb"
+
+
+def test_gpus_that_the_user_chose_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    dispatch.gpus.cache_clear()
+    assert dispatch.gpus() == ("3", "5")
+    dispatch.gpus.cache_clear()
+
+
+def test_a_request_to_stop_that_somebody_swallowed_still_stops(
+    job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interrupt, "_asked", threading.Event())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupt.install()
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Notes().run(job("long", "time.sleep(60)"), tick=swallow)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - start < 30
+
+
+def test_children_die_with_the_fork_server_and_are_started_again(job: Callable[..., Job], tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    line = f"p = Path({str(mark)!r}); again = p.exists(); p.write_text(str(os.getppid())); again or time.sleep(60)"
+    killed = []
+
+    def tick() -> None:
+        if not killed and mark.exists() and mark.read_text():
+            killed.append(int(mark.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    notes = Notes()
+    notes.run(job("victim", line), tick=tick)
+    assert notes.done == ["victim"]
+    assert "killed by SIGKILL; started again" in notes.warned[0]
+    assert int(mark.read_text()) != killed[0]
+
+
+def test_a_fork_server_that_dies_before_its_child_lives_is_started_again(job: Callable[..., Job]) -> None:
+    notes, compute = Notes(), LocalCompute(threads=3)  # a server that no other test has started
+    killed = []
+
+    def tick() -> None:
+        if not killed:
+            killed.append(dispatch._servers[3])
+            killed[0]._server.kill()
+
+    run_jobs(
+        [job("early", "pass")],
+        compute,
+        tick=tick,
+        done=lambda job: notes.done.append(job.name),
+        warn=notes.warned.append,
+    )
+    assert notes.done == ["early"]
+    assert notes.warned == ["early: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+
+
+def test_a_child_starts_in_a_moment_and_shows_what_it_does(job: Callable[..., Job], tmp_path: Path) -> None:
+    Notes().run(job("first", "pass"))  # the server imports torch once
+    shown = tmp_path / "shown"
+    line = f"Path({str(shown)!r}).write_bytes(Path('/proc/self/cmdline').read_bytes()); assert 'torch' in sys.modules"
+    Notes().run(job("second", line))
+    assert shown.read_bytes().startswith(f"python -m {MODULE} ".encode())

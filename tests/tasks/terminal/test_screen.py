@@ -1,0 +1,25 @@
+"""What the terminal says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tasks.terminal.screen import short
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (424_000, "424 k"),
+        (999_600, "1 M"),
+        (5.29e6, "5.29 M"),
+        (3.71e10, "37.1 G"),
+        (9.999e11, "1 T"),
+        (2e12, "2 T"),
+        (2e15, "2,000 T"),
+    ],
+)
+def test_counts_are_short_and_have_no_exponent(number: float, told: str) -> None:
+    assert short(number) == told
