@@ -38,8 +38,12 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
 
 def children() -> list[psutil.Process]:
     """Return the processes that jobs run in: children of the fork server."""
-    below = psutil.Process().children(recursive=True)
-    return [each for each in below if each.ppid() != os.getpid() and each.status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if each.ppid() != os.getpid() and each.status() != psutil.STATUS_ZOMBIE:
+                found.append(each)
+    return found
 
 
 class Notes:
