@@ -107,9 +107,9 @@ def _seconds(folder: Path, compute: Any, seed: int, epochs: int) -> float:
 def _order(folder: Path, seed: int, epochs: int) -> tuple[Any, Any]:
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
+    from effnet.order import Order
     from effnet.runs import RunFolder, RunSpec
     from effnet.store import Store
-    from tasks.compute.place import Order
 
     store = Store(folder / "store")
     path = ROOT / "configs" / "digits.yaml"

@@ -28,6 +28,7 @@ from pydantic import Field, ValidationError
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
 from effnet.errors import ConfigError, DataError
+from effnet.stages import Stage
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
@@ -72,7 +73,7 @@ class About(Value):
 
     experiment: str  # the family's name
     name: str
-    kind: str  # "fit" or "member"
+    kind: Stage
     labels: dict[str, float]  # φ, α, ...
     family: str  # key of the build that it was first wanted for
 

@@ -11,11 +11,12 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
-from effnet.data.shards.manifest import Manifest
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
+from effnet.stages import Stage
 from effnet.store import Store
+from tasks.build import Build
 from tasks.fit import fit_coefficients
 from tasks.members import evaluate_members, train_members
 from tasks.records.tracking import store_tracker
@@ -28,7 +29,6 @@ from tasks.shard import shard_dataset
 from tasks.study import study_scaling
 from tasks.terminal.progress import StageProgress
 from tasks.terminal.screen import Screen
-from tasks.trainings import Work, make_unit
 
 
 def run_name() -> str:
@@ -46,26 +46,26 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with opened(config, base, store) as (work, manifest, parent):
-        work = with_baseline(work, manifest, parent)
+    with opened(config, base, store) as build:
+        build = with_baseline(build)
         if config.study:
-            study_scaling(work, manifest, config.study, parent)
-        coefficients = fit_coefficients(work, manifest, parent)
-        members = plan_members(work.baseline, config, coefficients, len(manifest.classes))
-        units = [
-            make_unit(work, manifest, member.name, member.architecture, config.recipe, {"phi": member.phi})
+            study_scaling(build, config.study)
+        coefficients = fit_coefficients(build)
+        members = plan_members(build.baseline, config, coefficients, build.num_classes)
+        trainings = [
+            build.training(Stage.MEMBER, member.name, member.architecture, config.recipe, {"phi": member.phi})
             for member in members
         ]
-        reused = train_members(work, units, parent)
-        result = evaluate_members(work, manifest, list(zip(members, units, strict=True)), coefficients, reused)
-        register_members(work, manifest, units)
-        facts = write_report(work, result)
-        work.tracker.close_family(work.key, family_metrics(facts), markdown(facts), report_files(facts))
+        reused = train_members(build, trainings)
+        result = evaluate_members(build, list(zip(members, trainings, strict=True)), coefficients, reused)
+        register_members(build, trainings)
+        facts = write_report(build, result)
+        build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         return result
 
 
 @contextmanager
-def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tuple[Work, Manifest, str | None]]:
+def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Build]:
     """Open store, dataset and MLflow run of a config; the run is left as paused if the block fails."""
     root = Store.at(store or settings.store)
     report_to(root.logs)
@@ -75,24 +75,24 @@ def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[tup
         screen = Screen(get_run_logger().info, StageProgress(settings.family))
         settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)
-        work = Work(settings, load_baseline(settings, Path(base)), root, Path(base), tracker, screen)
-        manifest = shard_dataset(work)
-        work = dataclasses.replace(work, key=build_key(settings, work.baseline, manifest.digest))
-        name = f"{settings.family} {work.key[:6]}"
-        folder = root.datasets / manifest.digest
-        parent = tracker.open_family(work.key, name, settings.model_dump(mode="json"), _this_flow_run(), folder)
+        baseline = load_baseline(settings, Path(base))
+        manifest = shard_dataset(settings, root, Path(base), screen)
+        key = build_key(settings, baseline, manifest.digest)
+        build = Build(settings, baseline, manifest, root, tracker, screen, Path(base), key)
+        name = f"{settings.family} {key[:6]}"
+        tracker.open_family(key, name, settings.model_dump(mode="json"), _this_flow_run(), build.dataset)
         try:
-            yield work, manifest, parent
+            yield build
         except BaseException:
-            tracker.pause(work.key)
+            tracker.pause(key)
             raise
 
 
-def with_baseline(work: Work, manifest: Manifest, parent: str | None) -> Work:
+def with_baseline(build: Build) -> Build:
     """Search for the baseline, if the config says so."""
-    if not isinstance(work.config.baseline, SearchedBaseline):
-        return work
-    return dataclasses.replace(work, baseline=search_baseline(work, manifest, work.config.baseline.search, parent))
+    if not isinstance(build.config.baseline, SearchedBaseline):
+        return build
+    return dataclasses.replace(build, baseline=search_baseline(build, build.config.baseline.search))
 
 
 def _this_flow_run() -> dict[str, str]:

@@ -6,9 +6,9 @@ from prefect import flow
 
 from effnet.config import FamilyConfig, StudyConfig
 from flows.build_family import opened, run_name, with_baseline
+from tasks.build import Build
 from tasks.fit import fit_coefficients as fit_task
 from tasks.study import study_scaling as study_task
-from tasks.trainings import Work
 
 
 @flow(name="study_scaling", flow_run_name=run_name)
@@ -20,10 +20,10 @@ def study_scaling(config: FamilyConfig, base: str = ".", store: str | None = Non
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with opened(config, base, store) as (work, manifest, parent):
-        work = with_baseline(work, manifest, parent)
-        study_task(work, manifest, work.config.study or StudyConfig(), parent)
-        return _left(work)
+    with opened(config, base, store) as build:
+        build = with_baseline(build)
+        study_task(build, build.config.study or StudyConfig())
+        return _left(build)
 
 
 @flow(name="fit_coefficients", flow_run_name=run_name)
@@ -35,10 +35,10 @@ def fit_coefficients(config: FamilyConfig, base: str = ".", store: str | None = 
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with opened(config, base, store) as (work, manifest, parent):
-        work = with_baseline(work, manifest, parent)
-        fit_task(work, manifest, parent)
-        return _left(work)
+    with opened(config, base, store) as build:
+        build = with_baseline(build)
+        fit_task(build)
+        return _left(build)
 
 
 @flow(name="search_baseline", flow_run_name=run_name)
@@ -50,12 +50,12 @@ def search_baseline(config: FamilyConfig, base: str = ".", store: str | None = N
         base: folder that relative paths in the config begin at.
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
-    with opened(config, base, store) as (work, manifest, parent):
-        return _left(with_baseline(work, manifest, parent))
+    with opened(config, base, store) as build:
+        return _left(with_baseline(build))
 
 
-def _left(work: Work) -> str:
+def _left(build: Build) -> str:
     """Attach what the stage wrote to the family's run, which `effnet family` goes on with; return its folder."""
-    work.tracker.attach(work.key, sorted(work.folder.iterdir()))
-    work.tracker.pause(work.key)
-    return str(work.folder)
+    build.tracker.attach(build.key, sorted(build.folder.iterdir()))
+    build.tracker.pause(build.key)
+    return str(build.folder)

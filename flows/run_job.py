@@ -9,7 +9,8 @@ from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from effnet.errors import EffnetError
-from tasks.compute.job import PoolJob, do_job
+from tasks.compute.job import do_job
+from tasks.compute.orders import PoolJob
 from tasks.compute.pool import state_name
 from tasks.servers.prefect_setup import quiet_worker
 

@@ -13,66 +13,65 @@ from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.config import given_coefficients
-from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
+from effnet.stages import Stage
 from effnet.statistics import Hits
 from effnet.store import publish
-from tasks.trainings import Unit, Work, keep_unit_hits, leave_units, make_unit, score_after, time_units, train_units
+from tasks.build import Build, Training
+from tasks.trainings import keep_minival_hits, leave, measure_latency, score_after, train
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
 Found = dict[str, Any]
 
 
 @task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
-def fit_coefficients(work: Work, manifest: Manifest, parent: str | None) -> Coefficients:
+def fit_coefficients(build: Build) -> Coefficients:
     """Return the config's own α, β, γ, or find them by training the grid at φ = 1."""
-    if given := given_coefficients(work.config):
-        work.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
+    if given := given_coefficients(build.config):
+        build.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
         return given
-    config = work.config
+    config = build.config
     if config.fit.epochs * SHORT < config.recipe.epochs:
-        work.screen.warn(
+        build.screen.warn(
             f"fit.epochs {config.fit.epochs} is short beside the members' {config.recipe.epochs}: short trainings "
             "favour width, long ones depth (arXiv 2103.07579)"
         )
-    grid = enumerate_grid(work.baseline, len(manifest.classes), config.fit, config.resolution_multiple)
-    _say_grid(work, grid)
-    left, history = _halve(work, manifest, grid.candidates, parent)
-    paper = paper_candidate(work.baseline, len(manifest.classes), config.resolution_multiple)
+    grid = enumerate_grid(build.baseline, build.num_classes, config.fit, config.resolution_multiple)
+    _say_grid(build, grid)
+    left, history = _halve(build, grid.candidates)
+    paper = paper_candidate(build.baseline, build.num_classes, config.resolution_multiple)
     if paper.architecture.key() not in {candidate.architecture.key() for candidate in left}:
         left = [*left, paper]
-    finalists = _finish(work, manifest, left, parent)
-    dropped = [_unit(work, manifest, candidate) for candidate in grid.candidates if candidate not in left]
-    time_units(work, dropped)
-    leave_units(work, dropped)
+    finalists = _finish(build, left)
+    dropped = [_training(build, candidate) for candidate in grid.candidates if candidate not in left]
+    measure_latency(build, dropped)
+    leave(build, dropped)
     history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
     decision = decide(finalists)
-    _say_decision(work, finalists, decision, paper)
+    _say_decision(build, finalists, decision, paper)
     seeds = range(config.fit.seeds)
-    runs = {one: [_unit(work, manifest, one, seed).folder.key for seed in seeds] for one in left}
-    every = {_unit(work, manifest, candidate).folder.key for candidate in grid.candidates}.union(*runs.values())
+    runs = {one: [_training(build, one, seed).folder.key for seed in seeds] for one in left}
+    every = {_training(build, candidate).folder.key for candidate in grid.candidates}.union(*runs.values())
     content = _content(grid, history, finalists, decision, paper, runs) | {"runs": sorted(every)}
-    publish(work.folder / "fit.json", json.dumps(content, indent=2).encode())
+    publish(build.folder / "fit.json", json.dumps(content, indent=2).encode())
     from effnet.report.evidence import grid_figure
 
-    grid_figure(content, manifest.samples["minival"], [work.folder / "grid.png", work.folder / "grid.svg"])
+    grid_figure(content, build.manifest.samples["minival"], [build.folder / "grid.png", build.folder / "grid.svg"])
     return decision.winner.coefficients
 
 
-def _halve(
-    work: Work, manifest: Manifest, candidates: Sequence[Candidate], parent: str | None
-) -> tuple[list[Candidate], list[Found]]:
+def _halve(build: Build, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Found]]:
     """Return the candidates that reach the last rung, and what every rung found."""
-    plan = rungs(len(candidates), work.config.fit.epochs, work.config.fit.halving)
+    plan = rungs(len(candidates), build.config.fit.epochs, build.config.fit.halving)
     alive, history = list(candidates), list[Found]()
     for rung in plan[:-1]:
-        units = {candidate: _unit(work, manifest, candidate) for candidate in alive}
-        train_units(work, list(units.values()), "fit", parent, until=rung.epochs)
-        scores = {candidate: score_after(unit, rung.epochs) for candidate, unit in units.items()}
+        trainings = {candidate: _training(build, candidate) for candidate in alive}
+        train(build, list(trainings.values()), until=rung.epochs)
+        scores = {candidate: score_after(training, rung.epochs) for candidate, training in trainings.items()}
         history.append(
             {
                 "epochs": rung.epochs,
@@ -80,53 +79,52 @@ def _halve(
             }
         )
         alive = promoted(scores, plan[plan.index(rung) + 1].candidates)
-        work.screen.say(f"halving: {len(units)} candidates after {rung.epochs} epochs, {len(alive)} go on")
-    spent, whole = total_epochs(plan), len(candidates) * work.config.fit.epochs
+        build.screen.say(f"halving: {len(trainings)} candidates after {rung.epochs} epochs, {len(alive)} go on")
+    spent, whole = total_epochs(plan), len(candidates) * build.config.fit.epochs
     if len(plan) > 1:
-        work.screen.say(f"halving trains {spent} epochs in all, where training every candidate would take {whole}")
+        build.screen.say(f"halving trains {spent} epochs in all, where training every candidate would take {whole}")
     return alive, history
 
 
-def _finish(
-    work: Work, manifest: Manifest, candidates: Sequence[Candidate], parent: str | None
-) -> dict[Candidate, Finalist]:
+def _finish(build: Build, candidates: Sequence[Candidate]) -> dict[Candidate, Finalist]:
     """Train the finalists to the end, with every seed."""
-    seeds = range(work.config.fit.seeds)
-    units = {candidate: [_unit(work, manifest, candidate, seed) for seed in seeds] for candidate in candidates}
-    every = [unit for each in units.values() for unit in each]
-    train_units(work, every, "fit", parent)
-    keep_unit_hits(work, every)
-    time_units(work, every)
+    seeds = range(build.config.fit.seeds)
+    trainings = {candidate: [_training(build, candidate, seed) for seed in seeds] for candidate in candidates}
+    every = [training for each in trainings.values() for training in each]
+    train(build, every)
+    keep_minival_hits(build, every)
+    measure_latency(build, every)
     return {
-        candidate: Finalist(np.array([_hits(unit) for unit in each]), candidate.macs)
-        for candidate, each in units.items()
+        candidate: Finalist(np.array([_hits(training) for training in each]), candidate.macs)
+        for candidate, each in trainings.items()
     }
 
 
-def _hits(unit: Unit) -> Hits:
-    if (hits := run_hits(unit.folder, "minival")) is None:
-        raise DataError(f"{unit.folder.hits_path}: has gone; run the command again")
+def _hits(training: Training) -> Hits:
+    if (hits := run_hits(training.folder, "minival")) is None:
+        raise DataError(f"{training.folder.hits_path}: has gone; run the command again")
     return hits
 
 
-def _unit(work: Work, manifest: Manifest, candidate: Candidate, seed: int = 0) -> Unit:
+def _training(build: Build, candidate: Candidate, seed: int = 0) -> Training:
     alpha, beta, gamma = candidate.coefficients
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
     name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}" + (f" seed {seed}" if seed else "")
-    recipe = work.config.recipe.model_copy(update={"epochs": work.config.fit.epochs})
-    return make_unit(work, manifest, name, candidate.architecture, recipe, labels, seed=seed)
+    recipe = build.config.recipe.model_copy(update={"epochs": build.config.fit.epochs})
+    return build.training(Stage.FIT, name, candidate.architecture, recipe, labels, seed=seed)
 
 
-def _say_grid(work: Work, grid: Grid) -> None:
+def _say_grid(build: Build, grid: Grid) -> None:
     networks, fitting = grid.points - grid.duplicates, len(grid.candidates) + grid.left_out
-    work.screen.say(
+    tried = f", {len(grid.candidates)} tried" if grid.left_out else ""
+    build.screen.say(
         f"grid over α, β, γ: {grid.points:,} points build {networks:,} networks, {fitting:,} of them cost about "
-        f"{work.config.fit.cost_ratio:g} times the baseline{f', {len(grid.candidates)} tried' if grid.left_out else ''}"
+        f"{build.config.fit.cost_ratio:g} times the baseline{tried}"
     )
 
 
 def _say_decision(
-    work: Work, finalists: dict[Candidate, Finalist], decision: Decision[Candidate], paper: Candidate
+    build: Build, finalists: dict[Candidate, Finalist], decision: Decision[Candidate], paper: Candidate
 ) -> None:
     alpha, beta, gamma = decision.winner.coefficients
     verdict = (
@@ -134,9 +132,9 @@ def _say_decision(
     )
     if decision.runner_up:
         verdict += f"; {decision.told()}"
-    work.screen.say(verdict)
+    build.screen.say(verdict)
     mine = next(f for c, f in finalists.items() if c.architecture.key() == paper.architecture.key())
-    work.screen.say(
+    build.screen.say(
         f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g}: minival top-1 {mine.mean:.1%}"
     )
 

@@ -8,43 +8,44 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import Coefficients
-from effnet.data.shards.manifest import Manifest
 from effnet.family import FamilyResult, Member, MemberResult
-from tasks.trainings import Unit, Work, evaluate_units, train_units
+from tasks.build import Build, Training
+from tasks.trainings import evaluate, train
 
 
 @task(task_run_name="train members", cache_policy=NO_CACHE)
-def train_members(work: Work, units: Sequence[Unit], parent: str | None) -> dict[str, bool]:
+def train_members(build: Build, trainings: Sequence[Training]) -> dict[str, bool]:
     """Train every member; return by name whether its run was there already."""
-    reused = {unit.name: unit.folder.result() is not None for unit in units}
-    train_units(work, units, "member", parent)
+    reused = {training.name: training.folder.result() is not None for training in trainings}
+    train(build, trainings)
     return reused
 
 
 @task(task_run_name="evaluate members", cache_policy=NO_CACHE)
 def evaluate_members(
-    work: Work,
-    manifest: Manifest,
-    members: Sequence[tuple[Member, Unit]],
+    build: Build,
+    members: Sequence[tuple[Member, Training]],
     coefficients: Coefficients,
     reused: dict[str, bool],
 ) -> FamilyResult:
     """Score every member on the validation split, once, and return the family."""
-    kept = evaluate_units(work, [unit for _, unit in members])
-    work.screen.say(f"evaluated on {manifest.samples['val']:,} held-out images{f' ({kept} reused)' if kept else ''}")
-    results = [_member_result(work, member, unit, reused[unit.name]) for member, unit in members]
+    kept = evaluate(build, [training for _, training in members])
+    again = f" ({kept} reused)" if kept else ""
+    samples = build.manifest.samples["val"]
+    build.screen.say(f"evaluated on {samples:,} held-out images{again}")
+    results = [_member_result(build, member, training, reused[training.name]) for member, training in members]
     return FamilyResult(
-        family=work.config.family,
-        key=work.key,
-        dataset=manifest.digest,
-        val_samples=manifest.samples["val"],
+        family=build.config.family,
+        key=build.key,
+        dataset=build.manifest.digest,
+        val_samples=samples,
         coefficients=coefficients._asdict(),
         members=tuple(results),
     )
 
 
-def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> MemberResult:
-    result, evaluation = unit.folder.trained(), unit.folder.evaluated()
+def _member_result(build: Build, member: Member, training: Training, reused: bool) -> MemberResult:
+    result, evaluation = training.folder.trained(), training.folder.evaluated()
     return MemberResult(
         name=member.name,
         phi=member.phi,
@@ -56,7 +57,7 @@ def _member_result(work: Work, member: Member, unit: Unit, reused: bool) -> Memb
         latency_ms=evaluation.latency_ms,
         latency_on=evaluation.latency.where() if evaluation.latency else "",
         seconds=result.seconds,
-        run_key=unit.folder.key,
-        mlflow_run_id=work.tracker.run_id(unit.folder.key),
+        run_key=training.folder.key,
+        mlflow_run_id=build.tracker.run_id(training.folder.key),
         reused=reused,
     )

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from effnet.data.shards.manifest import Manifest
+from tasks.build import Build, Training
 from tasks.records.registry import Registered, Registry
-from tasks.trainings import Unit, Work
 
 
 @task(task_run_name="register members", cache_policy=NO_CACHE)
-def register_members(work: Work, manifest: Manifest, units: Sequence[Unit]) -> list[Registered]:
+def register_members(build: Build, trainings: Sequence[Training]) -> list[Registered]:
     """Register every evaluated member that is not registered yet, and let the gate decide on the champions."""
-    config, screen = work.config, work.screen
+    config, screen = build.config, build.screen
     registry = Registry(
-        work.tracker, work.store, manifest, config.family, work.key, config.licence, screen.say, screen.warn
+        build.tracker, build.store, build.manifest, config.family, build.key, config.licence, screen.say, screen.warn
     )
-    found = [each for unit in units if (each := registry.register(unit.name, unit.folder))]
+    found = [each for training in trainings if (each := registry.register(training.name, training.folder))]
     if found:
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)

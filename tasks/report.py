@@ -28,28 +28,28 @@ from effnet.report.figures import (
 from effnet.report.page import Shown, markdown, member_rows, page
 from effnet.runs import RunFolder
 from effnet.store import publish
+from tasks.build import Build
 from tasks.terminal.progress import artifact_key
-from tasks.trainings import Work
 
 PAGE = "report.html"
 
 
 @task(task_run_name="write report", cache_policy=NO_CACHE)
-def write_report(work: Work, result: FamilyResult) -> Facts:
+def write_report(build: Build, result: FamilyResult) -> Facts:
     """Write the family's result, figures and page, unless they are there; show them on Prefect's page."""
-    folder = work.folder
+    folder = build.folder
     lasting = [member.model_copy(update={"reused": False}) for member in result.members]
     text = result.model_copy(update={"members": tuple(lasting)}).model_dump_json(indent=2).encode()
-    config = work.config.model_dump_json(indent=2).encode() + b"\n"
+    config = build.config.model_dump_json(indent=2).encode() + b"\n"
     done = (folder / PAGE).exists() and (folder / RESULT).exists() and (folder / RESULT).read_bytes() == text
     publish(folder / CONFIG, config)
     publish(folder / RESULT, text)
-    facts = load_facts(work.store, work.key)
+    facts = load_facts(build.store, build.key)
     if not done:
         publish(folder / "environment.json", json.dumps(_environment(), indent=2).encode())
         figures = list(_figures(facts))
         publish(folder / PAGE, page(facts, figures).encode())
-    _show(facts, work.tracker.page(work.key, PAGE))
+    _show(facts, build.tracker.page(build.key, PAGE))
     return facts
 
 

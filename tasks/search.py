@@ -13,12 +13,13 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import SearchConfig
-from effnet.data.shards.manifest import Manifest
 from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
+from effnet.stages import Stage
 from effnet.store import publish
-from tasks.trainings import Unit, Work, leave_units, make_unit, score_after, time_units, train_units
+from tasks.build import Build, Training
+from tasks.trainings import leave, measure_latency, score_after, train
 
 Method = Literal["evolution", "random"]
 
@@ -27,94 +28,92 @@ class Tried(NamedTuple):
     """A trial that was trained."""
 
     trial: Trial  # its reward is the one after the epochs that all trials have, which evolution goes by
-    unit: Unit
+    training: Training
     cost: float  # multiply-adds, or milliseconds
     top1: float  # on minival, as far as it was trained
     final: float | None  # reward, if it was trained to the end
 
 
 @task(task_run_name="search baseline", cache_policy=NO_CACHE)
-def search_baseline(work: Work, manifest: Manifest, config: SearchConfig, parent: str | None) -> Architecture:
+def search_baseline(build: Build, config: SearchConfig) -> Architecture:
     """Return the best network found; write it, the history and the Pareto front beside the family's other files."""
-    space = imagenet_space() if config.reference == "mnasnet" else Space(work.baseline)
-    tried = _search(work, manifest, config, config.method, space, parent)
-    control = _search(work, manifest, config, "random", space, parent) if config.control else []
+    space = imagenet_space() if config.reference == "mnasnet" else Space(build.baseline)
+    tried = _search(build, config, config.method, space)
+    control = _search(build, config, "random", space) if config.control else []
     if control:
         mine, random = (sum(each.trial.reward for each in found) / len(found) for found in (tried, control))
-        work.screen.say(f"mean reward of the trials: {mine:.4f} by {config.method}, {random:.4f} at random")
+        build.screen.say(f"mean reward of the trials: {mine:.4f} by {config.method}, {random:.4f} at random")
     best = max([*tried, *control], key=lambda each: (each.final or -math.inf, -each.trial.number))
-    arch = space.build(best.trial.genes, f"{work.config.family}_baseline")
-    work.screen.say(
-        f"baseline found: {best.unit.name}, {best.unit.params:,} params, {best.unit.macs:,} MACs, "
+    arch = space.build(best.trial.genes, f"{build.config.family}_baseline")
+    cost = best.training.cost
+    build.screen.say(
+        f"baseline found: {best.training.name}, {cost.params:,} params, {cost.macs:,} MACs, "
         f"minival top-1 {best.top1:.1%}, reward {best.final:.4f}"
     )
-    _write(work, config, tried, control, arch)
+    _write(build, config, tried, control, arch)
     return arch
 
 
-def _search(
-    work: Work, manifest: Manifest, config: SearchConfig, method: Method, space: Space, parent: str | None
-) -> list[Tried]:
+def _search(build: Build, config: SearchConfig, method: Method, space: Space) -> list[Tried]:
     """Try as many networks as the config says, batch by batch."""
-    num_classes = len(manifest.classes)
     low, high = (share * config.target_macs for share in config.window)
     search = Search(
         space,
-        lambda arch: low <= count(arch, num_classes).macs <= high,
-        seed=work.config.seed,
+        lambda arch: low <= count(arch, build.num_classes).macs <= high,
+        seed=build.config.seed,
         method=method,
         population=config.population,
         sample=config.sample,
     )
-    work.screen.say(
+    build.screen.say(
         f"search by {method}: {config.trials} of {space.size:.1e} networks of {low / 1e6:,.1f} to "
         f"{high / 1e6:,.1f} M MACs"
     )
-    recipe = work.config.recipe.model_copy(update={"epochs": config.epochs})
+    recipe = build.config.recipe.model_copy(update={"epochs": config.epochs})
     tried: list[Tried] = []
     while len(tried) < config.trials:
         proposals = search.propose([each.trial for each in tried], min(config.batch, config.trials - len(tried)))
-        units = []
+        trainings = []
         for number, genes in enumerate(proposals, start=len(tried)):
             name = f"{'search' if method == config.method else 'control'} {number:03}"
             arch = space.build(genes, f"trial_{number}")
-            units.append(make_unit(work, manifest, name, arch, recipe, {"trial": float(number)}))
-        found = _try(work, config, units, parent)
-        for genes, (unit, cost, first, top1, done) in zip(proposals, found, strict=True):
+            trainings.append(build.training(Stage.SEARCH, name, arch, recipe, {"trial": float(number)}))
+        found = _try(build, config, trainings)
+        for genes, (training, cost, first, top1, done) in zip(proposals, found, strict=True):
             trial = Trial(len(tried), genes, _reward(config, first, cost))
-            tried.append(Tried(trial, unit, cost, top1, _reward(config, top1, cost) if done else None))
-    time_units(work, [each.unit for each in tried])
-    leave_units(work, [each.unit for each in tried if each.final is None])
+            tried.append(Tried(trial, training, cost, top1, _reward(config, top1, cost) if done else None))
+    measure_latency(build, [each.training for each in tried])
+    leave(build, [each.training for each in tried if each.final is None])
     return tried
 
 
 def _try(
-    work: Work, config: SearchConfig, units: Sequence[Unit], parent: str | None
-) -> list[tuple[Unit, float, float, float, bool]]:
+    build: Build, config: SearchConfig, trainings: Sequence[Training]
+) -> list[tuple[Training, float, float, float, bool]]:
     """Train a batch, the better ones to the end; return cost, top-1 at first and at last, and whether that is all."""
-    costs = _costs(work, config, units)
+    costs = _costs(build, config, trainings)
     first = config.epochs // config.halving
-    train_units(work, units, "search", parent, until=first if config.halving > 1 else None)
-    early = [score_after(unit, first)[0] for unit in units]
-    going_on = set(range(len(units)))
+    train(build, trainings, until=first if config.halving > 1 else None)
+    early = [score_after(training, first)[0] for training in trainings]
+    going_on = set(range(len(trainings)))
     if config.halving > 1:
         scores = {place: (_reward(config, early[place], costs[place]), 0.0) for place in going_on}
-        going_on = set(promoted(scores, math.ceil(len(units) / config.halving)))
-        train_units(work, [units[place] for place in sorted(going_on)], "search", parent)
+        going_on = set(promoted(scores, math.ceil(len(trainings) / config.halving)))
+        train(build, [trainings[place] for place in sorted(going_on)])
     found = []
-    for place, unit in enumerate(units):
+    for place, training in enumerate(trainings):
         done = place in going_on
-        late = score_after(unit, config.epochs)[0] if done else early[place]
-        found.append((unit, costs[place], early[place], late, done))
+        late = score_after(training, config.epochs)[0] if done else early[place]
+        found.append((training, costs[place], early[place], late, done))
     return found
 
 
-def _costs(work: Work, config: SearchConfig, units: Sequence[Unit]) -> list[float]:
+def _costs(build: Build, config: SearchConfig, trainings: Sequence[Training]) -> list[float]:
     """Return multiply-adds, or milliseconds, measured once while nothing else runs."""
     if config.target_latency_ms is None:
-        return [float(unit.macs) for unit in units]
-    time_units(work, units)
-    return [unit.folder.latency_ms() for unit in units]
+        return [float(training.cost.macs) for training in trainings]
+    measure_latency(build, trainings)
+    return [training.folder.latency_ms() for training in trainings]
 
 
 def _reward(config: SearchConfig, top1: float, cost: float) -> float:
@@ -122,7 +121,7 @@ def _reward(config: SearchConfig, top1: float, cost: float) -> float:
 
 
 def _write(
-    work: Work, config: SearchConfig, tried: Sequence[Tried], control: Sequence[Tried], best: Architecture
+    build: Build, config: SearchConfig, tried: Sequence[Tried], control: Sequence[Tried], best: Architecture
 ) -> None:
     from effnet.report.evidence import search_figure
 
@@ -132,9 +131,9 @@ def _write(
         "control": [_row(each) for each in control],
         "pareto": pareto([(each.cost, each.top1) for each in tried]),
     }
-    publish(work.folder / "search.json", json.dumps(content, indent=2).encode())
-    publish(work.folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
-    search_figure(content, [work.folder / "search.png", work.folder / "search.svg"])
+    publish(build.folder / "search.json", json.dumps(content, indent=2).encode())
+    publish(build.folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
+    search_figure(content, [build.folder / "search.png", build.folder / "search.svg"])
 
 
 def _row(each: Tried) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def _row(each: Tried) -> dict[str, Any]:
         "final_reward": each.final,
         "top1": each.top1,
         "cost": each.cost,
-        "macs": each.unit.macs,
-        "params": each.unit.params,
-        "run": each.unit.folder.key,
+        "macs": each.training.cost.macs,
+        "params": each.training.cost.params,
+        "run": each.training.folder.key,
     }

@@ -13,61 +13,64 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import PAPER, STRATEGIES, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig, given_coefficients, load_network
-from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.study import StudyPoint, contests, study_points
+from effnet.stages import Stage
 from effnet.statistics import Hits, band
 from effnet.store import publish
-from tasks.trainings import Unit, Work, evaluate_units, make_unit, train_units
+from tasks.build import Build, Training
+from tasks.trainings import evaluate, train
 
 
 @task(task_run_name="study scaling", cache_policy=NO_CACHE)
-def study_scaling(work: Work, manifest: Manifest, config: StudyConfig, parent: str | None) -> None:
+def study_scaling(build: Build, config: StudyConfig) -> None:
     """Train every network of the study with every seed; write study.json and one figure per baseline."""
     names = config.baselines or ("",)
-    baselines = [load_network(name, work.base) if name else work.baseline for name in names]
-    trained = {baseline.name: _train(work, manifest, config, baseline, parent) for baseline in baselines}
-    evaluate_units(work, _unique(pair for pairs in trained.values() for pair in pairs))
-    content: dict[str, Any] = {"config": config.model_dump(mode="json"), "dataset": manifest.digest, "baselines": {}}
-    content["contests"] = {}
+    baselines = [load_network(name, build.base) if name else build.baseline for name in names]
+    trained = {baseline.name: _train(build, config, baseline) for baseline in baselines}
+    evaluate(build, _unique(pair for pairs in trained.values() for pair in pairs))
+    content: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "dataset": build.manifest.digest,
+        "baselines": {},
+        "contests": {},
+    }
     for name, points in trained.items():
-        content["baselines"][name] = [_row(point, units) for point, units in points]
+        content["baselines"][name] = [_row(point, trainings) for point, trainings in points]
         for row in content["baselines"][name]:
             spread = f"{row['low']:.2%} to {row['high']:.2%}"
-            work.screen.say(
+            build.screen.say(
                 f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%} ({spread})"
             )
         content["contests"][name] = [each._asdict() for each in contests(_hits(points))]
         for each in content["contests"][name]:
-            work.screen.say(
+            build.screen.say(
                 f"study {name}: {each['one']} against {each['other']} ×{each['factor']:g}: {each['lead']:+.2%} ± "
                 f"{each['noise']:.2%} (p {each['p_holm']:.2g}), {each['told']}"
             )
-    publish(work.folder / "study.json", json.dumps(content, indent=2).encode())
+    publish(build.folder / "study.json", json.dumps(content, indent=2).encode())
     from effnet.report.evidence import Curve, study_figure
 
     for name, rows in content["baselines"].items():
         curves: dict[str, list[Curve]] = {}
         for row in rows:
             curves.setdefault(row["strategy"], []).append(Curve(row["macs"], row["mean"], row["low"], row["high"]))
-        targets = [work.folder / f"study_{name}.png", work.folder / f"study_{name}.svg"]
+        targets = [build.folder / f"study_{name}.png", build.folder / f"study_{name}.svg"]
         study_figure(curves, f"{name}: ways of scaling at equal cost", targets)
 
 
-def _train(
-    work: Work, manifest: Manifest, config: StudyConfig, baseline: Architecture, parent: str | None
-) -> list[tuple[StudyPoint, list[Unit]]]:
-    coefficients = given_coefficients(work.config) or PAPER
+def _train(build: Build, config: StudyConfig, baseline: Architecture) -> list[tuple[StudyPoint, list[Training]]]:
+    coefficients = given_coefficients(build.config) or PAPER
     strategies = [compound(coefficients) if name == "compound" else STRATEGIES[name] for name in config.strategies]
     points = study_points(
         baseline,
         strategies,
         config.factors,
-        num_classes=len(manifest.classes),
-        resolution_multiple=work.config.resolution_multiple,
+        num_classes=build.num_classes,
+        resolution_multiple=build.config.resolution_multiple,
     )
-    recipe = work.config.recipe.model_copy(update={"epochs": config.epochs})
+    recipe = build.config.recipe.model_copy(update={"epochs": config.epochs})
     found = []
     for point in points:
         shared = "baseline" if point.factor == 1 else point.strategy
@@ -75,9 +78,8 @@ def _train(
             (
                 point,
                 [
-                    make_unit(
-                        work,
-                        manifest,
+                    build.training(
+                        Stage.STUDY,
                         f"study {baseline.name} {shared} ×{point.factor:g} seed {seed}",
                         point.architecture,
                         recipe,
@@ -88,27 +90,27 @@ def _train(
                 ],
             )
         )
-    train_units(work, _unique(found), "study", parent)
+    train(build, _unique(found))
     return found
 
 
-def _unique(found: Iterable[tuple[StudyPoint, list[Unit]]]) -> list[Unit]:
+def _unique(found: Iterable[tuple[StudyPoint, list[Training]]]) -> list[Training]:
     """Return every training once: the baseline belongs to all strategies."""
-    return list({unit.folder.key: unit for _, units in found for unit in units}.values())
+    return list({training.folder.key: training for _, trainings in found for training in trainings}.values())
 
 
-def _hits(points: Iterable[tuple[StudyPoint, list[Unit]]]) -> dict[tuple[str, float], Hits]:
+def _hits(points: Iterable[tuple[StudyPoint, list[Training]]]) -> dict[tuple[str, float], Hits]:
     found = {}
-    for point, units in points:
-        kept = [run_hits(unit.folder, "val") for unit in units]
+    for point, trainings in points:
+        kept = [run_hits(training.folder, "val") for training in trainings]
         if any(hits is None for hits in kept):
             raise DataError(f"study {point.architecture.name}: its hits have gone; run the command again")
         found[point.strategy, point.factor] = np.array(kept)
     return found
 
 
-def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
-    evaluations = [unit.folder.evaluated() for unit in units]
+def _row(point: StudyPoint, trainings: list[Training]) -> dict[str, Any]:
+    evaluations = [training.folder.evaluated() for training in trainings]
     scores = [evaluation.top1 for evaluation in evaluations]
     return {
         "strategy": point.strategy,
@@ -116,7 +118,7 @@ def _row(point: StudyPoint, units: list[Unit]) -> dict[str, Any]:
         "macs": point.macs,
         "params": point.params,
         "resolution": point.architecture.resolution,
-        "runs": [unit.folder.key for unit in units],
+        "runs": [training.folder.key for training in trainings],
         "top1": scores,
         **band(scores, evaluations[0].samples)._asdict(),
     }

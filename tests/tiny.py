@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from effnet.order import Order
+from effnet.runs import About, RunFolder
+from effnet.stages import Stage
+
 BASELINE = """\
 name: tiny
 resolution: 8
@@ -71,3 +75,19 @@ def clean_environment() -> dict[str, str]:
     """Return an environment without the tester's own Prefect and MLflow settings, with this installation's commands."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
+
+
+def order_of(folder: RunFolder, ranks: int = 1) -> str:
+    """Return the order to train a run folder, as JSON."""
+    order = Order(name="run", action="train", store=str(folder.store.root), runs=(folder.key,), ranks=ranks)
+    return order.model_dump_json()
+
+
+def child_of(folder: RunFolder, ranks: int = 1) -> list[str]:
+    """Return the command of the process that trains a run folder."""
+    return [sys.executable, "-P", "-m", "effnet.child", order_of(folder, ranks)]
+
+
+def named(name: str, *, kind: Stage = Stage.MEMBER, family: str = "f" * 16, **labels: float) -> About:
+    """Return what people call a run of the family `tiny`."""
+    return About(experiment="tiny", name=name, kind=kind, labels=labels, family=family)

@@ -11,10 +11,10 @@ from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, read_journal, read_value
+from effnet.stages import Stage
 from effnet.store import Store
 
 CONFIG, RESULT = "config.json", "family.json"
-STAGES = {"search": "search baseline", "study": "study scaling", "fit": "fit coefficients", "member": "train members"}
 
 
 class MemberFacts(NamedTuple):
@@ -86,24 +86,24 @@ def _member(store: Store, result: MemberResult) -> MemberFacts:
     return MemberFacts(result, folder.spec(), folder.trained(), folder.evaluated(), curve)
 
 
-def _runs(evidence: dict[str, dict[str, Any] | None], family: FamilyResult) -> dict[str, set[str]]:
+def _runs(evidence: dict[str, dict[str, Any] | None], family: FamilyResult) -> dict[Stage, set[str]]:
     """Return the keys of the runs of each stage."""
     search, study, fit = evidence["search"], evidence["study"], evidence["fit"]
     return {
-        "search": {row["run"] for row in [*search["trials"], *search["control"]]} if search else set(),
-        "study": {run for rows in study["baselines"].values() for row in rows for run in row["runs"]}
+        Stage.SEARCH: {row["run"] for row in [*search["trials"], *search["control"]]} if search else set(),
+        Stage.STUDY: {run for rows in study["baselines"].values() for row in rows for run in row["runs"]}
         if study
         else set(),
-        "fit": set(fit["runs"]) if fit else set(),
-        "member": {member.run_key for member in family.members},
+        Stage.FIT: set(fit["runs"]) if fit else set(),
+        Stage.MEMBER: {member.run_key for member in family.members},
     }
 
 
-def _cost(store: Store, key: str, stage: str, runs: set[str]) -> StageCost:
+def _cost(store: Store, key: str, stage: Stage, runs: set[str]) -> StageCost:
     seconds, reused = 0.0, 0
     for run in runs:
         folder = RunFolder(store.runs / run)
         about, lines = folder.about(), read_journal(folder.metrics_path)[0]
         reused += about is not None and about.family != key
         seconds += lines[-1]["seconds"] if lines else 0.0
-    return StageCost(STAGES[stage], len(runs), reused, seconds / 3600)
+    return StageCost(stage.heading, len(runs), reused, seconds / 3600)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError
+from effnet.stages import Stage
 from flows.cli.find import HOME as _HOME
 from flows.cli.find import find_run
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 SHORT = 12  # letters of a key that a table shows; any beginning of a key names a run
-KINDS = ("search", "study", "fit", "member")
+KINDS = [stage.value for stage in Stage]
 
 
 @click.command()

@@ -1,8 +1,10 @@
-"""The commands about single trainings: train, evaluate, cam, sync."""
+"""The commands about single trainings: train, evaluate, cam, sync, job."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +43,11 @@ def train(
     """Train and evaluate one member of CONFIG's family, without the rest. Run again to go on."""
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
+    from effnet.stages import Stage
+    from tasks import trainings
+    from tasks.build import Build
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
-    from tasks.trainings import Work, evaluate_units, make_unit, train_units
 
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
@@ -51,22 +55,22 @@ def train(
     start = _start(find(start_from, root.root), new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
-    work = Work(settings, baseline, root, config.parent, tracker, screen)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
-    wanted = _member(settings, baseline, member, len(manifest.classes))
+    build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
+    wanted = _member(settings, baseline, member, build.num_classes)
     labels = {"phi": wanted.phi}
-    unit = make_unit(work, manifest, wanted.name, wanted.architecture, settings.recipe, labels, start)
+    training = build.training(Stage.MEMBER, wanted.name, wanted.architecture, settings.recipe, labels, start=start)
     try:
-        train_units(work, [unit], "member", None, ranks=ranks)
-        evaluate_units(work, [unit])
+        trainings.train(build, [training], ranks=ranks)
+        trainings.evaluate(build, [training])
     finally:
         screen.settle()
-    evaluation = unit.folder.evaluated()
+    evaluation = training.folder.evaluated()
     if as_json:
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
-        click.echo(json.dumps({"run": str(unit.folder.path), **shown}, indent=2))
+        click.echo(json.dumps({"run": str(training.folder.path), **shown}, indent=2))
     else:
-        _show(evaluation, f"{wanted.name}, run {unit.folder.path}")
+        _show(evaluation, f"{wanted.name}, run {training.folder.path}")
 
 
 @click.command()
@@ -295,4 +299,21 @@ def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:
         click.echo(f"{names[label][:24]:24}{samples:7,}{share}  {f'taken for {taken}' if taken else ''}".rstrip())
 
 
-COMMANDS = (train, evaluate, cam, sync)
+@click.command()
+@click.argument("order", type=click.Path(path_type=Path))
+@click.option("--store", type=click.Path(path_type=Path), help="Folder of the runs, instead of the order's.")
+def job(order: Path, store: Path | None) -> None:
+    """Carry out ORDER, a JSON file, without Prefect: what one child process does, for any scheduler.
+
+    Exit codes are those of `effnet`; SIGTERM stops a training with a checkpoint, and the same command goes on.
+    """
+    from effnet.child import read_order
+
+    wanted = read_order(str(order))
+    if store:
+        wanted = wanted.model_copy(update={"store": str(open_store(store).root)})
+    command = [sys.executable, "-P", "-m", "effnet.child", wanted.model_dump_json()]
+    os.execv(sys.executable, command)  # noqa: S606 - signals reach the training itself
+
+
+COMMANDS = (train, evaluate, cam, sync, job)

@@ -1,4 +1,4 @@
-"""Run units of work as child processes of this machine, several at a time, and stop them all when asked."""
+"""Carry out orders as child processes of this machine, several at a time, and stop them all when asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pathlib import Path
 from effnet import machine
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
+from effnet.order import Order
 from effnet.process import GRACE_SECONDS, WARNING
+from effnet.store import Store
 from tasks.compute import interrupt
 from tasks.compute.forkserver import Fork, ForkServer
 
@@ -40,7 +42,7 @@ class Job:
     module: str
     arguments: tuple[str, ...]
     log: Path  # what the child prints is added to it
-    work: float = 1.0  # expected size, in any unit: the largest job starts first
+    size: float = 1.0  # expected, in any unit: the largest job starts first
     alone: bool = True  # whether it can be started again without other machines
     ranks: int = 1  # its processes; each uses a GPU of its own, where there are so many
 
@@ -79,6 +81,34 @@ def slots(compute: LocalCompute) -> int:
     return compute.parallel or len(os.sched_getaffinity(0))
 
 
+def run_here(
+    orders: Sequence[Order],
+    compute: LocalCompute,
+    store: Store,
+    *,
+    tick: Callable[[], None],
+    done: Callable[[Order], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Carry out orders as child processes of this machine, largest first; see `run_jobs`."""
+    by_name = {order.name: order for order in orders}
+    jobs = [_job(order, store) for order in orders]
+    run_jobs(jobs, compute, tick=tick, done=lambda job: done(by_name[job.name]), warn=warn)
+
+
+def _job(order: Order, store: Store) -> Job:
+    order = order.model_copy(update={"store": str(store.root)})
+    log = store.logs / f"{order.action}.log"
+    if order.shards:
+        log = store.logs / f"shard-{order.shards.part}.log"
+    elif order.action == "train":
+        machine = order.rendezvous.machine if order.rendezvous else 0
+        log = store.runs / order.runs[0] / (f"output-{machine}.log" if machine else "output.log")
+    alone = order.rendezvous is None
+    arguments = (order.model_dump_json(),)
+    return Job(order.name, "effnet.child", arguments, log, order.size, alone=alone, ranks=order.ranks)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     compute: LocalCompute,
@@ -101,7 +131,7 @@ def run_jobs(
         BaseException: whatever interrupts the wait (Ctrl-C, SIGTERM); the children are stopped first, each with a
             checkpoint.
     """
-    waiting = deque(sorted(jobs, key=lambda job: -job.work))
+    waiting = deque(sorted(jobs, key=lambda job: -job.size))
     children: list[_Child] = []
     try:
         while waiting or children:

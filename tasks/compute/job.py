@@ -12,49 +12,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
 from urllib.parse import urlsplit
-
-from pydantic import Field
 
 from effnet.config import LocalCompute
 from effnet.errors import ConfigError, EffnetError, StoppedError
 from effnet.exchange import Exchange
+from effnet.order import Order, Rendezvous
 from effnet.outage import impatient
 from effnet.process import report_to
 from effnet.runs import RunFolder
 from effnet.storage import is_remote
 from effnet.store import Store, digest
-from effnet.train.launch import MEETING_SECONDS
-from effnet.values import Value
+from effnet.train.launch import RENDEZVOUS_SECONDS
 from tasks.compute import interrupt
+from tasks.compute.here import run_here
+from tasks.compute.orders import BEAT_SECONDS, PoolJob
 from tasks.compute.outage import Patience
-from tasks.compute.place import Meeting, Order, carry_out
 from tasks.servers.gpus import require_gpus
 
-BEAT_SECONDS = 5.0  # between heartbeats, and between looks for what is new
 ADDRESS = "EFFNET_ADDRESS"  # of this machine, for others that train one network with it
 SCRATCH = "EFFNET_SCRATCH"  # where a job keeps fetched data and runs; else the machine's temporary folder
-
-
-class PoolJob(Value):
-    """A job: the flow's only parameter."""
-
-    place: Annotated[str, Field(min_length=1, description="the store that is shared, or the exchange")]
-    shared: Annotated[bool, Field(description="whether the place is the store itself")]
-    orders: Annotated[tuple[Order, ...], Field(min_length=1)]
-    parallel: Annotated[int, Field(ge=0, le=256, description="orders at a time; 0: one per core")] = 0
-    threads: Annotated[int, Field(ge=1, le=256, description="threads of each child process")] = 1
-    gpus: Annotated[int, Field(ge=0, le=64, description="that must be found, or the job fails at once")] = 0
-    machine: Annotated[int, Field(ge=0, description="which of the order's machines this job is")] = 0
-    first: Annotated[str, Field(description="the heartbeat of machine 0, for the others")] = ""
-    cache_bytes: Annotated[int, Field(gt=0, description="of the disk, for fetched shards")] = 100_000_000_000
-    attempt: Annotated[int, Field(ge=1, description="counted from 1; another one is another job")] = 1
-
-    @property
-    def machines(self) -> int:
-        """How many machines do this together."""
-        return self.orders[0].machines
 
 
 def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -67,7 +44,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         warn: told what children warn of.
 
     Raises:
-        EffnetError: see tasks.compute.here.run_jobs, and effnet.exchange.
+        EffnetError: see tasks.compute.here.run_here, and effnet.exchange.
     """
     require_gpus(job.gpus)
     store = _store(job)
@@ -87,8 +64,11 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
 
         try:
             compute = LocalCompute(parallel=job.parallel, threads=job.threads)
-            meeting = _meet(job, name, exchange, patient) if job.machines > 1 else None
-            carry_out(job.orders, compute, store, tick=sender.tick, done=done, warn=warn, meeting=meeting)
+            orders = job.orders
+            if job.machines > 1:
+                rendezvous = _rendezvous(job, name, exchange, patient)
+                orders = tuple(order.model_copy(update={"rendezvous": rendezvous}) for order in orders)
+            run_here(orders, compute, store, tick=sender.tick, done=done, warn=warn)
         finally:
             patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
 
@@ -108,7 +88,7 @@ def _store(job: PoolJob) -> Store:
     return store
 
 
-def _meet(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Meeting:
+def _rendezvous(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Rendezvous:
     """Agree with the other machines of a training on an address: the first one says it, the others wait for it.
 
     Raises:
@@ -117,14 +97,14 @@ def _meet(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Mee
     if job.machine == 0:
         address = _own_address()
         patient(lambda: exchange.say(f"{name}.meet", address))
-        return Meeting(address=address, machine=0)
-    deadline = time.monotonic() + MEETING_SECONDS
+        return Rendezvous(address=address, machine=0)
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
     while (heard := patient(lambda: exchange.heard(f"{job.first}.meet"))) is None:
         interrupt.check()
         if time.monotonic() > deadline:
             raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")
         time.sleep(1)
-    return Meeting(address=heard, machine=job.machine)
+    return Rendezvous(address=heard, machine=job.machine)
 
 
 def _own_address() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from effnet.config import PoolCompute
+from effnet.data.shards.parts import is_written
 from effnet.errors import (
     AwayError,
     BusyError,
@@ -27,14 +28,14 @@ from effnet.errors import (
 )
 from effnet.exchange import Exchange
 from effnet.hits import run_hits
+from effnet.order import Order
 from effnet.outage import impatient
 from effnet.process import GRACE_SECONDS
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store, digest
 from tasks.compute import interrupt
-from tasks.compute.job import BEAT_SECONDS, PoolJob
+from tasks.compute.orders import BEAT_SECONDS, PoolJob
 from tasks.compute.outage import Patience
-from tasks.compute.place import Order
 
 FLOW = "run_job"
 POLL_SECONDS = 1.0
@@ -124,7 +125,7 @@ def run_on_pool(
 
 def _batches(orders: Sequence[Order], size: int) -> list[list[Order]]:
     """Group trainings, largest first; everything else is a job of its own."""
-    ranked = sorted(orders, key=lambda order: -order.work)
+    ranked = sorted(orders, key=lambda order: -order.size)
     small = [order for order in ranked if order.action == "train"]
     groups = [small[start : start + size] for start in range(0, len(small), size)]
     return groups + [[order] for order in ranked if order.action != "train"]
@@ -295,7 +296,7 @@ class _Pool:
         """Say whether the runs have what was ordered."""
         folders = [RunFolder(self._store.runs / key) for key in order.runs]
         if part := order.shards:
-            return self._handed(lambda: part.is_written(self._store.datasets))
+            return self._handed(lambda: is_written(part, self._store.datasets))
         if order.action == "evaluate":
             return all(folder.evaluation_path.exists() and run_hits(folder, "val") is not None for folder in folders)
         if order.action == "hits":

@@ -40,7 +40,7 @@ def sync(store: Store, uri: str, warn: Callable[[str], None]) -> Sent:
 
 def _send(tracker: Tracker, folder: RunFolder, about: About) -> bool:
     """Send a run; say whether MLflow has everything of it."""
-    tracker.open_training(folder, about.name, about.labels, about.kind, tracker.run_id(about.family))
+    tracker.open_training(folder, about)
     whole = tracker.verify(folder)
     if folder.result() is None:
         tracker.pause(folder.key)  # nobody trains it that this process knows of

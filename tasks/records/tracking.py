@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from effnet.arch.cost import count
-from effnet.runs import Evaluation, RunFolder, RunResult, read_journal
+from effnet.runs import About, Evaluation, RunFolder, RunResult, read_journal
+from effnet.stages import Stage
 from effnet.store import Store, canonical_json, digest, sha256_file
 from tasks.records.breaker import Breaker
 from tasks.servers.local import HOST, MLFLOW, mlflow_uri
@@ -29,11 +30,11 @@ from tasks.servers.local import HOST, MLFLOW, mlflow_uri
 KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effnet.sent"
 NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
-ON_VAL = ("member", "study")  # kinds of runs that are evaluated on val: their top1 is val's, and comes with it
 BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
 DATABASE_SECONDS = 60.0  # beyond the usual for a file, whose work this process does itself, on a loaded machine too
 _ARCHITECTURE = "architecture.json"
+_ON_VAL = {stage.value for stage in Stage if stage.on_val}  # their top1 is val's, and comes with it
 _LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of an infinity
 
 
@@ -48,13 +49,6 @@ SYSTEM = {
 
 
 _T = TypeVar("_T")
-
-PURPOSE = {
-    "search": "A trial of the search for a baseline.",
-    "study": "A network of the scaling study.",
-    "fit": "A candidate of the grid over α, β, γ, at φ = 1.",
-    "member": "A member of the family.",
-}
 
 
 class _Run(NamedTuple):
@@ -157,11 +151,9 @@ class Tracker:
 
         self.attempt(call, uploads=files)
 
-    def open_training(
-        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
-    ) -> None:
-        """Make sure that a run folder has its MLflow run, with config, architecture and dataset."""
-        self.attempt(lambda: self._open_training(folder, name, params, kind, parent))
+    def open_training(self, folder: RunFolder, about: About) -> None:
+        """Make sure that a run folder has its MLflow run, below its family's, with config, architecture and dataset."""
+        self.attempt(lambda: self._open_training(folder, about))
 
     def forward(self, folder: RunFolder) -> None:
         """Send the journal's new epochs, and the files of a finished run, each once."""
@@ -321,9 +313,9 @@ class Tracker:
         if self._family:
             self._family()
 
-    def _open_training(
-        self, folder: RunFolder, name: str, params: Mapping[str, Any], kind: str, parent: str | None
-    ) -> None:
+    def _open_training(self, folder: RunFolder, about: About) -> None:
+        family = self._known.get(about.family)
+        parent = family.run_id if family else None
         if run := self._known.get(folder.key):
             if folder.result() is None:
                 self._set_status(folder.key, RUNNING)
@@ -332,8 +324,8 @@ class Tracker:
                 self._known[folder.key] = self._known[folder.key]._replace(parent=parent)
             return
         spec = folder.spec()
-        shown = {**params, **spec.model_dump(mode="json", exclude={"architecture"})}
-        run_id = self._open(folder.key, name, shown, kind, parent)
+        shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
+        run_id = self._open(folder.key, about.name, shown, about.kind, parent)
         self._log_spec(run_id, folder)
         self._log_dataset(run_id, spec.dataset, folder.store.datasets)
 
@@ -355,8 +347,7 @@ class Tracker:
         if folder.key not in self._known and (about := folder.about()):  # it was wanted while MLflow was away
             with contextlib.suppress(KeyError):
                 self._open_family_again()
-            family = self._known.get(about.family)
-            self._open_training(folder, about.name, about.labels, about.kind, family.run_id if family else None)
+            self._open_training(folder, about)
         run = self._known[folder.key]
         if run.sent is None:  # made by a version that noted it elsewhere
             self._look_again(folder)
@@ -434,7 +425,7 @@ class Tracker:
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
             final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
             final |= {"images_per_second_at_best_batch": evaluation.images_per_second}
-        elif run.kind not in ON_VAL:
+        elif run.kind not in _ON_VAL:
             final["top1"] = result.top1
         for path in _files(folder):
             self.client.log_artifact(run.run_id, str(path))
@@ -505,8 +496,7 @@ def tracker_at(uri: str, store: Store, family: str, warn: Callable[[str], None])
 def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None) -> str:
     """Explain a finished training in words, as Markdown."""
     spec, about = folder.spec(), folder.about()
-    kind = about.kind if about else ""
-    what = PURPOSE.get(kind, "A training.")
+    what = about.kind.purpose if about else "A training."
     lines = [
         f"{what} `{spec.architecture.name}`: {result.params:,} parameters, {result.macs:,} multiply-adds at "
         f"{spec.architecture.resolution} pixels; {result.epochs} epochs on dataset `{spec.dataset}`.",

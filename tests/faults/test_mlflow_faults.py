@@ -22,6 +22,7 @@ from tasks.records import breaker
 from tasks.records.tracking import SYSTEM, Tracker
 from tests.faults.counts import show, wanted
 from tests.faults.test_training_faults import make, start
+from tests.tiny import named
 
 __all__ = ["make"]
 
@@ -76,7 +77,7 @@ def test_every_number_arrives_once(make, server: Server, monkeypatch: pytest.Mon
         folder: RunFolder = make()
         training = start(folder)
         tracker = Tracker(server.url, f"tiny-{folder.path.parent.parent.name}", None, lambda _line: None)
-        tracker.open_training(folder, "B0", {}, "member", None)
+        tracker.open_training(folder, named("B0"))
         moment = random.choice(["before it trains", "while it trains", "when it is done"])
         down = False
         while training.poll() is None:
@@ -100,7 +101,7 @@ def test_every_number_arrives_once(make, server: Server, monkeypatch: pytest.Mon
         assert not tracker.broken
         for _ in range(2):  # nothing is left to send
             later = Tracker(server.url, tracker.experiment, None, print)
-            later.open_training(folder, "B0", {}, "member", None)
+            later.open_training(folder, named("B0"))
             later.forward(folder)
             assert not later.broken
         experiment = client.get_experiment_by_name(tracker.experiment)
@@ -127,7 +128,7 @@ def test_what_was_wanted_while_it_was_away_is_there_when_it_is_back(
     told: list[str] = []
     tracker = Tracker(server.url, "later", None, told.append)
     assert tracker.open_family("f" * 16, "later", {}, {}, folder.store.datasets / "d1") is None
-    tracker.open_training(folder, "B0", {"phi": 0.0}, "member", None)
+    tracker.open_training(folder, named("B0", phi=0.0))
     training = start(folder)
     assert training.wait() == 0
     server.up()

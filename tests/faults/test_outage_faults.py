@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -30,7 +29,7 @@ from tasks.compute import outage as patience
 from tasks.compute.outage import Patience
 from tests.faults.counts import FULL, show, wanted
 from tests.faults.proxy import Link
-from tests.tiny import clean_environment
+from tests.tiny import child_of, clean_environment
 
 # A minute and ten minutes, in tenths, as all other times here are; at the small count hardly anything.
 SHORT, LONG = (6.0, 60.0) if FULL else (2.0, 2.0)
@@ -195,8 +194,7 @@ def test_training_in_an_outage_goes_on_to_the_bit_and_stops_when_asked(
     environment = clean_environment() | {"OMP_NUM_THREADS": "1"}
 
     def start(folder: RunFolder) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "effnet.train", str(folder.path)]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(child_of(folder), env=environment, stderr=subprocess.PIPE, text=True)
 
     link.cut("refused")
     process = start(there)

@@ -26,6 +26,7 @@ from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint
 from tests.faults.counts import show, wanted
+from tests.tiny import child_of
 from tests.train.test_loop import UNCLOCKED, environment, train
 
 SAVES = """
@@ -86,9 +87,7 @@ def undisturbed(make: Callable[[], RunFolder]) -> RunFolder:
 
 
 def start(folder: RunFolder) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "effnet.train", str(folder.path)], env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(child_of(folder), env=environment(), stderr=subprocess.PIPE, text=True)
 
 
 def check_same(folder: RunFolder, undisturbed: RunFolder) -> None:

@@ -274,7 +274,7 @@ def built_with_a_killed_training(folder: Path) -> tuple[str, str]:
     def training() -> psutil.Process | None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-                if "-m effnet.train " in " ".join(child.cmdline()):
+                if "-m effnet.child " in " ".join(child.cmdline()):
                     return child
         return None
 

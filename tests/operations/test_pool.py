@@ -17,14 +17,13 @@ from effnet.config import FamilyConfig, LocalCompute, PoolCompute, Recipe
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.data.shards.parts import split_work
 from effnet.errors import ConfigError, MachineError, StoppedError
+from effnet.order import Order
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
 from tasks.compute import interrupt, pool
-from tasks.compute.place import Order, carry_out
-from tasks.records.tracking import Tracker
+from tasks.compute.place import carry_out
 from tasks.shard import _shard_on_pool
 from tasks.terminal.screen import Screen
-from tasks.trainings import Work
 from tests.operations.pools import Workers, connected, wait_until
 
 POOL = "effnet-gpu"
@@ -252,13 +251,12 @@ def test_jobs_write_the_dataset_and_train_from_it_where_it_lies(
     compute = PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team", shard_jobs=2)
     store = Store(tmp_path / "store")
     store.prepare()
-    pooled = config.model_copy(update={"compute": compute})
-    tracker = Tracker(str(tmp_path / "no-mlflow"), "tiny", None, lambda _line: None)
-    work = Work(pooled, baseline, store, tmp_path, tracker, Screen())
     with connected(deployed):
-        _shard_on_pool(work, compute)
+        _shard_on_pool(config.data, compute, store, tmp_path, Screen())
         assert split_work(config.data, store.datasets, tmp_path, 2, None) == []
-        _shard_on_pool(work, compute)  # which finds it: there is nobody to write it again
+        _shard_on_pool(
+            config.data, compute, store, tmp_path, Screen()
+        )  # which finds it: there is nobody to write it again
     assert all(list(scratch.glob("*/logs/shard-*.log")) for scratch in scratches)
     folder = store.datasets / manifest.digest
     assert load_manifest(folder) == manifest

@@ -28,10 +28,10 @@ from prefect_docker.worker import DockerWorker
 from prefect_kubernetes.worker import KubernetesWorker
 
 from effnet.errors import ConfigError
+from effnet.order import Order
 from effnet.runs import RunFolder
 from effnet.train import checkpoint
-from tasks.compute.job import PoolJob
-from tasks.compute.place import Order
+from tasks.compute.orders import PoolJob
 from tasks.servers import deployment
 from tasks.servers.deployment import POOL_TYPES, PoolType, pool_template
 from tests.operations.pools import connected, kill_family, wait_until

@@ -22,6 +22,7 @@ from effnet.store import sha256_file
 from effnet.train import checkpoint, loop
 from effnet.train.loop import Stop
 from effnet.train.state import Training
+from tests.tiny import child_of, order_of
 
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
 
@@ -121,12 +122,13 @@ def test_stopped_in_the_middle_goes_on_to_the_bit(
 def test_sigterm_does_not_wait_for_the_end_of_a_long_step(finished: RunFolder, run_folder: RunFolder) -> None:
     slow = (
         "import sys, time; from pathlib import Path\n"
-        "from effnet.models import blocks; from effnet.train import __main__\n"
+        "from effnet import child; from effnet.models import blocks\n"
         "real = blocks.Residual.forward\n"
-        "def forward(*all): Path(sys.argv[1], 'begun').touch(); time.sleep(6); return real(*all)\n"
-        "blocks.Residual.forward = forward; from effnet.process import child_main; child_main(__main__.main)"
+        "def forward(*all): Path(sys.argv[2], 'begun').touch(); time.sleep(6); return real(*all)\n"
+        "blocks.Residual.forward = forward; from effnet.process import child_main\n"
+        "order = child.read_order(sys.argv[1]); child_main(lambda: child.carry_out(order))"
     )
-    command = [sys.executable, "-c", slow, str(run_folder.path)]
+    command = [sys.executable, "-c", slow, order_of(run_folder), str(run_folder.path)]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
     while not (run_folder.path / "begun").exists():
         time.sleep(0.01)
@@ -165,21 +167,21 @@ def test_how_often_a_checkpoint_is_written_is_no_part_of_what_a_run_is(run_folde
 
 @pytest.mark.parametrize("lines", [1, 2])
 def test_killed_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, lines: int) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "effnet.train", str(run_folder.path)], env=environment())
+    process = subprocess.Popen(child_of(run_folder), env=environment())
     deadline = time.monotonic() + 120
     while len(read_journal(run_folder.metrics_path)[0]) < lines and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL  # it was not done already
     assert run_folder.result() is None
-    again = subprocess.run([sys.executable, "-m", "effnet.train", str(run_folder.path)], env=environment(), check=False)
+    again = subprocess.run(child_of(run_folder), env=environment(), check=False)
     assert again.returncode == 0
     assert same_course(finished, run_folder)
 
 
 def test_sigterm_stops_with_a_checkpoint_and_exit_code_75(run_folder: RunFolder) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "effnet.train", str(run_folder.path)],
+        child_of(run_folder),
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
@@ -196,7 +198,7 @@ def test_sigterm_stops_with_a_checkpoint_and_exit_code_75(run_folder: RunFolder)
 
 def test_training_whose_parent_is_gone_stops(run_folder: RunFolder) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "effnet.train", str(run_folder.path)],
+        child_of(run_folder),
         env=environment() | {"EFFNET_PARENT_PIPE": "1"},
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from effnet.data.shards.manifest import Manifest
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint
+from tests.tiny import child_of, order_of
 
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -34,8 +35,7 @@ def make_folder(root: Path, store: Store, arch: Architecture, manifest: Manifest
 
 
 def start(folder: RunFolder, ranks: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "effnet.train", str(folder.path), "--ranks", str(ranks)]
-    return subprocess.Popen(command, env=os.environ | THREADS, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(child_of(folder, ranks), env=os.environ | THREADS, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -85,7 +85,9 @@ def test_two_ranks_train_what_one_trains(alone: RunFolder, folder: RunFolder) ->
 
 def test_torchrun_starts_it_too(alone: RunFolder, folder: RunFolder) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "effnet.train", str(folder.path)]
+    path = folder.path / "order.json"
+    path.write_text(order_of(folder))
+    command += ["-m", "effnet.child", str(path)]
     done = subprocess.run(command, env=os.environ | THREADS, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert_close(alone, folder)

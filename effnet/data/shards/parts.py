@@ -1,8 +1,8 @@
 """A dataset that several machines write, each some of its shards.
 
-`python -m effnet.data.shards.parts PART` writes one part, as JSON: an entry of `split_work`. On machines that share the
-store the shards and what is noted of each lie where `write_shards` looks for them, which then has only the index left
-to write. Elsewhere they are copied to a place that all reach, and `gather` writes index and manifest there:
+`write_part` carries out an order of a part (effnet.order). On machines that share the store the shards and what is
+noted of each lie where `write_shards` looks for them, which then has only the index left to write. Elsewhere they are
+copied to a place that all reach, and `gather` writes index and manifest there:
 
     parts/<source key>/train-00000.tar, .idx, .tar.part.json ...   index.parquet  manifest.json
 """
@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Self
-
-from pydantic import Field, model_validator
 
 from effnet.config import DataConfig, DatasetSource
 from effnet.data.shards.manifest import INDEX, MANIFEST, QUARANTINE, Manifest
 from effnet.data.shards.mirror import mirror
+from effnet.data.shards.part import Part
 from effnet.data.shards.plan import plan_shards
 from effnet.data.shards.quarantine import was_lacking
 from effnet.data.shards.write import (
@@ -39,44 +36,27 @@ from effnet.data.shards.write import (
     write_or_find,
 )
 from effnet.data.sources import Source, open_source
-from effnet.errors import DataError, StoppedError
-from effnet.process import child_main, stop_on_signals
+from effnet.errors import DataError
 from effnet.storage import Folder, open_folder
 from effnet.store import TEMPORARY, hold, remove_folder
-from effnet.values import Value
 
 PLACE = "parts"
 
 
-class Part(Value):
-    """Every `parts`th shard of a dataset, from number `part` on."""
+def is_written(part: Part, datasets: Path) -> bool:
+    """Say whether all of a part is there."""
+    return bool({_note(part), MANIFEST} & {file.name for file in _place(part, datasets).list()})
 
-    data: DataConfig
-    source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="key of the source (effnet.data.shards.write)")]
-    base: Annotated[str, Field(description="folder that relative paths of the source begin at")] = "."
-    part: Annotated[int, Field(ge=0)]
-    parts: Annotated[int, Field(ge=1)]
-    to: Annotated[str | None, Field(description="place that all reach, if the store is not shared")] = None
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.part >= self.parts:
-            raise ValueError(f"part must be below {self.parts} (got {self.part})")
-        return self
+def _note(part: Part) -> str:
+    """Name of the file that says that all of the part is written."""
+    return f"{part.part}-of-{part.parts}{NOTE}"
 
-    @property
-    def note(self) -> str:
-        """Name of the file that says that all of the part is written."""
-        return f"{self.part}-of-{self.parts}{NOTE}"
 
-    def place(self, datasets: Path) -> Folder:
-        """Return where the shards come together."""
-        location = f"{self.to}/{PLACE}/{self.source}" if self.to else partial_folder(datasets, self.source)
-        return open_folder(location, known=True)
-
-    def is_written(self, datasets: Path) -> bool:
-        """Say whether all of the part is there."""
-        return bool({self.note, MANIFEST} & {file.name for file in self.place(datasets).list()})
+def _place(part: Part, datasets: Path) -> Folder:
+    """Return where the shards come together."""
+    location = f"{part.to}/{PLACE}/{part.source}" if part.to else partial_folder(datasets, part.source)
+    return open_folder(location, known=True)
 
 
 def split_work(data: DataConfig, datasets: Path, base: Path, parts: int, to: str | None) -> list[Part]:
@@ -113,7 +93,7 @@ def write_part(part: Part, datasets: Path) -> int:
             raise DataError(
                 f"the images have changed since the work was split ({part.source}, now {key}); run it again"
             )
-        partial, place = partial_folder(datasets, key), part.place(datasets)
+        partial, place = partial_folder(datasets, key), _place(part, datasets)
         there = {file.name for file in place.list()} if part.to else set()
         plans = plan_shards(source, part.data)[part.part :: part.parts]
 
@@ -135,7 +115,7 @@ def write_part(part: Part, datasets: Path) -> int:
             threads = len(os.sched_getaffinity(0))
             with ThreadPoolExecutor(threads, "shard") as pool, cancelled_on_error(pool):
                 list(pool.map(write, range(len(plans))))
-            place.put(part.note, b"{}")
+            place.put(_note(part), b"{}")
     return len(plans)
 
 
@@ -194,13 +174,3 @@ def _forget_lacking(place: Folder, written: Sequence[Written]) -> None:
 
 def _scratch(datasets: Path) -> Path:
     return datasets / f"{TEMPORARY}scratch"
-
-
-def main() -> None:
-    """Write the part that the command line names: PART DATASETS."""
-    stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # what is not whole yet is written anew
-    write_part(Part.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
-
-
-if __name__ == "__main__":
-    child_main(main)

@@ -10,7 +10,8 @@ from effnet.config import DataConfig
 from effnet.data.images import intake as policy
 from effnet.data.shards import parts as parts_module
 from effnet.data.shards.manifest import load_manifest
-from effnet.data.shards.parts import Part, gather, split_work, write_part
+from effnet.data.shards.part import Part
+from effnet.data.shards.parts import gather, is_written, split_work, write_part
 from effnet.data.shards.verification import verify
 from effnet.data.shards.write import write_shards
 from effnet.errors import ConfigError, DataError
@@ -25,7 +26,7 @@ def part(data: DataConfig, number: int, to: str | None = None) -> Part:
     return split_work(data, Path("nowhere"), Path(), 3, to)[number]
 
 
-def is_written(data: DataConfig, datasets: Path) -> bool:
+def all_written(data: DataConfig, datasets: Path) -> bool:
     return not split_work(data, datasets, Path(), 3, None)
 
 
@@ -36,17 +37,17 @@ def files(folder: Path, pattern: str = "*") -> dict[str, bytes]:
 def test_parts_in_a_shared_store_are_what_one_machine_writes(config: DataConfig, tmp_path: Path) -> None:
     alone, _ = write_shards(config, tmp_path / "alone")
     datasets = tmp_path / "shared"
-    assert not is_written(config, datasets)
-    assert not part(config, 0).is_written(datasets)
+    assert not all_written(config, datasets)
+    assert not is_written(part(config, 0), datasets)
     assert sum(write_part(part(config, number), datasets) for number in range(3)) == len(alone.shards)
-    assert all(part(config, number).is_written(datasets) for number in range(3))
+    assert all(is_written(part(config, number), datasets) for number in range(3))
     written = {path: path.stat().st_mtime_ns for path in datasets.glob(".tmp-*/*.tar")}
     assert len(written) == len(alone.shards)
     manifest, _ = write_shards(config, datasets)
     folder = datasets / manifest.digest
     assert files(folder) == files(tmp_path / "alone" / alone.digest)
     assert sorted(written.values()) == sorted(path.stat().st_mtime_ns for path in folder.glob("*.tar"))  # not again
-    assert is_written(config, datasets)
+    assert all_written(config, datasets)
 
 
 def test_parts_of_machines_that_share_nothing_come_together_at_a_place(
@@ -68,7 +69,7 @@ def test_parts_of_machines_that_share_nothing_come_together_at_a_place(
         write_part(part(config, 1, place), tmp_path / "another")  # what is at the place is not written again
     manifest = gather(config, tmp_path / "flow", Path(), place, 1 << 30)
     assert manifest == alone
-    assert is_written(config, tmp_path / "flow")
+    assert all_written(config, tmp_path / "flow")
     (location,) = {file.name.split("/")[1] for file in open_folder(place).list("parts/")}
     assert verify(f"{place}/parts/{location}") == []
     assert load_manifest(tmp_path / "flow" / manifest.digest) == alone
@@ -97,7 +98,7 @@ def test_what_machines_lacked_a_reader_for_is_written_anew(
             gather(config, tmp_path / "flow", Path(), place, 1 << 30)
     for number in range(3):
         again = part(config, number, place)
-        assert not again.is_written(tmp_path)
+        assert not is_written(again, tmp_path)
         write_part(again, tmp_path / "machine")
     assert gather(config, tmp_path / "flow", Path(), place, 1 << 30).num_samples == 60
 

@@ -21,49 +21,50 @@ from effnet.evaluation.run import evaluate_run
 from effnet.models.weights import read_tensors
 from effnet.process import say
 from effnet.runs import About, RunFolder, RunSpec
+from effnet.stages import Stage
 from effnet.store import Store
 from effnet.train.loop import Stop, train
 from flows.cli.find import find, find_run
 from flows.cli.main import cli
+from tasks.build import Build, Training
 from tasks.records.tracking import Tracker
 from tasks.register import register_members
 from tasks.terminal.screen import Screen
-from tasks.trainings import Unit, Work, make_unit
 
 
 @pytest.fixture(scope="module")
-def unit(
+def training(
     tmp_path_factory: pytest.TempPathFactory,
     dataset_store: Store,
     config: FamilyConfig,
     baseline: Architecture,
     manifest: Manifest,
-) -> Unit:
+) -> Training:
     """A member that is trained, evaluated and registered in its store's MLflow, and an untrained run beside it."""
     store = Store(tmp_path_factory.mktemp("home") / ".effnet")
     store.root.mkdir()
     os.symlink(dataset_store.datasets, store.datasets)
     tracker = Tracker(f"sqlite:///{store.root / 'mlflow.db'}", "tiny", store.root / "artifacts", say)
-    work = Work(config, baseline, store, store.root, tracker, Screen(), key="0" * 16)
+    build = Build(config, baseline, manifest, store, tracker, Screen(), store.root, "0" * 16)
     recipe = config.recipe.model_copy(update={"epochs": 1})
-    unit = make_unit(work, manifest, "B0", baseline, recipe, {"phi": 0.0}, seed=0)
-    tracker.open_training(unit.folder, unit.name, unit.labels, "member", None)
-    unit.folder.describe(About(experiment="tiny", name="B0", kind="member", labels={"phi": 0.0}, family="f"))
-    train(unit.folder, started=time.time(), stop=Stop(), warn=say)
-    evaluate_run(unit.folder)
-    tracker.forward(unit.folder)
-    register_members.fn(work, manifest, [unit])
-    other = RunFolder.create(store, RunSpec(**{**dict(unit.folder.spec()), "seed": 1}))
+    training = build.training(Stage.MEMBER, "B0", baseline, recipe, {"phi": 0.0}, seed=0)
+    tracker.open_training(training.folder, training.about)
+    training.folder.describe(About(experiment="tiny", name="B0", kind="member", labels={"phi": 0.0}, family="f"))
+    train(training.folder, started=time.time(), stop=Stop(), warn=say)
+    evaluate_run(training.folder)
+    tracker.forward(training.folder)
+    register_members.fn(build, [training])
+    other = RunFolder.create(store, RunSpec(**{**dict(training.folder.spec()), "seed": 1}))
     other.describe(About(experiment="tiny", name="fit α1.2", kind="fit", labels={}, family="f"))
-    return unit
+    return training
 
 
 FORMS = {
     "name": lambda _: "b0",
-    "key": lambda unit: unit.folder.key,
-    "beginning of a key": lambda unit: unit.folder.key[:6],
-    "folder": lambda unit: str(unit.folder.path),
-    "file": lambda unit: str(unit.folder.weights_path),
+    "key": lambda training: training.folder.key,
+    "beginning of a key": lambda training: training.folder.key[:6],
+    "folder": lambda training: str(training.folder.path),
+    "file": lambda training: str(training.folder.weights_path),
     "alias": lambda _: "models:/tiny-b0@champion",
     "version": lambda _: "models:/tiny-b0/1",
 }
@@ -79,29 +80,29 @@ COMMANDS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_every_form(
-    unit: Unit, command: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: Training, command: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(unit.folder.store.root.parent)
+    monkeypatch.chdir(training.folder.store.root.parent)
     Image.new("RGB", (9, 9), (200, 30, 40)).save("image.png")
-    words = [word.replace("OUT", str(tmp_path)).replace("RUN", FORMS[form](unit)) for word in COMMANDS[command]]
+    words = [word.replace("OUT", str(tmp_path)).replace("RUN", FORMS[form](training)) for word in COMMANDS[command]]
     done = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     if command == "show":
-        assert unit.folder.key in done.output
-    assert find(FORMS[form](unit), Path(".effnet")).resolve() == unit.folder.path.resolve()
+        assert training.folder.key in done.output
+    assert find(FORMS[form](training), Path(".effnet")).resolve() == training.folder.path.resolve()
 
 
-def test_the_store_may_be_in_ones_home(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(unit.folder.store.root.parent))
-    assert find("b0", Path("~/.effnet")) == unit.folder.path
+def test_the_store_may_be_in_ones_home(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(training.folder.store.root.parent))
+    assert find("b0", Path("~/.effnet")) == training.folder.path
 
 
-def test_a_registered_model_whose_run_is_elsewhere_is_fetched(unit: Unit, tmp_path: Path) -> None:
-    store = unit.folder.store.root
+def test_a_registered_model_whose_run_is_elsewhere_is_fetched(training: Training, tmp_path: Path) -> None:
+    store = training.folder.store.root
     os.symlink(store / "mlflow.db", tmp_path / "mlflow.db")
     folder = find("models:/tiny-b0@champion", tmp_path)
     assert folder.is_relative_to(tmp_path)
-    fetched, own = read_tensors(folder / "model.safetensors"), read_tensors(unit.folder.weights_path)
+    fetched, own = read_tensors(folder / "model.safetensors"), read_tensors(training.folder.weights_path)
     assert fetched.keys() == own.keys()
     assert all(torch.equal(fetched[name], own[name]) for name in own)
     with pytest.raises(ConfigError, match="models:/tiny-b0@none: not to be had from MLflow"):
@@ -110,12 +111,12 @@ def test_a_registered_model_whose_run_is_elsewhere_is_fetched(unit: Unit, tmp_pa
         find_run("models:/tiny-b0@champion", tmp_path)
 
 
-def test_a_name_is_of_the_family_built_last(unit: Unit, tmp_path: Path) -> None:
+def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    about = unit.folder.about()
+    about = training.folder.about()
     assert about
     for seed in range(3):
-        run = RunFolder.create(store, RunSpec(**{**dict(unit.folder.spec()), "seed": seed + 7}))
+        run = RunFolder.create(store, RunSpec(**{**dict(training.folder.spec()), "seed": seed + 7}))
         run.describe(about)
     keys = sorted(path.name for path in store.runs.iterdir())
     with pytest.raises(ConfigError, match=r"'B0' may be any of 3 runs \(.* B0 of tiny, .*\); give the key"):
@@ -137,8 +138,8 @@ def test_a_store_without_models_stays_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_what_means_nothing_or_several_things_is_told(unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = unit.folder.store.root
+def test_what_means_nothing_or_several_things_is_told(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = training.folder.store.root
     monkeypatch.chdir(store.parent)
     with pytest.raises(ConfigError, match="`effnet runs` lists"):
         find("nothing", store)

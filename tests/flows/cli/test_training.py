@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from effnet.config import load_config
-from tests.tiny import MINIVAL, VAL, run_effnet, write_tiny
+from effnet.runs import RunFolder
+from tests.tiny import MINIVAL, VAL, clean_environment, run_effnet, write_tiny
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +143,33 @@ def test_sync_sends_what_mlflow_never_saw(home: Path, trained: dict[str, object]
     gone = run_effnet("sync", "--store", "store", "--to", "http://127.0.0.1:9", cwd=home)
     assert gone.returncode == 70
     assert "run the command again when MLflow is back" in gone.stderr
+
+
+def test_an_order_is_carried_out_by_a_command(run_folder: RunFolder, tmp_path: Path) -> None:
+    """As docs/training.md prints it, but for the key."""
+    text = (ROOT / "docs" / "training.md").read_text().split("```json\n")[1].split("```")[0]
+    order = tmp_path / "order.json"
+    os.symlink(run_folder.store.root, tmp_path / ".effnet")
+    order.write_text(text.replace("0123456789abcdef", run_folder.key))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "job", "order.json"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not run_folder.metrics_path.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.terminate()
+    told = process.communicate(timeout=120)[1]
+    assert process.returncode == 75, told
+    assert "asked to stop; stopped at step" in told
+    assert run_effnet("job", "order.json", cwd=tmp_path).returncode == 0
+    assert run_folder.result() is not None
+    for wrong, said in ((text.replace("train", "brew"), "action: "), ("{", "order: "), (text, "no config.json here")):
+        order.write_text(wrong)
+        done = run_effnet("job", "order.json", cwd=tmp_path)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr

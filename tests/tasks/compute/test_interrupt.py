@@ -9,7 +9,7 @@ import sys
 
 SCRIPT = """
 import os, signal
-from flows import cli
+from flows.cli import main as cli
 
 class Last:  # goes when the interpreter does, after it has put the signals back
     def __del__(self, kill=os.kill, pid=os.getpid(), number={number}):

@@ -16,6 +16,7 @@ from effnet.runs import About, RunFolder
 from tasks.records import breaker
 from tasks.records.breaker import Breaker
 from tasks.records.tracking import Tracker
+from tests.tiny import named
 
 QUICK, PATIENCE = 0.3, 1.5  # for 5 and 40 s
 
@@ -68,7 +69,7 @@ def test_no_sick_server_holds_a_family(
     started = time.monotonic()
     assert tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1") is None
     for _ in range(100):  # as many calls as a family makes
-        tracker.open_training(run_folder, "B0", {}, "member", None)
+        tracker.open_training(run_folder, named("B0"))
         tracker.forward(run_folder)
         tracker.close_family("f" * 16, {}, "", [])
     assert time.monotonic() - started < 2 * (QUICK + PATIENCE) + 3  # 3 s: a loaded machine

@@ -34,13 +34,14 @@ from effnet.data.shards.write import write_shards
 from effnet.evaluation.run import evaluate_run
 from effnet.hits import run_hits
 from effnet.process import say
+from effnet.stages import Stage
 from effnet.store import Store
 from effnet.train.loop import Stop, train
+from tasks.build import Build, Training
 from tasks.records.registry import Registered, _process_uri
 from tasks.records.tracking import Tracker
 from tasks.register import register_members
 from tasks.terminal.screen import Screen
-from tasks.trainings import Unit, Work, make_unit
 from tests.tiny import VAL, clean_environment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
@@ -53,43 +54,45 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def work(config: FamilyConfig, baseline: Architecture, store: Store, tmp_path: Path, told: list[str]) -> Work:
+def build(
+    config: FamilyConfig, baseline: Architecture, manifest: Manifest, store: Store, tmp_path: Path, told: list[str]
+) -> Build:
     tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny", tmp_path / "artifacts", told.append)
     screen = Screen()
     screen.say = screen.warn = told.append  # type: ignore[method-assign]
-    return Work(config, baseline, store, tmp_path, tracker, screen, key="0" * 16)
+    return Build(config, baseline, manifest, store, tracker, screen, tmp_path, "0" * 16)
 
 
-def member(work: Work, manifest: Manifest, seed: int = 0, epochs: int = 1) -> Unit:
+def member(build: Build, seed: int = 0, epochs: int = 1) -> Training:
     """Train and evaluate a member."""
-    recipe = work.config.recipe.model_copy(update={"epochs": epochs})
-    unit = make_unit(work, manifest, "B0", work.baseline, recipe, {"phi": 0.0}, seed=seed)
-    work.tracker.open_training(unit.folder, unit.name, unit.labels, "member", None)
-    train(unit.folder, started=time.time(), stop=Stop(), warn=say)
-    evaluate_run(unit.folder)
-    work.tracker.forward(unit.folder)
-    return unit
+    recipe = build.config.recipe.model_copy(update={"epochs": epochs})
+    training = build.training(Stage.MEMBER, "B0", build.baseline, recipe, {"phi": 0.0}, seed=seed)
+    build.tracker.open_training(training.folder, training.about)
+    train(training.folder, started=time.time(), stop=Stop(), warn=say)
+    evaluate_run(training.folder)
+    build.tracker.forward(training.folder)
+    return training
 
 
-def register(work: Work, manifest: Manifest, unit: Unit) -> Registered:
-    found = register_members.fn(work, manifest, [unit])
-    assert not work.tracker.broken
+def register(build: Build, training: Training) -> Registered:
+    found = register_members.fn(build, [training])
+    assert not build.tracker.broken
     return found[0]
 
 
 def test_registered_once_loaded_and_served(
-    work: Work, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    build: Build, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unit = member(work, manifest)
-    first = register(work, manifest, unit)
+    training = member(build)
+    first = register(build, training)
     assert (first.name, str(first.version), first.new, first.champion) == ("tiny-b0", "1", True, True)
-    again = register(work, manifest, unit)
+    again = register(build, training)
     assert not again.new
     assert again.champion
-    client = MlflowClient(work.tracker.uri)
+    client = MlflowClient(build.tracker.uri)
     assert len(client.search_model_versions("name = 'tiny-b0'")) == 1
     version = client.get_model_version_by_alias("tiny-b0", "champion")
-    evaluation = unit.folder.evaluation()
+    evaluation = training.folder.evaluation()
     assert evaluation is not None
     assert float(version.tags["top1"]) == pytest.approx(evaluation.top1, abs=1e-6)
     for part in ("**Data.**", "**Training.**", "**Limits.**", "Licence of the images: not stated"):
@@ -97,8 +100,8 @@ def test_registered_once_loaded_and_served(
 
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", work.tracker.uri)
-    mlflow.set_tracking_uri(work.tracker.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", build.tracker.uri)
+    mlflow.set_tracking_uri(build.tracker.uri)
     model = mlflow.pyfunc.load_model("models:/tiny-b0@champion")
     assert model.metadata.signature is not None
     answers = model.predict(IMAGES)
@@ -187,11 +190,11 @@ def post(port: str, body: dict[str, Any]) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
-def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest: Manifest) -> None:
-    register(work, manifest, member(work, manifest))
-    client = MlflowClient(work.tracker.uri)
+def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None:
+    register(build, member(build))
+    client = MlflowClient(build.tracker.uri)
     client.set_model_version_tag("tiny-b0", "1", "top1", "0.01")  # what it had on another day's val decides nothing
-    other = register(work, manifest, member(work, manifest, seed=1))
+    other = register(build, member(build, seed=1))
     assert other.new
     assert not other.champion  # trained alike: no better than noise
     assert "no better than noise" in other.reason
@@ -199,61 +202,61 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(work: Work, manifest:
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["candidate"]) == "2"
     assert str(model.aliases["champion"]) == "1"
-    better = member(work, manifest, seed=2, epochs=4)
-    won = register(work, manifest, better)
+    better = member(build, seed=2, epochs=4)
+    won = register(build, better)
     assert won.champion
     assert won.reason.startswith("better")
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["champion"]) == "3"
     assert model.tags["effnet.best"] == "3"
     client.set_registered_model_alias("tiny-b0", "champion", "1")  # by a person, who has a reason
-    again = register(work, manifest, better)
+    again = register(build, better)
     assert not again.champion
     assert again.reason == "was champion until version 1 was"
     assert str(client.get_registered_model("tiny-b0").aliases["champion"]) == "1"
     client.delete_registered_model_alias("tiny-b0", "champion")  # by hand: the best that was one counts still
-    worse = register(work, manifest, member(work, manifest, seed=3, epochs=1))
+    worse = register(build, member(build, seed=3, epochs=1))
     assert not worse.champion
     assert worse.reason.startswith("worse: no champion is there; 3, the best that was one,")
     assert client.get_registered_model("tiny-b0").tags["effnet.best"] == "3"
 
 
 def test_a_champion_of_another_dataset_is_scored_on_todays_val(
-    work: Work, manifest: Manifest, told: list[str], tmp_path: Path
+    build: Build, manifest: Manifest, told: list[str], tmp_path: Path
 ) -> None:
-    first = member(work, manifest, epochs=4)
-    register(work, manifest, first)
+    first = member(build, epochs=4)
+    register(build, first)
     shutil.rmtree(first.folder.path)  # MLflow alone has it now
-    data = work.config.data.model_copy(update={"seed": 5})
+    data = build.config.data.model_copy(update={"seed": 5})
     datasets = tmp_path / "other" / "datasets"
     other, _ = write_shards(data, datasets)
     assert other.digest != manifest.digest
-    (datasets / manifest.digest).symlink_to(work.store.datasets / manifest.digest)
-    elsewhere = replace(work, store=Store(tmp_path / "other"))
-    weak = member(elsewhere, other)
-    found = register(elsewhere, other, weak)
+    (datasets / manifest.digest).symlink_to(build.store.datasets / manifest.digest)
+    elsewhere = replace(build, store=Store(tmp_path / "other"), manifest=other)
+    weak = member(elsewhere)
+    found = register(elsewhere, weak)
     assert not found.champion
     assert found.reason.startswith("worse: ")
     assert f"on the same {other.samples['val']} images" in found.reason
     scored = [line for line in told if "is scored on today's val" in line]
     assert len(scored) == 1
-    assert register(elsewhere, other, weak).reason == found.reason
+    assert register(elsewhere, weak).reason == found.reason
     assert [line for line in told if "is scored on today's val" in line] == scored  # its hits were kept
-    strong = member(elsewhere, other, seed=1, epochs=6)
+    strong = member(elsewhere, seed=1, epochs=6)
     hits, champion = run_hits(strong.folder, "val"), evaluated_by_hand(elsewhere, other)
     assert hits is not None
-    reason = register(elsewhere, other, strong).reason
+    reason = register(elsewhere, strong).reason
     assert f"top-1 {hits.mean():.2%} against {champion:.2%}" in reason
 
 
-def evaluated_by_hand(work: Work, manifest: Manifest) -> float:
+def evaluated_by_hand(build: Build, manifest: Manifest) -> float:
     """Return the champion's share of right answers, image by image through the served model."""
     import mlflow
 
-    mlflow.set_tracking_uri(work.tracker.uri)
+    mlflow.set_tracking_uri(build.tracker.uri)
     model = mlflow.pyfunc.load_model("models:/tiny-b0@champion")
-    index = Index.read(work.store.datasets / manifest.digest / "index.parquet", "val")
-    images = (Image.open(io.BytesIO(data)) for data in encoded(work.store.datasets / manifest.digest, index))
+    index = Index.read(build.store.datasets / manifest.digest / "index.parquet", "val")
+    images = (Image.open(io.BytesIO(data)) for data in encoded(build.store.datasets / manifest.digest, index))
     answers = model.predict(np.stack([np.asarray(image.convert("RGB")) for image in images]))
     labels = [manifest.class_names[label] for label in index.labels]
     return sum(a["label"] == label for a, label in zip(answers, labels, strict=True)) / len(labels)
@@ -266,17 +269,17 @@ def encoded(dataset: Path, index: Index) -> list[bytes]:
 
 
 def test_a_champion_that_lacks_classes_is_named_as_not_comparable(
-    work: Work, manifest: Manifest, told: list[str]
+    build: Build, manifest: Manifest, told: list[str]
 ) -> None:
-    register(work, manifest, member(work, manifest))
-    client = MlflowClient(work.tracker.uri)
+    register(build, member(build))
+    client = MlflowClient(build.tracker.uri)
     client.delete_model_version_tag("tiny-b0", "1", "dataset")
     version = client.get_model_version("tiny-b0", "1")
     client.delete_model_version_tag("tiny-b0", "1", "effnet.weights")
-    model = next(work.tracker.artifacts.rglob("classes.json"))
+    model = next(build.tracker.artifacts.rglob("classes.json"))
     model.write_text(json.dumps({"classes": ["zero", *manifest.classes[1:]]}))
     (model.parent / "predictor.json").unlink()
-    found = register(work, manifest, member(work, manifest, seed=1))
+    found = register(build, member(build, seed=1))
     assert not found.champion
     assert "not comparable: the champion, version 1" in found.reason
     assert "does not have 1 of its 10 classes (0)" in found.reason
@@ -285,39 +288,37 @@ def test_a_champion_that_lacks_classes_is_named_as_not_comparable(
     assert version.version == client.get_registered_model("tiny-b0").aliases["champion"]
 
 
-def test_an_alias_set_by_hand_is_evaluated_or_named(
-    work: Work, manifest: Manifest, told: list[str], tmp_path: Path
-) -> None:
-    first = member(work, manifest)
-    register(work, manifest, first)
-    client = MlflowClient(work.tracker.uri)
+def test_an_alias_set_by_hand_is_evaluated_or_named(build: Build, told: list[str], tmp_path: Path) -> None:
+    first = member(build)
+    register(build, first)
+    client = MlflowClient(build.tracker.uri)
     source = client.get_model_version("tiny-b0", "1").source
-    with _process_uri(work.tracker.uri):
+    with _process_uri(build.tracker.uri):
         mine = client.create_model_version("tiny-b0", source=source)  # ours, without our tags
     client.set_registered_model_alias("tiny-b0", "champion", mine.version)
-    second = member(work, manifest, seed=1)
-    found = register(work, manifest, second)
+    second = member(build, seed=1)
+    found = register(build, second)
     evaluation = first.folder.evaluated()
     assert f"against {evaluation.top1:.2%} on the same {VAL} images" in found.reason
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "model.pkl").write_bytes(b"not ours")
-    with _process_uri(work.tracker.uri):
+    with _process_uri(build.tracker.uri):
         theirs = client.create_model_version("tiny-b0", source=foreign.as_uri())
     client.set_registered_model_alias("tiny-b0", "champion", theirs.version)
-    found = register(work, manifest, second)
+    found = register(build, second)
     assert not found.champion
     assert f"version {theirs.version}, cannot be scored" in found.reason
     assert "no model of effnet's" in found.reason
     assert not any("MLflow at" in line for line in told)
-    assert not work.tracker.broken
+    assert not build.tracker.broken
 
 
-def test_a_broken_mlflow_stops_nothing(work: Work, manifest: Manifest, tmp_path: Path) -> None:
-    unit = member(work, manifest)
+def test_a_broken_mlflow_stops_nothing(build: Build, tmp_path: Path) -> None:
+    training = member(build)
     broken = Tracker(f"sqlite:///{tmp_path}/no/such/folder.db", "tiny", None, lambda line: told.append(line))
     told: list[str] = []
-    assert register_members.fn(replace(work, tracker=broken), manifest, [unit]) == []
+    assert register_members.fn(replace(build, tracker=broken), [training]) == []
     assert len(told) == 1
     assert "the work goes on" in told[0]

@@ -15,11 +15,13 @@ from mlflow import MlflowClient
 from effnet.errors import StoppedError
 from effnet.evaluation.run import evaluate_run
 from effnet.runs import About, RunFolder
+from effnet.stages import Stage
 from effnet.train import loop
 from effnet.train.loop import Stop
 from tasks.records import breaker
 from tasks.records.sync import sync
 from tasks.records.tracking import SENT, Tracker, flatten
+from tests.tiny import named
 from tests.train.test_loop import StopAt
 
 
@@ -79,7 +81,7 @@ def files(uri: str) -> set[str]:
 
 def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
+    tracker.open_training(run_folder, named("B0", phi=0.0))
     train(run_folder)
     tracker.forward(run_folder)
     assert warnings == []
@@ -103,7 +105,7 @@ def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], r
 
 def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     with pytest.raises(StoppedError):
         train(run_folder, StopAt(40))
     tracker.forward(run_folder)
@@ -111,7 +113,7 @@ def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri
     assert runs(uri)[0].info.status == "KILLED"
 
     tracker = make()  # the next process
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     assert runs(uri)[0].info.status == "RUNNING"
     train(run_folder)
     tracker.forward(run_folder)
@@ -122,7 +124,7 @@ def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri
 
 def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     tracker.forward(run_folder)
     evaluate_run(run_folder)
@@ -144,7 +146,7 @@ def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder)
 
 def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "fit α1.2", {}, "fit", None)
+    tracker.open_training(run_folder, named("fit α1.2", kind=Stage.FIT))
     train(run_folder)
     tracker.forward(run_folder)
     (run,) = runs(uri)
@@ -154,7 +156,7 @@ def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder:
 
 def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     tracker.forward(run_folder)
     (run,) = runs(uri)
@@ -165,7 +167,7 @@ def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) ->
 
 def test_epoch_that_a_training_repeats_is_sent_once(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     whole = run_folder.metrics_path.read_text().splitlines(keepends=True)
     run_folder.metrics_path.write_text("".join(whole[:2]))
@@ -184,7 +186,7 @@ def test_replaced_database_is_sent_everything_again(
     run_folder.describe(about)
     tracker = make()
     tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     evaluate_run(run_folder)
     tracker.forward(run_folder)
@@ -196,7 +198,7 @@ def test_replaced_database_is_sent_everything_again(
     assert [step for step, _ in history(uri)] == [1, 2, 3]
     assert files(uri) >= {"config.json", "architecture.json", "model.safetensors", "evaluation.json"}
     parent = make().open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
-    make().open_training(run_folder, "B0", {}, "member", parent)  # as the family does when it runs again
+    make().open_training(run_folder, named("B0"))  # as the family does when it runs again
     assert MlflowClient(uri).get_run(run.info.run_id).data.tags["mlflow.parentRunId"] == parent
 
 
@@ -223,7 +225,7 @@ def test_sync_looks_at_what_is_there(uri: str, tmp_path: Path, run_folder: RunFo
 def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
     tracker = Tracker("http://127.0.0.1:9", "tiny", None, warnings.append)  # nothing listens there
     assert tracker.open_family("k" * 16, "tiny", {}, {}, Path("datasets/d")) is None
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     tracker.forward(run_folder)
     assert tracker.run_id(run_folder.key) is None
@@ -231,7 +233,7 @@ def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: lis
     assert "the work goes on" in warnings[0]
 
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     tracker.forward(run_folder)
     assert [step for step, _ in history(uri)] == [1, 2, 3]
     assert len(warnings) == 1
@@ -248,7 +250,7 @@ def test_same_process_sends_all_when_mlflow_is_back(
     (tmp_path / "away").write_text("not a folder yet")
     tracker = Tracker(uri, "tiny", tmp_path / "artifacts", told.append)
     assert tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1") is None
-    tracker.open_training(run_folder, "B0", {"phi": 0.0}, "member", None)
+    tracker.open_training(run_folder, named("B0", phi=0.0))
     train(run_folder)
     tracker.forward(run_folder)
     (tmp_path / "here").mkdir()
@@ -268,12 +270,12 @@ def test_same_process_sends_all_when_mlflow_is_back(
 
 def test_other_database_gets_everything_from_the_start(make, tmp_path: Path, run_folder: RunFolder) -> None:
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     train(run_folder)
     tracker.forward(run_folder)
     second = f"sqlite:///{tmp_path / 'second.db'}"
     tracker = Tracker(second, "tiny", tmp_path / "artifacts2", print)
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     tracker.forward(run_folder)
     assert [step for step, _ in history(second)] == [1, 2, 3]
 
@@ -328,7 +330,7 @@ def test_a_hundred_epochs_and_how_far_they_go_arrive_together(make, uri: str, ru
     )
     run_folder.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     tracker = make()
-    tracker.open_training(run_folder, "B0", {}, "member", None)
+    tracker.open_training(run_folder, named("B0"))
     store, sent = tracker.client._tracking_client.store, []
     real = store.log_batch
 

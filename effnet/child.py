@@ -1,0 +1,96 @@
+"""`python -P -m effnet.child ORDER`: carry out one order (effnet.order), given as JSON or as a file of it.
+
+Exit codes: 0 done, 75 stopped with a checkpoint (start it again), 2 bad configuration, 65 bad data, 73 another process
+trains this run, 70 our bug or a diverged training, 76 this machine is broken (start it again on another). SIGTERM and
+SIGINT ask it to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from effnet.errors import ConfigError, StoppedError
+from effnet.order import Order
+from effnet.process import child_main, die_with_parent, keep_memory, process_started, stop_on_signals, warn
+from effnet.store import Store
+from effnet.values import explain
+
+
+def read_order(text: str) -> Order:
+    """Return the order that a text says, or the file that it names; raise ConfigError if it says none."""
+    try:
+        said = text if text.startswith("{") else Path(text).read_text()
+        return Order.model_validate_json(said)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{text}: no order can be read ({error})") from error
+    except ValidationError as error:
+        raise ConfigError(f"order: {explain(error, Order)}") from error
+
+
+def carry_out(order: Order) -> None:
+    """Carry out an order in this process; signals ask it to stop.
+
+    Raises:
+        EffnetError: see effnet.train.loop.train, effnet.evaluation.run and effnet.data.shards.parts.write_part.
+    """
+    if not order.store:
+        raise ConfigError(f"order {order.name!r}: names no store; add `store`, the folder that the runs lie in")
+    store = Store(Path(order.store))
+    if order.shards is not None:
+        from effnet.data.shards.parts import write_part
+
+        stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # what is not whole yet is written anew
+        write_part(order.shards, store.datasets)
+    elif order.action == "train":
+        _train(order, store)
+    else:
+        _evaluate(order, store)
+
+
+def _train(order: Order, store: Store) -> None:
+    started_as_rank = "RANK" in os.environ  # by `launch`, or by torchrun
+    if (order.ranks > 1 or order.rendezvous) and not started_as_rank:
+        from effnet.train.launch import launch
+
+        launch(order)
+        return
+    if started_as_rank:
+        die_with_parent()
+    keep_memory()
+    from effnet.runs import RunFolder
+    from effnet.train.loop import Stop, train
+
+    stop = Stop()
+    stop_on_signals(stop.request)
+    folder = RunFolder(store.runs / order.runs[0])
+    train(folder, started=process_started(), stop=stop, warn=warn, until=order.until)
+
+
+def _evaluate(order: Order, store: Store) -> None:
+    """Score or time runs one after the other. What a run has it keeps, but for a latency that other work disturbed."""
+    from effnet.evaluation.run import evaluate_run, keep_run_hits, time_run
+    from effnet.runs import RunFolder
+
+    act = {"latency": time_run, "hits": keep_run_hits, "evaluate": evaluate_run}[order.action]
+    keep_memory()
+    reasons: list[str] = []
+    stop_on_signals(reasons.append)
+    for key in order.runs:
+        if reasons:
+            raise StoppedError(f"{order.name}: {reasons[0]}")
+        act(RunFolder(store.runs / key))
+
+
+def main() -> None:
+    """Carry out the order that the command line gives."""
+    if len(sys.argv) != 2:
+        raise ConfigError("usage: python -P -m effnet.child ORDER, which is JSON or a file of it")
+    carry_out(read_order(sys.argv[1]))
+
+
+if __name__ == "__main__":
+    child_main(main)

@@ -1,0 +1,78 @@
+"""Trainings on the screen while they run, and their journals on the way to MLflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from effnet.order import Order
+from effnet.runs import read_journal
+from effnet.stages import Stage
+from tasks.build import Build, Training
+from tasks.terminal.screen import duration, short
+
+FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
+SHOW_SECONDS = 0.5
+COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "time")
+
+
+class Board:
+    """Shows trainings of a stage while they run, and forwards their journals.
+
+    Args:
+        build: whose trainings they are.
+        stage: of all of them.
+        trainings: all, also those that were done before.
+        until: epochs after which they are left; None: they are trained to the end.
+    """
+
+    def __init__(self, build: Build, stage: Stage, trainings: Sequence[Training], until: int | None) -> None:
+        self.build, self.stage, self.trainings, self.until = build, stage, trainings, until
+        self._by_name = {training.name: training for training in trainings}
+        self._shown = self._forwarded = time.monotonic()
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if now - self._shown > SHOW_SECONDS:
+            self._shown = now
+            self.show()
+        if now - self._forwarded > FORWARD_SECONDS:
+            self._forwarded = now
+            for training in self.trainings:
+                self.build.tracker.forward(training.folder)
+
+    def done(self, order: Order) -> None:
+        """Say what came of a training."""
+        training = self._by_name[order.name]
+        self.build.tracker.forward(training.folder)
+        if result := training.folder.result():
+            self.build.screen.say(
+                f"{training.name}: {short(training.cost.params)} params, {short(training.cost.macs)} MACs, "
+                f"minival top-1 {result.top1:.1%}, {duration(result.seconds)}"
+            )
+
+    def show(self) -> None:
+        """Show every training, and how far all of them together are."""
+        rows, share = [], 0.0
+        for training in self.trainings:
+            goal = min(training.epochs, self.until or training.epochs)
+            epochs, row = _row(training, goal)
+            rows.append(row)
+            share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
+        whole = sum(training.size for training in self.trainings)
+        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows)
+
+
+def _row(training: Training, goal: int) -> tuple[int, tuple[str, ...]]:
+    """Return a training's epochs done, and its row of the table."""
+    lines, _ = read_journal(training.folder.metrics_path)
+    best = max((line["minival_top1"] for line in lines), default=None)
+    return len(lines), (
+        training.name,
+        short(training.cost.params),
+        short(training.cost.macs),
+        f"{len(lines)}/{goal}",
+        "" if best is None else f"{best:.1%}",
+        duration(lines[-1]["seconds"]) if lines else "",
+    )

@@ -1,0 +1,111 @@
+"""Build: what every stage needs. Training: a run that a stage wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from effnet.arch.cost import Cost, count
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig, Recipe
+from effnet.data.shards.manifest import Manifest
+from effnet.runs import About, RunFolder, RunSpec, Start
+from effnet.stages import Stage
+from effnet.store import Store
+from tasks.records.tracking import Tracker
+from tasks.terminal.screen import Screen
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run that is wanted."""
+
+    spec: RunSpec
+    folder: RunFolder
+    about: About
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.about.name
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Parameters and multiply-adds of its network."""
+        return count(self.spec.architecture, self.spec.num_classes)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs from its beginning to its end."""
+        return self.spec.recipe.epochs
+
+    @property
+    def size(self) -> float:
+        """Expected size of the training, in multiply-adds per sample."""
+        return float(self.cost.macs * self.epochs)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What every stage needs."""
+
+    config: FamilyConfig
+    baseline: Architecture
+    manifest: Manifest
+    store: Store
+    tracker: Tracker
+    screen: Screen
+    base: Path = Path()  # folder of the config; its relative paths begin there
+    key: str = ""  # of the build; where no family is built, of nothing
+
+    @property
+    def folder(self) -> Path:
+        """Where the family's results lie; made if it is new."""
+        folder = self.store.families / self.key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def dataset(self) -> Path:
+        """Folder of the dataset."""
+        return self.store.datasets / self.manifest.digest
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the dataset."""
+        return len(self.manifest.classes)
+
+    def training(
+        self,
+        stage: Stage,
+        name: str,
+        architecture: Architecture,
+        recipe: Recipe,
+        labels: Mapping[str, float],
+        *,
+        start: Start | None = None,
+        seed: int = 0,
+    ) -> Training:
+        """Return the training of an architecture on the dataset; its run folder is made if it is new.
+
+        Args:
+            stage: that wants it.
+            name: for people.
+            architecture: of the network.
+            recipe: to train it by.
+            labels: logged as parameters beside the run's spec: φ, α, ...
+            start: weights to start from.
+            seed: added to the config's.
+        """
+        spec = RunSpec(
+            architecture=architecture,
+            dataset=self.manifest.digest,
+            num_classes=self.num_classes,
+            recipe=recipe,
+            seed=self.config.seed + seed,
+            start=start,
+        )
+        about = About(experiment=self.config.family, name=name, kind=stage, labels=dict(labels), family=self.key)
+        return Training(spec, RunFolder.create(self.store, spec), about)
