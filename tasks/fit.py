@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -16,6 +14,7 @@ from effnet.config import given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.decision import RULE, Decision, Finalist, decide
+from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
 from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
 from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
 from effnet.stages import Stage
@@ -25,7 +24,6 @@ from tasks.build import Build, Training
 from tasks.trainings import keep_minival_hits, leave, measure_latency, score_after, train
 
 SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
-Found = dict[str, Any]
 
 
 @task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
@@ -50,34 +48,30 @@ def fit_coefficients(build: Build) -> Coefficients:
     dropped = [_training(build, candidate) for candidate in grid.candidates if candidate not in left]
     measure_latency(build, dropped)
     leave(build, dropped)
-    history.append({"epochs": config.fit.epochs, "top1": _means(finalists)})
+    history.append(RungFound(epochs=config.fit.epochs, top1=_means(finalists)))
     decision = decide(finalists)
     _say_decision(build, finalists, decision, paper)
     seeds = range(config.fit.seeds)
     runs = {one: [_training(build, one, seed).folder.key for seed in seeds] for one in left}
     every = {_training(build, candidate).folder.key for candidate in grid.candidates}.union(*runs.values())
-    content = _content(grid, history, finalists, decision, paper, runs) | {"runs": sorted(every)}
-    publish(build.folder / "fit.json", json.dumps(content, indent=2).encode())
+    findings = _findings(grid, history, finalists, decision, paper, runs, every)
+    publish(build.folder / FIT, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import grid_figure
 
-    grid_figure(content, build.manifest.samples["minival"], [build.folder / "grid.png", build.folder / "grid.svg"])
+    grid_figure(findings, build.manifest.samples["minival"], [build.folder / "grid.png", build.folder / "grid.svg"])
     return decision.winner.coefficients
 
 
-def _halve(build: Build, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[Found]]:
+def _halve(build: Build, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[RungFound]]:
     """Return the candidates that reach the last rung, and what every rung found."""
     plan = rungs(len(candidates), build.config.fit.epochs, build.config.fit.halving)
-    alive, history = list(candidates), list[Found]()
+    alive, history = list(candidates), list[RungFound]()
     for rung in plan[:-1]:
         trainings = {candidate: _training(build, candidate) for candidate in alive}
         train(build, list(trainings.values()), until=rung.epochs)
         scores = {candidate: score_after(training, rung.epochs) for candidate, training in trainings.items()}
-        history.append(
-            {
-                "epochs": rung.epochs,
-                "top1": {candidate.architecture.key()[:16]: s[0] for candidate, s in scores.items()},
-            }
-        )
+        top1 = {_name(candidate): score[0] for candidate, score in scores.items()}
+        history.append(RungFound(epochs=rung.epochs, top1=top1))
         alive = promoted(scores, plan[plan.index(rung) + 1].candidates)
         build.screen.say(f"halving: {len(trainings)} candidates after {rung.epochs} epochs, {len(alive)} go on")
     spent, whole = total_epochs(plan), len(candidates) * build.config.fit.epochs
@@ -139,51 +133,57 @@ def _say_decision(
     )
 
 
-def _content(
+def _findings(
     grid: Grid,
-    history: Sequence[Found],
+    history: Sequence[RungFound],
     finalists: dict[Candidate, Finalist],
     decision: Decision[Candidate],
     paper: Candidate,
     runs: dict[Candidate, list[str]],
-) -> Found:
+    every: set[str],
+) -> FitFindings:
     """Return what fit.json holds: every rung, the correlation between rungs, the finalists, the decision."""
-    return {
-        "points": grid.points,
-        "candidates": [
-            {"coefficients": list(c.coefficients), "macs": c.macs, "network": c.architecture.key()[:16]}
-            for c in grid.candidates
-        ],
-        "rungs": list(history),
-        "rank_correlation": [_correlation(one, two) for one, two in itertools.pairwise(history)],
-        "finalists": [
-            {
-                "coefficients": list(c.coefficients),
-                "network": c.architecture.key()[:16],
-                "macs": f.macs,
-                "runs": runs[c],
-                "top1": f.top1,
-                "mean": f.mean,
-            }
+    return FitFindings(
+        points=grid.points,
+        candidates=tuple(
+            CandidateFound(coefficients=tuple(c.coefficients), macs=c.macs, network=_name(c)) for c in grid.candidates
+        ),
+        rungs=tuple(history),
+        rank_correlation=tuple(_correlation(one, two) for one, two in itertools.pairwise(history)),
+        finalists=tuple(
+            FinalistFound(
+                coefficients=tuple(c.coefficients),
+                network=_name(c),
+                macs=f.macs,
+                runs=tuple(runs[c]),
+                top1=tuple(f.top1),
+                mean=f.mean,
+            )
             for c, f in finalists.items()
-        ],
-        "paper": paper.architecture.key()[:16],
-        "winner": list(decision.winner.coefficients),
-        "best": list(decision.best.coefficients),
-        "lead": decision.lead,
-        "noise": decision.noise,
-        "p": decision.p,
-        "tie": decision.tie,
-        "seeds": decision.seeds,
-        "told": decision.told(),
-        "rule": RULE,
-    }
+        ),
+        paper=_name(paper),
+        winner=tuple(decision.winner.coefficients),
+        best=tuple(decision.best.coefficients),
+        lead=decision.lead,
+        noise=decision.noise,
+        p=decision.p,
+        tie=decision.tie,
+        seeds=decision.seeds,
+        told=decision.told(),
+        rule=RULE,
+        runs=tuple(sorted(every)),
+    )
+
+
+def _name(candidate: Candidate) -> str:
+    """Return the beginning of its network's key."""
+    return candidate.architecture.key()[:16]
 
 
 def _means(finalists: dict[Candidate, Finalist]) -> dict[str, float]:
-    return {candidate.architecture.key()[:16]: finalist.mean for candidate, finalist in finalists.items()}
+    return {_name(candidate): finalist.mean for candidate, finalist in finalists.items()}
 
 
-def _correlation(one: Found, two: Found) -> float | None:
-    both = [key for key in one["top1"] if key in two["top1"]]
-    return rank_correlation([one["top1"][key] for key in both], [two["top1"][key] for key in both])
+def _correlation(one: RungFound, two: RungFound) -> float | None:
+    both = [network for network in one.top1 if network in two.top1]
+    return rank_correlation([one.top1[network] for network in both], [two.top1[network] for network in both])

@@ -85,7 +85,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     accuracy_figure(points, title, _targets(folder, "accuracy"), _single_dimensions(facts))
     caption = "The paper's figures 1 and 5. Point at a member, or at its row, to see its numbers."
     if facts.study:
-        epochs = facts.study["config"]["epochs"], facts.config.recipe.epochs
+        epochs = facts.study.config.epochs, facts.config.recipe.epochs
         caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
     yield Shown(folder / "accuracy.svg", "Accuracy against cost and size", caption, "members")
     latency_figure(points, "accuracy against latency", _targets(folder, "latency"))
@@ -100,7 +100,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     if facts.search:
         caption = "Every trial, the best so far, and what nothing else beats."
         yield Shown(folder / "search.svg", "Search", caption, "search")
-    for name in facts.study["baselines"] if facts.study else ():
+    for name in facts.study.baselines if facts.study else ():
         caption = "The paper's figures 3 and 8: top-1 against counted cost; bands: 95 % over images and seeds."
         yield Shown(folder / f"study_{name}.svg", f"Ways of scaling {name}", caption, "study")
     if facts.fit:
@@ -148,14 +148,14 @@ def _single_dimensions(facts: Facts) -> dict[str, list[Point]]:
     if not facts.study:
         return {}
     own = facts.members[0].spec.architecture.stages
-    for rows in facts.study["baselines"].values():
-        base = RunFolder(facts.store.runs / rows[0]["runs"][0]).spec().architecture
+    for rows in facts.study.baselines.values():
+        base = RunFolder(facts.store.runs / rows[0].runs[0]).spec().architecture
         if base.stages != own:
             continue
         found: dict[str, list[Point]] = {}
         for row in rows:
-            point = Point("", row["params"], row["macs"], row["mean"], facts.family.val_samples)
-            found.setdefault(row["strategy"], []).append(point)
+            point = Point("", row.params, row.macs, row.mean, facts.family.val_samples)
+            found.setdefault(row.strategy, []).append(point)
         return found
     return {}
 
@@ -170,9 +170,9 @@ def _draw_activation_maps(facts: Facts) -> None:
     runs = {member.result.name: member.result.run_key for member in facts.members}
     names = list(dict.fromkeys([next(iter(runs)), facts.best.result.name, list(runs)[-1]]))
     chosen = {name: runs[name] for name in names}
-    for rows in (facts.study or {}).get("baselines", {}).values():
-        largest = {row["strategy"]: row["runs"][0] for row in rows if row["factor"] == rows[-1]["factor"]}
-        chosen = {"baseline": rows[0]["runs"][0], **largest}
+    for rows in (facts.study.baselines if facts.study else {}).values():
+        largest = {row.strategy: row.runs[0] for row in rows if row.factor == rows[-1].factor}
+        chosen = {"baseline": rows[0].runs[0], **largest}
         break
     side = max(member.result.resolution for member in facts.members)
     pixels, found = first_images(facts.store.datasets / facts.manifest.digest, "val", 3, side)

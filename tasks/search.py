@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,6 +13,7 @@ from effnet.arch.cost import count
 from effnet.arch.spec import Architecture
 from effnet.config import SearchConfig
 from effnet.search.evolution import Search, Trial, pareto, reward
+from effnet.search.findings import SEARCH, SearchFindings, TrialFound
 from effnet.search.halving import promoted
 from effnet.search.space import Space, imagenet_space
 from effnet.stages import Stage
@@ -125,25 +125,25 @@ def _write(
 ) -> None:
     from effnet.report.evidence import search_figure
 
-    content = {
-        "config": config.model_dump(mode="json"),
-        "trials": [_row(each) for each in tried],
-        "control": [_row(each) for each in control],
-        "pareto": pareto([(each.cost, each.top1) for each in tried]),
-    }
-    publish(build.folder / "search.json", json.dumps(content, indent=2).encode())
+    findings = SearchFindings(
+        config=config,
+        trials=tuple(map(_found, tried)),
+        control=tuple(map(_found, control)),
+        pareto=tuple(pareto([(each.cost, each.top1) for each in tried])),
+    )
+    publish(build.folder / SEARCH, findings.model_dump_json(indent=2).encode())
     publish(build.folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
-    search_figure(content, [build.folder / "search.png", build.folder / "search.svg"])
+    search_figure(findings, [build.folder / "search.png", build.folder / "search.svg"])
 
 
-def _row(each: Tried) -> dict[str, Any]:
-    return {
-        "number": each.trial.number,
-        "reward": each.trial.reward,
-        "final_reward": each.final,
-        "top1": each.top1,
-        "cost": each.cost,
-        "macs": each.training.cost.macs,
-        "params": each.training.cost.params,
-        "run": each.training.folder.key,
-    }
+def _found(each: Tried) -> TrialFound:
+    return TrialFound(
+        number=each.trial.number,
+        reward=each.trial.reward,
+        final_reward=each.final,
+        top1=each.top1,
+        cost=each.cost,
+        macs=each.training.cost.macs,
+        params=each.training.cost.params,
+        run=each.training.folder.key,
+    )

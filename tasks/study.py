@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from prefect import task
@@ -15,6 +13,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig, given_coefficients, load_network
 from effnet.errors import DataError
 from effnet.hits import run_hits
+from effnet.search.findings import STUDY, Contest, NetworkFound, StudyFindings
 from effnet.search.study import StudyPoint, contests, study_points
 from effnet.stages import Stage
 from effnet.statistics import Hits, band
@@ -30,34 +29,31 @@ def study_scaling(build: Build, config: StudyConfig) -> None:
     baselines = [load_network(name, build.base) if name else build.baseline for name in names]
     trained = {baseline.name: _train(build, config, baseline) for baseline in baselines}
     evaluate(build, _unique(pair for pairs in trained.values() for pair in pairs))
-    content: dict[str, Any] = {
-        "config": config.model_dump(mode="json"),
-        "dataset": build.manifest.digest,
-        "baselines": {},
-        "contests": {},
-    }
-    for name, points in trained.items():
-        content["baselines"][name] = [_row(point, trainings) for point, trainings in points]
-        for row in content["baselines"][name]:
-            spread = f"{row['low']:.2%} to {row['high']:.2%}"
-            build.screen.say(
-                f"study {name}: {row['strategy']} ×{row['factor']:g}: val top-1 {row['mean']:.2%} ({spread})"
-            )
-        content["contests"][name] = [each._asdict() for each in contests(_hits(points))]
-        for each in content["contests"][name]:
-            build.screen.say(
-                f"study {name}: {each['one']} against {each['other']} ×{each['factor']:g}: {each['lead']:+.2%} ± "
-                f"{each['noise']:.2%} (p {each['p_holm']:.2g}), {each['told']}"
-            )
-    publish(build.folder / "study.json", json.dumps(content, indent=2).encode())
-    from effnet.report.evidence import Curve, study_figure
+    findings = StudyFindings(
+        config=config,
+        dataset=build.manifest.digest,
+        baselines={name: tuple(_found(*each) for each in points) for name, points in trained.items()},
+        contests={name: tuple(contests(_hits(points))) for name, points in trained.items()},
+    )
+    for name in trained:
+        _say(build, name, findings.baselines[name], findings.contests[name])
+    publish(build.folder / STUDY, findings.model_dump_json(indent=2).encode())
+    from effnet.report.evidence import study_figure
 
-    for name, rows in content["baselines"].items():
-        curves: dict[str, list[Curve]] = {}
-        for row in rows:
-            curves.setdefault(row["strategy"], []).append(Curve(row["macs"], row["mean"], row["low"], row["high"]))
+    for name, networks in findings.baselines.items():
         targets = [build.folder / f"study_{name}.png", build.folder / f"study_{name}.svg"]
-        study_figure(curves, f"{name}: ways of scaling at equal cost", targets)
+        study_figure(networks, f"{name}: ways of scaling at equal cost", targets)
+
+
+def _say(build: Build, name: str, networks: Iterable[NetworkFound], fights: Iterable[Contest]) -> None:
+    for each in networks:
+        interval = f"{each.low:.2%} to {each.high:.2%}"
+        build.screen.say(f"study {name}: {each.strategy} ×{each.factor:g}: val top-1 {each.mean:.2%} ({interval})")
+    for fight in fights:
+        build.screen.say(
+            f"study {name}: {fight.one} against {fight.other} ×{fight.factor:g}: {fight.lead:+.2%} ± "
+            f"{fight.noise:.2%} (p {fight.p_holm:.2g}), {fight.told}"
+        )
 
 
 def _train(build: Build, config: StudyConfig, baseline: Architecture) -> list[tuple[StudyPoint, list[Training]]]:
@@ -109,16 +105,16 @@ def _hits(points: Iterable[tuple[StudyPoint, list[Training]]]) -> dict[tuple[str
     return found
 
 
-def _row(point: StudyPoint, trainings: list[Training]) -> dict[str, Any]:
+def _found(point: StudyPoint, trainings: list[Training]) -> NetworkFound:
     evaluations = [training.folder.evaluated() for training in trainings]
-    scores = [evaluation.top1 for evaluation in evaluations]
-    return {
-        "strategy": point.strategy,
-        "factor": point.factor,
-        "macs": point.macs,
-        "params": point.params,
-        "resolution": point.architecture.resolution,
-        "runs": [training.folder.key for training in trainings],
-        "top1": scores,
+    scores = tuple(evaluation.top1 for evaluation in evaluations)
+    return NetworkFound(
+        strategy=point.strategy,
+        factor=point.factor,
+        macs=point.macs,
+        params=point.params,
+        resolution=point.architecture.resolution,
+        runs=tuple(training.folder.key for training in trainings),
+        top1=scores,
         **band(scores, evaluations[0].samples)._asdict(),
-    }
+    )

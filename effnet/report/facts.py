@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, read_journal, read_value
+from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.stages import Stage
 from effnet.store import Store
 
@@ -43,9 +43,9 @@ class Facts(NamedTuple):
     config: FamilyConfig
     manifest: Manifest
     members: tuple[MemberFacts, ...]
-    search: dict[str, Any] | None  # contents of search.json, study.json, fit.json
-    study: dict[str, Any] | None
-    fit: dict[str, Any] | None
+    search: SearchFindings | None
+    study: StudyFindings | None
+    fit: FitFindings | None
     costs: tuple[StageCost, ...]
     folder: Path
     store: Store
@@ -65,19 +65,11 @@ def load_facts(store: Store, key: str) -> Facts:
     manifest = load_manifest(store.datasets / family.dataset)
     if manifest is None:
         raise DataError(f"{store.datasets / family.dataset}: the dataset has gone; run `effnet family` again")
-    evidence = {name: _content(folder / f"{name}.json") for name in ("search", "study", "fit")}
+    search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
+    fit = read_value(FitFindings, folder / FIT)
     members = tuple(_member(store, result) for result in family.members)
-    costs = tuple(_cost(store, key, stage, runs) for stage, runs in _runs(evidence, family).items() if runs)
-    return Facts(family, config, manifest, members, **evidence, costs=costs, folder=folder, store=store)
-
-
-def _content(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_bytes())  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path}: broken ({error}); remove it and run again") from error
+    costs = tuple(_cost(store, key, stage, runs) for stage, runs in _runs(search, study, fit, family).items() if runs)
+    return Facts(family, config, manifest, members, search, study, fit, costs, folder, store)
 
 
 def _member(store: Store, result: MemberResult) -> MemberFacts:
@@ -86,15 +78,15 @@ def _member(store: Store, result: MemberResult) -> MemberFacts:
     return MemberFacts(result, folder.spec(), folder.trained(), folder.evaluated(), curve)
 
 
-def _runs(evidence: dict[str, dict[str, Any] | None], family: FamilyResult) -> dict[Stage, set[str]]:
+def _runs(
+    search: SearchFindings | None, study: StudyFindings | None, fit: FitFindings | None, family: FamilyResult
+) -> dict[Stage, set[str]]:
     """Return the keys of the runs of each stage."""
-    search, study, fit = evidence["search"], evidence["study"], evidence["fit"]
+    networks = [network for found in study.baselines.values() for network in found] if study else []
     return {
-        Stage.SEARCH: {row["run"] for row in [*search["trials"], *search["control"]]} if search else set(),
-        Stage.STUDY: {run for rows in study["baselines"].values() for row in rows for run in row["runs"]}
-        if study
-        else set(),
-        Stage.FIT: set(fit["runs"]) if fit else set(),
+        Stage.SEARCH: {trial.run for trial in (*search.trials, *search.control)} if search else set(),
+        Stage.STUDY: {run for network in networks for run in network.runs},
+        Stage.FIT: set(fit.runs) if fit else set(),
         Stage.MEMBER: {member.run_key for member in family.members},
     }
 

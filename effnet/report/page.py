@@ -90,10 +90,8 @@ def coefficients_story(facts: Facts) -> str:
     fit = facts.fit
     if facts.config.coefficients or fit is None:
         return "stated in the config."
-    told = f"the grid of {fit['points']:,} points trained {len(fit['candidates'])} networks"
-    if "told" not in fit:  # written by an earlier version, which took seeds that agree for certainty
-        return f"{told}; the best led by {fit['lead']:.2%}. Taken was, {fit['rule']}."
-    return f"{told}; {fit['told']}. Taken was, {fit['rule']}."
+    told = f"the grid of {fit.points:,} points trained {len(fit.candidates)} networks"
+    return f"{told}; {fit.told}. Taken was, {fit.rule}."
 
 
 def config_yaml(facts: Facts) -> str:

@@ -10,6 +10,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import Strategy
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
+from effnet.search.findings import Contest
 from effnet.statistics import ALPHA, Difference, Hits, difference, holm
 
 MISS = 1.5  # a network may cost so many times less than wanted
@@ -88,19 +89,6 @@ def _spread(found: Sequence[Affordable]) -> float:
     return max(costs) / min(costs)
 
 
-class Contest(NamedTuple):
-    """One way of scaling against another, at one factor, on the same images."""
-
-    factor: float
-    one: str
-    other: str
-    lead: float  # of `one`, in top-1
-    noise: float  # half of its 95 % interval, over images and seeds
-    p: float
-    p_holm: float  # corrected for the number of contests
-    told: str  # "better", "worse", "a tie"; "one seed" where nobody knows
-
-
 def contests(hits: Mapping[tuple[str, float], Hits], champion: str = "compound") -> list[Contest]:
     """Return how a way of scaling does against each of the others, at every factor above 1.
 
@@ -112,8 +100,17 @@ def contests(hits: Mapping[tuple[str, float], Hits], champion: str = "compound")
     found = {pair: difference(hits[champion, pair[0]], hits[pair[1], pair[0]]) for pair in pairs}
     corrected = holm({pair: gap.p for pair, gap in found.items()})
     return [
-        Contest(pair[0], champion, pair[1], *gap[:3], corrected[pair], _verdict(gap, corrected[pair]))
-        for pair, gap in found.items()
+        Contest(
+            factor=factor,
+            one=champion,
+            other=name,
+            lead=gap.lead,
+            noise=gap.noise,
+            p=gap.p,
+            p_holm=corrected[factor, name],
+            told=_verdict(gap, corrected[factor, name]),
+        )
+        for (factor, name), gap in found.items()
     ]
 
 

@@ -11,39 +11,83 @@ from typing import Any
 import numpy as np
 import pytest
 
+from effnet.config import SearchConfig
 from effnet.report import evidence, figures
 from effnet.report.page import inline_svg
+from effnet.search.findings import (
+    CandidateFound,
+    FinalistFound,
+    FitFindings,
+    NetworkFound,
+    RungFound,
+    SearchFindings,
+    TrialFound,
+)
 
-TRIALS = [
-    {"number": n, "reward": 0.5 + n / 100, "final_reward": None, "top1": 0.6 + n / 50, "cost": 1e6 * (n + 1)}
+TRIALS = tuple(
+    TrialFound(
+        number=n,
+        reward=0.5 + n / 100,
+        final_reward=None,
+        top1=0.6 + n / 50,
+        cost=1e6 * (n + 1),
+        macs=n,
+        params=n,
+        run=str(n),
+    )
     for n in range(6)
+)
+SEARCH = SearchFindings(config=SearchConfig(target_macs=1e6), trials=TRIALS, control=TRIALS[:4], pareto=(0, 3, 5))
+GRID = FitFindings(
+    points=4,
+    candidates=tuple(
+        CandidateFound(network=name, coefficients=(1.0 + n / 10, 1.0, 1.1), macs=100) for n, name in enumerate("abcd")
+    ),
+    rungs=(
+        RungFound(epochs=1, top1={"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4}),
+        RungFound(epochs=4, top1={"b": 0.8, "c": 0.81}),
+    ),
+    rank_correlation=(1.0,),
+    finalists=(
+        FinalistFound(network="b", coefficients=(1.1, 1.0, 1.1), macs=100, runs=("1",), top1=(0.79, 0.81), mean=0.8),
+        FinalistFound(network="c", coefficients=(1.2, 1.0, 1.1), macs=100, runs=("2",), top1=(0.8, 0.82), mean=0.81),
+    ),
+    paper="c",
+    winner=(1.1, 1.0, 1.1),
+    best=(1.2, 1.0, 1.1),
+    lead=0.01,
+    noise=0.02,
+    p=0.3,
+    tie=True,
+    seeds=2,
+    told="a tie",
+    rule="the cheapest",
+    runs=("1", "2"),
+)
+
+
+def network(strategy: str, macs: int, mean: float) -> NetworkFound:
+    """Return a network of a study, 10 % around its mean."""
+    return NetworkFound(
+        strategy=strategy,
+        factor=macs / 100,
+        macs=macs,
+        params=macs,
+        resolution=8,
+        runs=("1",),
+        top1=(mean,),
+        mean=mean,
+        low=mean - 0.1,
+        high=mean + 0.1,
+    )
+
+
+STUDY = [
+    network("depth", 100, 0.5),
+    network("depth", 400, 0.6),
+    network("compound", 100, 0.5),
+    network("compound", 400, 0.7),
 ]
-SEARCH = {
-    "config": {"method": "evolution", "exponent": -0.07, "target_latency_ms": None},
-    "trials": TRIALS,
-    "control": TRIALS[:4],
-    "pareto": [0, 3, 5],
-}
-GRID = {
-    "candidates": [
-        {"network": name, "coefficients": [1.0 + n / 10, 1.0, 1.1], "macs": 100} for n, name in enumerate("abcd")
-    ],
-    "rungs": [
-        {"epochs": 1, "top1": {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4}},
-        {"epochs": 4, "top1": {"b": 0.8, "c": 0.81}},
-    ],
-    "finalists": [
-        {"network": "b", "coefficients": [1.1, 1.0, 1.1], "top1": [0.79, 0.81]},
-        {"network": "c", "coefficients": [1.2, 1.0, 1.1], "top1": [0.8, 0.82]},
-    ],
-    "paper": "c",
-    "winner": [1.1, 1.0, 1.1],
-    "tie": True,
-}
-CURVES = {
-    "depth": [evidence.Curve(100, 0.5, 0.4, 0.6), evidence.Curve(400, 0.6, 0.5, 0.7)],
-    "compound": [evidence.Curve(100, 0.5, 0.4, 0.6), evidence.Curve(400, 0.7, 0.6, 0.8)],
-}
 POINTS = [
     figures.Point("B0", 20_000, 500_000, 0.97, 359, 1.0),
     figures.Point("B1", 50_000, 1_100_000, 0.99, 359, 2.0),
@@ -53,7 +97,7 @@ NAMES = ("cat", "dog", "emu")
 
 DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
     "search": (lambda to: evidence.search_figure(SEARCH, to), ["history", "Pareto front", "random, as control"]),
-    "study": (lambda to: evidence.study_figure(CURVES, "a study", to), ["depth", "compound", "a study"]),
+    "study": (lambda to: evidence.study_figure(STUDY, "a study", to), ["depth", "compound", "a study"]),
     "grid": (lambda to: evidence.grid_figure(GRID, 359, to), ["(paper)", "a tie"]),
     "accuracy": (
         lambda to: figures.accuracy_figure(POINTS, "a family", to, {"width": POINTS}),
