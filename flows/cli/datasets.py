@@ -8,17 +8,16 @@ from pathlib import Path
 import click
 
 from effnet.errors import DataError
+from flows.cli import options
 from flows.cli.find import open_store
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@options.STORE
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
 @click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")
-@_JSON
+@options.JSON
 def shard(config: Path, store: Path | None, workers: int | None, to: str | None, as_json: bool) -> None:
     """Write the dataset of CONFIG as shards, or find it; killed and run again it goes on."""
     from rich.console import Console
@@ -73,7 +72,7 @@ def data() -> None:
 
 @data.command("report")
 @click.argument("dataset", type=click.Path(path_type=Path))
-@_JSON
+@options.JSON
 def report(dataset: Path, as_json: bool) -> None:
     """Show the DATASET's counts per class, sizes, duplicates, and what was left out."""
     from effnet.data.shards.contents import report as make

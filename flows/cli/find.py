@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
-DEFAULT_STORE = Path(".effnet")
-HOME = click.option(
-    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
-)
 _MIN_KEY = 4  # letters that are taken for the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
 

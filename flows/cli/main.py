@@ -17,9 +17,8 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import datasets, networks, operations, runs, training
-from flows.cli.find import DEFAULT_STORE, open_store
-from flows.cli.find import HOME as _HOME
+from flows.cli import datasets, networks, operations, options, runs, training
+from flows.cli.find import open_store
 from tasks.compute import interrupt
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from effnet.store import Store
 
 _CONFIG = click.argument("config", type=click.Path(path_type=Path))
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-_STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,8 +37,8 @@ def cli() -> None:
 
 @cli.command()
 @_CONFIG
-@_STORE
-@_JSON
+@options.STORE
+@options.JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
     settings = _settings(config)
@@ -56,10 +53,10 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
 
 
 @cli.command()
-@_HOME
+@options.HOME
 @click.option("--prefect-port", type=click.IntRange(1, 65535), help="Port that must be used.")
 @click.option("--mlflow-port", type=click.IntRange(1, 65535), help="Port that must be used.")
-@_JSON
+@options.JSON
 def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: bool) -> None:
     """Start a local Prefect server and the MLflow page over a store; `effnet family` then uses them."""
     from rich.console import Console
@@ -83,7 +80,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
 
 
 @cli.command()
-@_HOME
+@options.HOME
 def down(store: Path) -> None:
     """Stop the servers of a store."""
     from effnet.store import Store
@@ -148,12 +145,12 @@ def _check_names() -> None:
 
 def _option(store: Path) -> str:
     """Return the option that names a store, where it has to be named."""
-    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+    return "" if store.expanduser().absolute() == options.DEFAULT_STORE.absolute() else f" --store {store}"
 
 
 @cli.command()
 @_CONFIG
-@_STORE
+@options.STORE
 def study(config: Path, store: Path | None) -> None:
     """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
     _explore("study_scaling", _settings(config), config, store)
@@ -161,7 +158,7 @@ def study(config: Path, store: Path | None) -> None:
 
 @cli.command()
 @_CONFIG
-@_STORE
+@options.STORE
 def fit(config: Path, store: Path | None) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
     _explore("fit_coefficients", _settings(config), config, store)
@@ -169,7 +166,7 @@ def fit(config: Path, store: Path | None) -> None:
 
 @cli.command()
 @_CONFIG
-@_STORE
+@options.STORE
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
     from effnet.config import SearchedBaseline

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError
-from flows.cli.find import HOME, find
+from flows.cli import options
+from flows.cli.find import find
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from effnet.family import Member
     from effnet.price import Speed, StagePrice
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier."
 )
@@ -47,7 +47,7 @@ class Amount(click.ParamType[int]):
 @click.command()
 @click.argument("name")
 @_CLASSES
-@_JSON
+@options.JSON
 def describe(name: str, num_classes: int, as_json: bool) -> None:
     """Show a network and its cost: NAME is one of the zoo's, or a JSON or YAML file."""
     from effnet.arch.describe import describe as description
@@ -76,7 +76,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path), required=False)
-@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@options.STORE
 @click.option("--baseline", help="Network or file to scale, without a CONFIG.  [default: efficientnet_b0]")
 @click.option("--strategy", default="compound", show_default=True, help="compound, depth, width, resolution or dWr.")
 @click.option("--max-macs", type=Amount(), help="Find the largest member within these multiply-adds, e.g. 1.5G.")
@@ -87,7 +87,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @click.option(
     "--macs-per-second", type=Amount(), help="What your device trains.  [default: measured here; of a pool: an A100's]"
 )
-@_JSON
+@options.JSON
 def plan(
     config: Path | None,
     store: Path | None,
@@ -290,7 +290,7 @@ def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: 
 @click.option("--naming", default="auto", show_default=True, help="effnet, timm, torchvision, lukemelas or auto.")
 @click.option("--num-classes", type=click.IntRange(1), help="Classes wanted; if not the file's, the classifier is new.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: the network's name]")
-@_JSON
+@options.JSON
 def import_weights(
     file: Path, name: str, naming: str, num_classes: int | None, out: Path | None, as_json: bool
 ) -> None:
@@ -347,7 +347,7 @@ _FORMATS = ("safetensors", "timm", "torchvision", "lukemelas", "torch", "onnx")
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write."
 )
-@HOME
+@options.HOME
 def export(model: str, kind: str, out: Path, store: Path) -> None:
     """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
     models:/NAME@champion.

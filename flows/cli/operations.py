@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from effnet.errors import ConfigError, RunFailedError
+from flows.cli import options
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
 
 
@@ -35,7 +35,7 @@ _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
 )
 @click.option("--home", help="Folder that flows start in, where they run.  [default: the project]")
 @click.option("--project", type=click.Path(path_type=Path), default=Path(), help="A clone of effnet.  [default: here]")
-@_JSON
+@options.JSON
 def deploy(
     pool_type: str,
     settings: tuple[str, ...],
@@ -80,7 +80,7 @@ def deploy(
 @click.command()
 @click.option("--store", default=".effnet", show_default=True, help="Folder or s3://bucket/prefix to look at.")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs that are needed.")
-@_JSON
+@options.JSON
 def doctor(store: str, gpus: int, as_json: bool) -> None:
     """Check versions, disk, S3, servers, clock and GPUs; say what to do about each problem."""
     from tasks.servers.doctor import examine

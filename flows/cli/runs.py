@@ -11,14 +11,13 @@ import click
 
 from effnet.errors import ConfigError
 from effnet.stages import Stage
-from flows.cli.find import HOME as _HOME
+from flows.cli import options
 from flows.cli.find import find_run
 
 if TYPE_CHECKING:
     from effnet.runs import RunFolder
     from effnet.store import Store
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 SHORT = 12  # letters of a key that a table shows; any beginning of a key names a run
 KINDS = [stage.value for stage in Stage]
 
@@ -26,8 +25,8 @@ KINDS = [stage.value for stage in Stage]
 @click.command()
 @click.option("--kind", type=click.Choice(KINDS), help="Only these.")
 @click.option("--family", help="Only of this family.")
-@_HOME
-@_JSON
+@options.HOME
+@options.JSON
 def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> None:
     """List the trainings of the store, newest first."""
     from effnet.runs import RunFolder
@@ -49,8 +48,8 @@ def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> No
 
 @click.command()
 @click.argument("run")
-@_HOME
-@_JSON
+@options.HOME
+@options.JSON
 def show(run: str, store: Path, as_json: bool) -> None:
     """Show all about RUN: a name, a key or the beginning of one, a folder, or models:/NAME@champion."""
     folder = find_run(run, store)
@@ -81,8 +80,8 @@ def show(run: str, store: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
-@_HOME
-@_JSON
+@options.HOME
+@options.JSON
 def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
     """Show in what RUNS differ, settings and results side by side."""
     folders = [find_run(run, store) for run in runs]

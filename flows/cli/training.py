@@ -12,7 +12,7 @@ import click
 
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
-from flows.cli.find import HOME as _HOME
+from flows.cli import options
 from flows.cli.find import find, open_store
 
 if TYPE_CHECKING:
@@ -23,20 +23,19 @@ if TYPE_CHECKING:
     from effnet.models.build import Network
     from effnet.runs import Evaluation, Start
 
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN is a bare weights file.")
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
-@click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
+@options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
 @click.option("--new-head", is_flag=True, help="Draw the classifier anew even if the number of classes is the same.")
 @click.option(
     "--ranks", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train together."
 )
-@_JSON
+@options.JSON
 def train(
     config: Path, member: str, store: Path | None, start_from: str | None, new_head: bool, ranks: int, as_json: bool
 ) -> None:
@@ -80,8 +79,8 @@ def train(
 @_WEIGHTS
 @click.option("--crop-padding", type=click.IntRange(0), help="Of the crop.  [default: as trained]")
 @click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
-@_HOME
-@_JSON
+@options.HOME
+@options.JSON
 def evaluate(
     run: str,
     data: Path | None,
@@ -141,7 +140,7 @@ def evaluate(
     "--out", type=click.Path(path_type=Path), default=Path("cam.png"), show_default=True, help="Figure to write."
 )
 @_WEIGHTS
-@_HOME
+@options.HOME
 def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str | None, store: Path) -> None:
     """Draw class activation maps of RUNS side by side (paper, figure 7): where each network sees its class."""
     from effnet.evaluation.cam import activation_panel
@@ -159,7 +158,7 @@ def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str
 
 @click.command()
 @click.option("--to", help="MLflow tracking URI.  [default: the store's own]")
-@_HOME
+@options.HOME
 def sync(to: str | None, store: Path) -> None:
     """Send to MLflow what it does not have yet of the store's runs: after an outage, or to another server."""
     from effnet.store import Store

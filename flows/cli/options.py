@@ -1,0 +1,17 @@
+"""Options that several commands have, each once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+DEFAULT_STORE = Path(".effnet")
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+# Of commands that look into a store.
+HOME = click.option(
+    "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."
+)
+# Of commands whose config names the store.
+STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
