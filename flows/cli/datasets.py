@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from effnet.errors import DataError
-from flows.cli.find import open_store
+from flows.cli.find import CONFIG, open_store
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
 @click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")

@@ -17,8 +17,8 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import datasets, networks, operations, runs, training
-from flows.cli.find import DEFAULT_STORE, open_store
+from flows.cli import datasets, init, networks, operations, runs, training
+from flows.cli.find import CONFIG, DEFAULT_STORE, open_store
 from flows.cli.find import HOME as _HOME
 from tasks.compute import interrupt
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from effnet.family import FamilyResult
     from effnet.store import Store
 
-_CONFIG = click.argument("config", type=click.Path(path_type=Path))
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 
@@ -39,7 +38,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @_STORE
 @_JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
@@ -97,7 +96,14 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-for command in (*training.COMMANDS, *networks.COMMANDS, *datasets.COMMANDS, *runs.COMMANDS, *operations.COMMANDS):
+for command in (
+    *init.COMMANDS,
+    *training.COMMANDS,
+    *networks.COMMANDS,
+    *datasets.COMMANDS,
+    *runs.COMMANDS,
+    *operations.COMMANDS,
+):
     cli.add_command(command)
 
 
@@ -152,7 +158,7 @@ def _option(store: Path) -> str:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @_STORE
 def study(config: Path, store: Path | None) -> None:
     """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
@@ -160,7 +166,7 @@ def study(config: Path, store: Path | None) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @_STORE
 def fit(config: Path, store: Path | None) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
@@ -168,7 +174,7 @@ def fit(config: Path, store: Path | None) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @_STORE
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from effnet.errors import ConfigError
-from flows.cli.find import HOME, find
+from flows.cli.find import HOME, ConfigFile, find
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -75,7 +75,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.argument("config", type=ConfigFile(), required=False)
 @click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 @click.option("--baseline", help="Network or file to scale, without a CONFIG.  [default: efficientnet_b0]")
 @click.option("--strategy", default="compound", show_default=True, help="compound, depth, width, resolution or dWr.")

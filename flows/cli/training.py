@@ -10,8 +10,8 @@ import click
 
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
+from flows.cli.find import CONFIG, find, open_store
 from flows.cli.find import HOME as _HOME
-from flows.cli.find import find, open_store
 
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
@@ -26,7 +26,7 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
 @click.option("--store", type=click.Path(path_type=Path), help="Folder to use instead of the config's.")
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
