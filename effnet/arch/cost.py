@@ -11,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from effnet.arch.spec import Architecture, Stage, mid_channels, out_size, se_channels
+from effnet.arch.spec import (
+    Architecture,
+    Stage,
+    check_architecture,
+    check_classes,
+    mid_channels,
+    out_size,
+    se_channels,
+)
 
 
 class Cost(NamedTuple):
@@ -36,7 +44,13 @@ _Layer: TypeAlias = tuple[int, int, int, int]
 
 
 def count(arch: Architecture, num_classes: int = 1000) -> Cost:
-    """Return the cost of the network with a classifier of `num_classes` (with bias)."""
+    """Return the cost of the network with a classifier of `num_classes` (with bias).
+
+    Raises:
+        ConfigError: if `arch` is no Architecture, or `num_classes` below 1.
+    """
+    check_architecture(arch)
+    check_classes(num_classes)
     stem, stages, head = count_parts(arch, num_classes)
     return Cost(*(sum(column) for column in zip(stem, head, *stages, strict=True)))
 

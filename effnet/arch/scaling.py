@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture
+from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture, check_architecture
 from effnet.errors import ConfigError
 
 
@@ -111,7 +111,7 @@ def round_resolution(resolution: int, multiplier: float, multiple: int = 1) -> i
 
 def scale(
     arch: Architecture,
-    multipliers: Multipliers,
+    multipliers: tuple[float, float, float],
     *,
     resolution_multiple: int = 1,
     resolution: int | None = None,
@@ -124,7 +124,7 @@ def scale(
 
     Args:
         arch: the baseline.
-        multipliers: depth, width and resolution, each > 0.
+        multipliers: depth, width and resolution, each > 0: Multipliers, or any three numbers in this order.
         resolution_multiple: pixels that a scaled resolution is rounded to.
         resolution: pixels to use instead of the scaled resolution (the published family sets them by hand).
         dropout: dropout before the classifier; the baseline's if not given.
@@ -133,10 +133,8 @@ def scale(
     Raises:
         ConfigError: if a multiplier is not a positive number, or the result is no valid architecture.
     """
-    for label, value in multipliers._asdict().items():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{label} multiplier must be a number above 0 (got {value})")
-    depth, width, fineness = multipliers
+    check_architecture(arch)
+    depth, width, fineness = _checked(multipliers)
     multiple = arch.channel_multiple
 
     def filters(channels: int, multiple: int = multiple) -> int:
@@ -170,6 +168,21 @@ def scale(
     scaled = arch.model_copy(update=data)
     _check_limits(scaled)
     return scaled
+
+
+def _checked(multipliers: Any) -> Multipliers:
+    try:
+        depth, width, resolution = multipliers
+        checked = Multipliers(depth, width, resolution)
+        numbers = [math.isfinite(value) and value > 0 for value in checked]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"multipliers must be three numbers: depth, width, resolution (got {multipliers!r:.60})"
+        ) from error
+    for label, value, good in zip(Multipliers._fields, checked, numbers, strict=True):
+        if not good:
+            raise ConfigError(f"{label} multiplier must be a number above 0 (got {value})")
+    return checked
 
 
 def _check_limits(arch: Architecture) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
+from effnet.errors import ConfigError
 from effnet.store import digest
 from effnet.values import Value, read_mapping
 
@@ -182,6 +183,20 @@ class Architecture(Value):
     def load(cls, path: Path) -> Self:
         """Read an architecture from a JSON or YAML file; raise ConfigError in one line if it is not one."""
         return cls.parse(read_mapping(path), str(path))
+
+
+def check_architecture(given: object) -> None:
+    """Raise ConfigError in one line if somebody's code gave something else than an Architecture."""
+    if not isinstance(given, Architecture):
+        raise ConfigError(
+            f"no Architecture, such as zoo.get('efficientnet_b0') or Architecture.load(path) gives (got {given!r:.50})"
+        )
+
+
+def check_classes(num_classes: object) -> None:
+    """Raise ConfigError in one line if a number of classes is none."""
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+        raise ConfigError(f"num_classes must be a whole number from 1 up (got {num_classes!r:.60})")
 
 
 def out_size(size: int, stride: int) -> int:

@@ -22,7 +22,8 @@ from effnet.data.pixel_cache import DecodedCache
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import INDEX
 from effnet.data.shards.mirror import ShardFiles
-from effnet.errors import DataError, StoppedError
+from effnet.data.shards.plan import SPLITS
+from effnet.errors import ConfigError, DataError, StoppedError
 from effnet.process import stopping
 
 _AHEAD = 2  # batches that are prepared while one is used
@@ -64,12 +65,13 @@ class Loader:
         cache: folder for decoded pixels, if they are to be kept; for splits small enough (effnet.data.pixel_cache).
 
     Raises:
+        ConfigError: if there is no such split.
         DataError: if the index is broken, or the split holds less than one batch to train on.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         split: str,
         *,
         batch_size: int,
@@ -83,7 +85,10 @@ class Loader:
         threads: int = 1,
         cache: Path | None = None,
     ) -> None:
-        self.folder, self.split, self.batch_size, self.resolution = folder, split, batch_size, resolution
+        if split not in SPLITS:
+            raise ConfigError(f"split must be one of {', '.join(SPLITS)} (got {split!r:.60})")
+        self.folder = folder = Path(folder)
+        self.split, self.batch_size, self.resolution = split, batch_size, resolution
         self.augment, self.train, self.seed, self.rank, self.world = augment, train, seed, rank, world
         self.shuffle_shards, self.threads = shuffle_shards, threads
         self.index = Index.read(folder / INDEX, split)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from effnet.arch.spec import Architecture, out_size
+from effnet.arch.spec import Architecture, check_architecture, check_classes, out_size
 from effnet.models.blocks import ConvNormAct, make_block, padding
 
 
@@ -77,7 +77,12 @@ def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = Non
         arch: the network as a value.
         num_classes: outputs of the classifier, at least 1.
         seed: makes the initial weights a pure function of it; without one torch's global generator is used.
+
+    Raises:
+        ConfigError: if `arch` is no Architecture, or `num_classes` below 1.
     """
+    check_architecture(arch)
+    check_classes(num_classes)
     network = Network(arch, num_classes)
     generator = torch.Generator()
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from effnet.arch.spec import Architecture
+from effnet.arch.spec import Architecture, check_architecture, check_classes
 from effnet.errors import ConfigError, DataError
 from effnet.files import open_regular, reason
 from effnet.machine import raise_if_broken
@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
     reinitialized: tuple[str, ...]  # our tensors that were drawn anew because the number of classes differs
 
 
-def load(path: Path, arch: Architecture, naming: str = "auto", num_classes: int | None = None) -> Network:
+def load(path: str | Path, arch: Architecture, naming: str = "auto", num_classes: int | None = None) -> Network:
     """Return the network with the weights of a file, in evaluation mode on the CPU, in float32; see `load_weights`."""
     return load_weights(Path(path), arch, naming, num_classes).network
 
@@ -64,8 +64,9 @@ def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_class
         DataError: if the file is broken, holds anything but tensors, or its tensors are not the network's: all that
             are missing, unexpected or of another shape are listed.
     """
-    if num_classes is not None and num_classes < 1:
-        raise ConfigError(f"num_classes must be at least 1 (got {num_classes})")
+    check_architecture(arch)
+    if num_classes is not None:
+        check_classes(num_classes)
     tensors = read_tensors(path)
     theirs = _wanted(arch, naming, tensors, path)
     classifier = tensors.get(theirs.names["classifier.weight"])

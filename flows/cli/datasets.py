@@ -9,11 +9,11 @@ import click
 
 from effnet.errors import DataError
 from flows.cli import options
-from flows.cli.find import open_store
+from flows.cli.find import CONFIG, open_store
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @options.STORE
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
 @click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")

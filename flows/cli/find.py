@@ -1,4 +1,9 @@
-"""What a RUN or MODEL means, in every command: a path, a key or its beginning, a name, a registered model.
+"""What a RUN, a MODEL or a CONFIG means, in every command.
+
+A CONFIG is a file. Else, if it is a bare word, it is NAME.yaml in the working folder, or the config of that name that
+comes with effnet. Which of them it is gets told.
+
+A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 
 `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Else it is a file or folder that is
 there; the key of a run of the store, or the beginning of one; or the name of a run (`b3`, `fit α1.2 β1.1 γ1.15`), where
@@ -7,14 +12,16 @@ of equal names that of the family which was built last counts. What may mean sev
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from effnet.errors import ConfigError
 from effnet.process import report_to
+from effnet.shipped import shipped_config, shipped_configs
 
 if TYPE_CHECKING:
     from effnet.runs import About, RunFolder
@@ -24,6 +31,37 @@ REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
 _MIN_KEY = 4  # letters that are taken for the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
+
+
+class ConfigFile(click.ParamType[Path]):
+    """A family's config: a file, or the name of one."""
+
+    name = "config"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ARG002
+        """Return the file that is meant; see `find_config`."""
+        return find_config(str(value))
+
+
+CONFIG = click.argument("config", type=ConfigFile())
+
+
+def find_config(name: str) -> Path:
+    """Return the config that a path or a name means; a path need not be there.
+
+    Raises:
+        ConfigError: if nothing is called so; the configs that come with effnet are listed.
+    """
+    if Path(name).name != name or Path(name).suffix or os.path.isfile(name):
+        return Path(name)
+    for path in (Path(f"{name}.yaml"), shipped_config(name)):
+        if os.path.isfile(path):
+            click.echo(f"effnet: {name} is {path}", err=True)
+            return path
+    raise ConfigError(
+        f"'{name[:80]}' is no file, {name[:80]}.yaml is not here, and no config of that name comes with effnet; "
+        f"there are {', '.join(shipped_configs())}"
+    )
 
 
 def open_store(path: str | Path) -> Store:

@@ -17,16 +17,14 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import datasets, networks, operations, options, runs, training
-from flows.cli.find import open_store
+from flows.cli import datasets, init, networks, operations, options, runs, training
+from flows.cli.find import CONFIG, open_store
 from tasks.compute import interrupt
 
 if TYPE_CHECKING:
     from effnet.config import FamilyConfig
     from effnet.family import FamilyResult
     from effnet.store import Store
-
-_CONFIG = click.argument("config", type=click.Path(path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +34,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @options.STORE
 @options.JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
@@ -94,7 +92,14 @@ def down(store: Path) -> None:
         click.echo("no servers run here")
 
 
-for command in (*training.COMMANDS, *networks.COMMANDS, *datasets.COMMANDS, *runs.COMMANDS, *operations.COMMANDS):
+for command in (
+    *init.COMMANDS,
+    *training.COMMANDS,
+    *networks.COMMANDS,
+    *datasets.COMMANDS,
+    *runs.COMMANDS,
+    *operations.COMMANDS,
+):
     cli.add_command(command)
 
 
@@ -149,7 +154,7 @@ def _option(store: Path) -> str:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @options.STORE
 def study(config: Path, store: Path | None) -> None:
     """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
@@ -157,7 +162,7 @@ def study(config: Path, store: Path | None) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @options.STORE
 def fit(config: Path, store: Path | None) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
@@ -165,7 +170,7 @@ def fit(config: Path, store: Path | None) -> None:
 
 
 @cli.command()
-@_CONFIG
+@CONFIG
 @options.STORE
 def search(config: Path, store: Path | None) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""

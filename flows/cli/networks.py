@@ -10,7 +10,7 @@ import click
 
 from effnet.errors import ConfigError
 from flows.cli import options
-from flows.cli.find import find
+from flows.cli.find import ConfigFile, find
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -75,7 +75,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.argument("config", type=ConfigFile(), required=False)
 @options.STORE
 @click.option("--baseline", help="Network or file to scale, without a CONFIG.  [default: efficientnet_b0]")
 @click.option("--strategy", default="compound", show_default=True, help="compound, depth, width, resolution or dWr.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from effnet.errors import ConfigError, RunFailedError
+from effnet.shipped import PROJECT
 from flows.cli import options
 
 _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
@@ -33,8 +34,12 @@ _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
     envvar="EFFNET_CRASHED_AFTER",
     help="Seconds without a heartbeat after which a run counts as crashed.  [default: 1800 and three beats]",
 )
-@click.option("--home", help="Folder that flows start in, where they run.  [default: the project]")
-@click.option("--project", type=click.Path(path_type=Path), default=Path(), help="A clone of effnet.  [default: here]")
+@click.option("--home", help="Folder that flows start in, where they run.  [default: --project, else here]")
+@click.option(
+    "--project",
+    type=click.Path(path_type=Path),
+    help="Folder with prefect.yaml and infra/prefect.  [default: here if they are, else those that come with effnet]",
+)
 @options.JSON
 def deploy(
     pool_type: str,
@@ -42,7 +47,7 @@ def deploy(
     store: str,
     crashed_after: int | None,
     home: str | None,
-    project: Path,
+    project: Path | None,
     as_json: bool,
 ) -> None:
     """Register the flows of prefect.yaml, their schedules and work pools on a Prefect server."""
@@ -60,8 +65,8 @@ def deploy(
     with PrefectApi(folder, configured_api()) as api:
         url, login = api.url(), api.login
         with connected(url, login=login):
-            there = home or str(project.absolute())
-            found = register(project.absolute(), pool_type, pairs, str(folder), there, crashed_after)  # type: ignore[arg-type]
+            there = home or str((project or Path()).absolute())
+            found = register(project_folder(project), pool_type, pairs, str(folder), there, crashed_after)  # type: ignore[arg-type]
     if as_json:
         click.echo(json.dumps([each._asdict() for each in found], indent=2))
         return
@@ -96,6 +101,13 @@ def doctor(store: str, gpus: int, as_json: bool) -> None:
     errors = sum(finding.level == "error" for finding in findings)
     if errors:
         raise RunFailedError(f"doctor: {errors} of {len(findings)} checks failed")
+
+
+def project_folder(given: Path | None) -> Path:
+    """Return the folder with prefect.yaml: the one that is given, this one, or what comes with effnet."""
+    if given is None:
+        given = Path() if Path("prefect.yaml").is_file() else PROJECT
+    return given.absolute()
 
 
 def _pair(text: str) -> tuple[str, str]:

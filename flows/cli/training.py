@@ -13,7 +13,7 @@ import click
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
 from flows.cli import options
-from flows.cli.find import find, open_store
+from flows.cli.find import CONFIG, find, open_store
 
 if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
@@ -27,7 +27,7 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@CONFIG
 @click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
 @options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")

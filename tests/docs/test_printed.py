@@ -220,7 +220,7 @@ def spans() -> list[tuple[str, str, bool]]:
     return [(document, command, whole) for document, command, whole in found if re.search(r"(^|[ /])effnet ", command)]
 
 
-MEANT = {"T": "process", "F": "onnx", "N": "2", "NAME=VALUE": "image=x"}
+MEANT = {"CONFIG": "digits", "T": "process", "F": "onnx", "N": "2", "NAME=VALUE": "image=x"}
 
 
 @pytest.mark.parametrize(("document", "command", "whole"), spans())

@@ -42,7 +42,7 @@ from effnet.data.shards.quarantine import bad_row, is_mended, listed, refused_ro
 from effnet.data.shards.remarks import notes
 from effnet.data.sources import Source, open_source
 from effnet.data.tar.writer import TarWriter
-from effnet.errors import DataError
+from effnet.errors import ConfigError, DataError
 from effnet.storage import is_remote
 from effnet.store import (
     TEMPORARY,
@@ -75,10 +75,10 @@ class Written(NamedTuple):
 
 def write_shards(
     config: DataConfig,
-    datasets: Path,
+    datasets: str | Path,
     progress: Callable[[int, int], None] | None = None,
     *,
-    base: Path = Path(),
+    base: str | Path = Path(),
     workers: int | None = None,
     to: str | None = None,
 ) -> tuple[Manifest, bool]:
@@ -94,12 +94,21 @@ def write_shards(
 
     Raises:
         BusyError: if another process is writing this dataset.
-        ConfigError: if the source is not where the config says.
+        ConfigError: if `config` is no DataConfig, or the source is not where it says.
         DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl), or
             the disk is full.
     """
+    _check(config)
+    datasets = Path(datasets)
     with told_in_a_line(datasets):
-        return _write(config, datasets, progress, base, workers, to)
+        return _write(config, datasets, progress, Path(base), workers, to)
+
+
+def _check(config: object) -> None:
+    if not isinstance(config, DataConfig):
+        raise ConfigError(
+            f"expected a DataConfig of effnet.config, as load_config(path).data is one (got {config!r:.60})"
+        )
 
 
 @contextlib.contextmanager
