@@ -25,7 +25,7 @@ from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, lost_others
 from effnet.train.schedule import adapted, learning_rate, stage
-from effnet.train.state import AbandonedError, Progress, Training, environment, prepare, resume, save
+from effnet.train.state import AbandonedError, Progress, TrainingState, environment, prepare, resume, save
 from effnet.train.step import take_step
 
 
@@ -138,7 +138,7 @@ def _result(folder: RunFolder, world: World) -> RunResult | None:
     return RunResult.model_validate_json(told) if told else None
 
 
-def _epochs_left(training: Training) -> Iterator[int]:
+def _epochs_left(training: TrainingState) -> Iterator[int]:
     """Yield epochs, counted from 0, until the last one or until patience ends."""
     recipe, progress = training.spec.recipe, training.progress
     while (epoch := progress.step // training.steps_per_epoch) < recipe.epochs:
@@ -148,7 +148,7 @@ def _epochs_left(training: Training) -> Iterator[int]:
         yield epoch
 
 
-def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
+def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
     """Train from the current step to the end of the epoch (counted from 0), judge, write the journal, checkpoint."""
     progress, recipe, steps = training.progress, training.spec.recipe, training.steps_per_epoch
     now = stage(recipe, training.spec.architecture, epoch)
@@ -173,7 +173,7 @@ def _train_epoch(training: Training, epoch: int, stop: Stop) -> None:
         raise StoppedError(f"{_stopped(training, stop)}, after epoch {epoch + 1}; nothing is lost")
 
 
-def _is_due(training: Training) -> bool:
+def _is_due(training: TrainingState) -> bool:
     """Say whether a checkpoint is due, by steps or by time; of ranks the leader's time counts."""
     recipe = training.spec.recipe
     if recipe.checkpoint_every and training.progress.step % recipe.checkpoint_every == 0:
@@ -182,13 +182,13 @@ def _is_due(training: Training) -> bool:
     return bool(training.world.leads and recipe.checkpoint_minutes and minutes >= recipe.checkpoint_minutes)
 
 
-def _stopped(training: Training, stop: Stop) -> str:
+def _stopped(training: TrainingState, stop: Stop) -> str:
     reason = stop.reason or "asked to stop"
     return f"run {training.folder.key}: {reason}; stopped at step {training.progress.step}"
 
 
 @contextmanager
-def _given_up(training: Training, stop: Stop, lost: str) -> Iterator[None]:
+def _given_up(training: TrainingState, stop: Stop, lost: str) -> Iterator[None]:
     """Save what was whole before something was given up in the middle, and say what is done again."""
     try:
         yield
@@ -202,7 +202,7 @@ def _given_up(training: Training, stop: Stop, lost: str) -> Iterator[None]:
         raise StoppedError(f"{_stopped(training, stop)}, while it waited for data; nothing is lost") from error
 
 
-def _look_often(training: Training, stop: Stop) -> None:
+def _look_often(training: TrainingState, stop: Stop) -> None:
     """Look for a request to stop at every block of the network, forward and backward: a step may take minutes."""
 
     def look() -> None:
@@ -220,14 +220,14 @@ def _look_often(training: Training, stop: Stop) -> None:
             block.register_forward_hook(after)
 
 
-def _judge(training: Training, epoch: int, usage: Mapping[str, float], stop: Stop) -> None:
+def _judge(training: TrainingState, epoch: int, usage: Mapping[str, float], stop: Stop) -> None:
     """End an epoch (counted from 0); where that is given up in the middle, it is done again later."""
     training.progress.unjudged = dict(usage)
     with _given_up(training, stop, f"epoch {epoch + 1} is judged again"):
         _end_epoch(training, epoch, usage)
 
 
-def _end_epoch(training: Training, epoch: int, usage: Mapping[str, float]) -> None:
+def _end_epoch(training: TrainingState, epoch: int, usage: Mapping[str, float]) -> None:
     """Judge the epoch, write its line in the journal and a checkpoint."""
     progress, world = training.progress, training.world
     total = training.loss_sum.clone()
@@ -269,7 +269,7 @@ def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
         progress.best_epoch, progress.best_step = epoch + 1, progress.step
 
 
-def _finish(training: Training) -> None:
+def _finish(training: TrainingState) -> None:
     """Take the best epoch's weights out of its checkpoint and write the result."""
     folder, spec, progress = training.folder, training.spec, training.progress
     if not math.isfinite(progress.best[2]):  # which result.json could not hold

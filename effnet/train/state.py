@@ -68,7 +68,7 @@ def _go_on() -> None:
 
 
 @dataclass
-class Training:
+class TrainingState:
     """One run in this process, which may be one of several ranks."""
 
     folder: RunFolder
@@ -110,7 +110,7 @@ class Training:
         return self.progress.seconds + self.clock.seconds()
 
 
-def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str], None]) -> Training:
+def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str], None]) -> TrainingState:
     """Return a run's training at its start; see effnet.train.loop.train for what is raised."""
     spec = folder.spec()
     dataset = folder.store.datasets / spec.dataset
@@ -131,7 +131,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         "threads": threads,
         "cache": folder.store.cache,
     }
-    return Training(
+    return TrainingState(
         buffers=Buffers(network),
         folder=folder,
         spec=spec,
@@ -190,7 +190,7 @@ def _start(folder: RunFolder, spec: RunSpec) -> Network:
     return network.train().requires_grad_(True)
 
 
-def environment(training: Training) -> dict[str, str]:
+def environment(training: TrainingState) -> dict[str, str]:
     """Return what a result depends on besides its spec, to the bit."""
     device = training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
@@ -204,7 +204,7 @@ def environment(training: Training) -> dict[str, str]:
     }
 
 
-def save(training: Training, *, anew: bool = False) -> None:
+def save(training: TrainingState, *, anew: bool = False) -> None:
     """Write a checkpoint, from the leader; the others go on when it is there.
 
     Args:
@@ -238,7 +238,7 @@ def _usable_steps(checkpoints: Path, world: World) -> set[int]:
     return {step for step in steps if world.leads or checkpoint.problem(checkpoints / f"step-{step}") is None}
 
 
-def resume(training: Training) -> None:
+def resume(training: TrainingState) -> None:
     """Take the newest valid checkpoint over, if there is one; the leader chooses among those that all ranks see.
 
     Machines that share no store may have come to different ones: the leader's newest may not have been sent.

@@ -14,12 +14,12 @@ from effnet.data.loader import Batch
 from effnet.models.build import Noise
 from effnet.models.preprocess import normalize
 from effnet.train.schedule import Stage, ema_decay, learning_rate
-from effnet.train.state import AbandonedError, Training
+from effnet.train.state import AbandonedError, TrainingState
 
 _DEPTH, _FEATURES = 0xD0, 0xD1  # streams of random numbers
 
 
-def take_step(training: Training, batch: Batch, stage: Stage) -> None:
+def take_step(training: TrainingState, batch: Batch, stage: Stage) -> None:
     """Take one step; the loss is added up where the network is, so that nothing waits for it.
 
     What does not fit into the device's memory is cut in half until it does; the weights see the same batch. A step that
@@ -51,7 +51,7 @@ def take_step(training: Training, batch: Batch, stage: Stage) -> None:
     training.progress.step += 1
 
 
-def _inputs(training: Training, batch: Batch, stage: Stage) -> tuple[Mixed, Tensor, Noise]:
+def _inputs(training: TrainingState, batch: Batch, stage: Stage) -> tuple[Mixed, Tensor, Noise]:
     """Return what the network gets. All that is random is a function of seed, epoch and sample."""
     spec, step = training.spec, training.progress.step
     epoch, device = step // training.steps_per_epoch, training.device
@@ -64,7 +64,7 @@ def _inputs(training: Training, batch: Batch, stage: Stage) -> tuple[Mixed, Tens
     return mix_batch(normalize(pixels, spec.architecture), labels, stage.augment, seed, step), labels, noise
 
 
-def draw_noise(training: Training, samples: NDArray[np.int64], epoch: int) -> Noise:
+def draw_noise(training: TrainingState, samples: NDArray[np.int64], epoch: int) -> Noise:
     """Return what stochastic depth and dropout are decided by, for each sample."""
     network, seed = training.network, training.spec.seed
 
@@ -77,7 +77,7 @@ def draw_noise(training: Training, samples: NDArray[np.int64], epoch: int) -> No
     return Noise(draw(_DEPTH, len(network.blocks)), draw(_FEATURES, network.classifier.in_features))
 
 
-def _backward(training: Training, mixed: Mixed, labels: Tensor, noise: Noise) -> Tensor:
+def _backward(training: TrainingState, mixed: Mixed, labels: Tensor, noise: Noise) -> Tensor:
     """Return the sum of the images' losses, after adding their gradients to the weights'."""
     recipe, total = training.spec.recipe, torch.zeros_like(training.loss_sum)
     for first in range(0, len(labels), training.micro_batch):

@@ -21,7 +21,7 @@ from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import sha256_file
 from effnet.train import checkpoint, loop
 from effnet.train.loop import Stop
-from effnet.train.state import Training
+from effnet.train.state import TrainingState
 from tests.tiny import child_of, order_of
 
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
@@ -149,7 +149,7 @@ def test_checkpoints_are_written_by_time(run_folder: RunFolder, monkeypatch: pyt
     written: list[int] = []
     real = loop.save
 
-    def note(training: Training, **how: bool) -> None:
+    def note(training: TrainingState, **how: bool) -> None:
         written.append(training.progress.step)
         real(training, **how)
 
@@ -254,7 +254,7 @@ def test_missing_dataset_and_foreign_folder_are_told(tmp_path: Path, run_folder:
 
 
 def test_diverged_training_says_so(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(training: Training, *_: object) -> None:
+    def step(training: TrainingState, *_: object) -> None:
         training.loss_sum += float("nan")
         training.progress.step += 1
 

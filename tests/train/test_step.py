@@ -23,7 +23,7 @@ from effnet.train import checkpoint, loop, step
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
 from effnet.train.schedule import stage
-from effnet.train.state import Training, prepare
+from effnet.train.state import TrainingState, prepare
 from tests.train.test_loop import StopAt, train
 
 
@@ -47,11 +47,11 @@ def make(tmp_path: Path, dataset_store: Store, baseline, config, manifest: Manif
     return make
 
 
-def training_of(folder: RunFolder, told: list[str] | None = None) -> Training:
+def training_of(folder: RunFolder, told: list[str] | None = None) -> TrainingState:
     return prepare(folder, World(), time.time(), (told if told is not None else []).append)
 
 
-def first_batch(training: Training) -> Any:
+def first_batch(training: TrainingState) -> Any:
     return next(training.train_loader.epoch(0))
 
 
@@ -126,7 +126,7 @@ def test_progressive_training_runs_and_ends_at_the_networks_own_side(make, monke
     seen: list[int] = []
     real = loop.take_step
 
-    def note(training: Training, batch: Any, now: Any) -> None:
+    def note(training: TrainingState, batch: Any, now: Any) -> None:
         seen.append(batch.images.shape[-1])
         real(training, batch, now)
 
