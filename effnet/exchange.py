@@ -4,7 +4,7 @@
     runs/<key>/              a run folder, as far as it has come, without its checkpoints
     checkpoints/<key>/       those: a rule of the bucket can remove them after some time
     weights/<sha256>         weights that runs start from
-    jobs/<id>                what jobs say: a number that grows while one is alive, an address to meet at
+    jobs/<id>                what jobs post: a heartbeat, the address of a rendezvous
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
 train the same run by mistake send the same bytes, since a training is a pure function of its spec.
@@ -49,22 +49,22 @@ class Exchange:
     def __init__(self, location: str, store: Store) -> None:
         self._place, self._store = open_folder(location), store
         self._sent: dict[str, tuple[int, int]] = {}  # by name: size and time of change of what was sent
-        self._offered: set[str] = set()  # datasets
+        self._published: set[str] = set()  # datasets
 
-    def offer(self, key: str) -> None:
-        """Let others take a run: its spec, its dataset, the weights that it starts from, and what is there of it."""
+    def publish(self, key: str) -> None:
+        """Publish a run: its spec, its dataset, the weights that it starts from, and what is there of it."""
         folder = RunFolder(self._store.runs / key)
         spec = folder.spec()
         if spec.start:
-            self._offer_weights(spec.start)
-        if spec.dataset not in self._offered:
-            self._offer_dataset(spec.dataset)
-            self._offered.add(spec.dataset)
+            self._publish_weights(spec.start)
+        if spec.dataset not in self._published:
+            self._publish_dataset(spec.dataset)
+            self._published.add(spec.dataset)
         self._send(folder.path, _FIRST)
-        self.send(folder)
+        self.push(folder)
 
-    def take(self, key: str, cache_bytes: int) -> RunFolder:
-        """Have a run here as far as others have come with it, and its dataset, whose shards come when they are needed.
+    def fetch(self, key: str, cache_bytes: int) -> RunFolder:
+        """Fetch a run as it stands at the exchange, and its dataset, whose shards are fetched when they are needed.
 
         Raises:
             ConfigError, DataError: if it is not there, or not what it should be.
@@ -74,16 +74,16 @@ class Exchange:
         if not there:
             raise DataError(f"{self._place.url}: no run {key} there")
         self._fetch(folder.path, there, (*_FIRST, *_GROWING, *_RESULTS))
-        self._take_checkpoints(folder, there)
+        self._fetch_checkpoints(folder, there)
         spec = folder.spec()
-        self._take_dataset(spec.dataset, cache_bytes)
+        self._fetch_dataset(spec.dataset, cache_bytes)
         if spec.start:
-            start = self._take_weights(spec.start)
+            start = self._fetch_weights(spec.start)
             publish(folder.config_path, spec.model_copy(update={"start": start}).model_dump_json(indent=2).encode())
         return folder
 
-    def send(self, folder: RunFolder) -> None:
-        """Send what is new of a run, checkpoints whole, results last; forget checkpoints that are kept no more."""
+    def push(self, folder: RunFolder) -> None:
+        """Send what is new of a run, checkpoints whole, results last; remove checkpoints that are no longer kept."""
         here = [path for path in folder.checkpoints.glob("step-*") if (path / CHECKPOINT).is_file()]
         self._send(folder.path, _GROWING)  # after the look: who goes on from one of these has the journal up to it
         for path in sorted(here):  # a copy: some may vanish meanwhile
@@ -98,22 +98,22 @@ class Exchange:
             self._forget(folder.key, {path.name for path in here})
         self._send(folder.path, _RESULTS)
 
-    def collect(self, folder: RunFolder, *, results: bool = False) -> None:
-        """Have the journal here as far as it was sent, and the results if wanted."""
+    def pull(self, folder: RunFolder, *, results: bool = False) -> None:
+        """Fetch what is new of a run's journal, and its results if wanted."""
         self._fetch(folder.path, self._files(folder.key), (*_GROWING, *(_RESULTS if results else ())))
 
-    def say(self, name: str, line: str) -> None:
-        """Let all sides hear a line under a name, instead of what was said before."""
+    def post(self, name: str, line: str) -> None:
+        """Post a line under a name; it replaces the one before."""
         self._place.put(f"jobs/{name}", line.encode())
 
-    def heard(self, name: str) -> str | None:
-        """Return what was said last under a name; None if nothing yet."""
+    def latest(self, name: str) -> str | None:
+        """Return the line that was posted last under a name; None if there is none."""
         try:
             return self._place.read(f"jobs/{name}").decode()
         except DataError:
             return None
 
-    def _offer_dataset(self, digest: str) -> None:
+    def _publish_dataset(self, digest: str) -> None:
         folder = self._store.datasets / digest
         prefix = f"datasets/{digest}"
         if origin := read_value(Origin, folder / ORIGIN):
@@ -124,7 +124,7 @@ class Exchange:
                 raise DataError(f"{folder}: no dataset here; run the command again to write it")
             publish_dataset(folder, manifest, f"{self._place.url}/{prefix}")
 
-    def _offer_weights(self, start: Start) -> None:
+    def _publish_weights(self, start: Start) -> None:
         name = _weights_name(start)
         if not any(file.name == name for file in self._place.list(name)):
             path = Path(start.path)
@@ -132,14 +132,14 @@ class Exchange:
                 raise DataError(f"{path}: missing, or not the weights that the run starts from")
             self._place.upload(path, name)
 
-    def _take_weights(self, start: Start) -> Start:
+    def _fetch_weights(self, start: Start) -> Start:
         """Return where the weights are here; the training checks that they are the right ones."""
         path = self._store.root / _weights_name(start)
         if not path.exists():
             self._place.fetch(_weights_name(start), path)
         return start.model_copy(update={"path": str(path)})
 
-    def _take_dataset(self, digest: str, cache_bytes: int) -> None:
+    def _fetch_dataset(self, digest: str, cache_bytes: int) -> None:
         if load_manifest(self._store.datasets / digest):
             return
         prefix = f"datasets/{digest}"
@@ -150,8 +150,8 @@ class Exchange:
         if manifest.digest != digest:
             raise DataError(f"{location}: holds dataset {manifest.digest}, not {digest}")
 
-    def _take_checkpoints(self, folder: RunFolder, there: dict[str, File]) -> None:
-        """Have every whole checkpoint: the newest to go on from, the best for its weights."""
+    def _fetch_checkpoints(self, folder: RunFolder, there: dict[str, File]) -> None:
+        """Fetch every whole checkpoint: the newest to go on from, the best for its weights."""
         sent = {name: file for name, file in there.items() if name.startswith("checkpoints/")}
         for whole in (Path(name).parent for name in sent if name.endswith(CHECKPOINT)):
             if (folder.path / whole).exists():

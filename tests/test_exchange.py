@@ -36,7 +36,7 @@ def test_no_checkpoint_is_sent_that_is_ahead_of_the_journal(tmp_path: Path, monk
         train_epoch(folder, 2)  # while the journal was on its way
 
     monkeypatch.setattr(exchange._place, "put", slow_put)
-    exchange.send(folder)
+    exchange.push(folder)
     sent = open_folder(str(tmp_path / "exchange"))
     steps = [int(file.name.split("step-")[1].split("/")[0]) for file in sent.list("checkpoints")]
     lines, _ = read_journal(tmp_path / "exchange" / "runs" / folder.key / "metrics.jsonl")
@@ -49,13 +49,13 @@ def test_weights_to_start_from_come_along(run_folder: RunFolder, tmp_path: Path)
     weights.write_bytes(b"weights")
     start = Start(path=str(weights), sha256=sha256_file(weights))
     folder = RunFolder.create(run_folder.store, run_folder.spec().model_copy(update={"start": start}))
-    Exchange(str(tmp_path / "exchange"), run_folder.store).offer(folder.key)
+    Exchange(str(tmp_path / "exchange"), run_folder.store).publish(folder.key)
     weights.unlink()  # another machine does not have it
 
     elsewhere = Store(tmp_path / "elsewhere")
     elsewhere.prepare()
     for _ in range(2):
-        taken = Exchange(str(tmp_path / "exchange"), elsewhere).take(folder.key, 1 << 30)
+        taken = Exchange(str(tmp_path / "exchange"), elsewhere).fetch(folder.key, 1 << 30)
         found = taken.spec().start
         assert found is not None
         assert Path(found.path).is_relative_to(elsewhere.root)
@@ -69,4 +69,4 @@ def test_weights_that_changed_are_not_offered(run_folder: RunFolder, tmp_path: P
     folder = RunFolder.create(run_folder.store, run_folder.spec().model_copy(update={"start": start}))
     weights.write_bytes(b"other weights")
     with pytest.raises(DataError, match="not the weights that the run starts from"):
-        Exchange(str(tmp_path / "exchange"), run_folder.store).offer(folder.key)
+        Exchange(str(tmp_path / "exchange"), run_folder.store).publish(folder.key)

@@ -185,8 +185,7 @@ class Loader:
         data = self._files.read(int(index.shards[sample]), int(index.offsets[sample]), int(index.lengths[sample]))
         if hashlib.sha256(data).digest() != index.sha256[sample].tobytes():
             raise DataError(
-                f"{self.folder}/{index.describe(sample)}: its bytes are not those that were written; "
-                "shard the dataset again"
+                f"{self.folder}/{index.describe(sample)}: does not match its checksum; shard the dataset again"
             )
         return data
 

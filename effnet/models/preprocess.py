@@ -1,4 +1,4 @@
-"""From pixels to what a network eats."""
+"""From pixels to a network's input."""
 
 from __future__ import annotations
 

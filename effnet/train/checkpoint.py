@@ -62,7 +62,7 @@ def problem(folder: Path) -> str | None:
         sums = json.loads((folder / MANIFEST).read_bytes())
         for name in (WEIGHTS, STATE):
             if sha256_file(folder / name) != sums[name]:
-                return f"{folder}: {name} is not what was written; the checkpoint is not used"
+                return f"{folder}: {name} does not match its checksum; the checkpoint is not used"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder}: incomplete or unreadable ({type(error).__name__}); the checkpoint is not used"
     return None

@@ -34,7 +34,7 @@ class World:
             dist.init_process_group(backend, timeout=_PATIENCE)
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes the files."""
         return self.rank == 0
 
@@ -59,7 +59,7 @@ class World:
         dist.all_reduce(found)
         return tuple(bool(flag) for flag in found)
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the leader's value (plain data) on every rank."""
         if self.size == 1:
             return value
@@ -67,7 +67,7 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def common(self, values: set[Any]) -> set[Any]:
+    def intersection(self, values: set[Any]) -> set[Any]:
         """Return those of the values (plain data) that every rank has."""
         if self.size == 1:
             return values
@@ -75,13 +75,13 @@ class World:
         dist.all_gather_object(boxes, values)
         return set.intersection(*boxes)
 
-    def copy_from_leader(self, network: nn.Module) -> None:
+    def broadcast_buffers(self, network: nn.Module) -> None:
         """Give every rank the leader's batch-norm statistics."""
         if self.size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """End the group, in order."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -84,7 +84,7 @@ def train(
         ) from error
     finally:
         if world:
-            world.leave()
+            world.close()
 
 
 @contextmanager
@@ -92,12 +92,12 @@ def _held(folder: RunFolder, world: World) -> Iterator[None]:
     """Hold the run's lock, in the leader; every rank learns whether it was free."""
     with ExitStack() as stack:
         problem = None
-        if world.leads:
+        if world.is_leader:
             try:
                 stack.enter_context(folder.lock())
             except BusyError as error:
                 problem = str(error)
-        if problem := world.tell(problem):
+        if problem := world.broadcast(problem):
             raise BusyError(problem)
         yield
 
@@ -121,7 +121,7 @@ def _train(
             if until is not None and epoch >= until:
                 return None
             _train_epoch(training, epoch, stop)
-        if world.leads:
+        if world.is_leader:
             _finish(training)
         if (result := _result(folder, world)) is None:
             raise DataError(f"{folder.result_path}: has gone; run the command again")
@@ -133,8 +133,8 @@ def _train(
 
 def _result(folder: RunFolder, world: World) -> RunResult | None:
     """Return the result that the leader sees."""
-    result = folder.result() if world.leads else None
-    told = world.tell(result.model_dump_json() if result else None)
+    result = folder.result() if world.is_leader else None
+    told = world.broadcast(result.model_dump_json() if result else None)
     return RunResult.model_validate_json(told) if told else None
 
 
@@ -179,7 +179,7 @@ def _is_due(training: TrainingState) -> bool:
     if recipe.checkpoint_every and training.progress.step % recipe.checkpoint_every == 0:
         return True
     minutes = (time.monotonic() - training.saved) / 60
-    return bool(training.world.leads and recipe.checkpoint_minutes and minutes >= recipe.checkpoint_minutes)
+    return bool(training.world.is_leader and recipe.checkpoint_minutes and minutes >= recipe.checkpoint_minutes)
 
 
 def _stopped(training: TrainingState, stop: Stop) -> str:
@@ -238,7 +238,7 @@ def _end_epoch(training: TrainingState, epoch: int, usage: Mapping[str, float]) 
             f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; "
             "lower recipe.learning_rate"
         )
-    world.copy_from_leader(training.judged)
+    world.broadcast_buffers(training.judged)
     training.judged.eval()  # without an average it is the network that was just trained
     scores = evaluate(training.judged, training.spec.architecture, training.minival_loader, training.device, world.sum_)
     _keep_best(progress, epoch, scores)

@@ -148,9 +148,9 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
             **shared,  # type: ignore[arg-type]
         ),
         minival_loader=Loader(dataset, "minival", batch_size=EVALUATION_BATCH * world.size, **shared),  # type: ignore[arg-type]
-        journal=Journal(folder.metrics_path, writes=world.leads),
+        journal=Journal(folder.metrics_path, writes=world.is_leader),
         clock=Clock(started, device),
-        warn=warn if world.leads else lambda _line: None,
+        warn=warn if world.is_leader else lambda _line: None,
         bfloat16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda"),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         micro_batch=-(-recipe.batch_size // world.size),
@@ -213,9 +213,9 @@ def save(training: TrainingState, *, anew: bool = False) -> None:
     """
     training.world.sum_(training.loss_sum)
     training.progress.loss_sum = float(training.loss_sum)
-    if not training.world.leads:
+    if not training.world.is_leader:
         training.loss_sum.zero_()  # the leader holds the sum of all from here on
-    if training.world.leads:
+    if training.world.is_leader:
         state: dict[str, Any] = {
             "run": training.folder.key,
             "version": CACHE_VERSION,
@@ -228,14 +228,14 @@ def save(training: TrainingState, *, anew: bool = False) -> None:
         folder = training.folder.checkpoints
         checkpoint.save(folder, training.progress.step, training.judged.state_dict(), state, anew=anew)
         checkpoint.prune(folder, training.progress.best_step)
-    training.world.tell(None)
+    training.world.broadcast(None)
     training.saved = time.monotonic()
 
 
 def _usable_steps(checkpoints: Path, world: World) -> set[int]:
     """Return the steps that this rank could go on from; the leader looks at its own when it chooses, and tells."""
     steps = checkpoint.steps(checkpoints)
-    return {step for step in steps if world.leads or checkpoint.problem(checkpoints / f"step-{step}") is None}
+    return {step for step in steps if world.is_leader or checkpoint.problem(checkpoints / f"step-{step}") is None}
 
 
 def resume(training: TrainingState) -> None:
@@ -251,9 +251,9 @@ def resume(training: TrainingState) -> None:
         DataError: if the checkpoint does not fit.
     """
     world = training.world
-    everywhere = world.common(_usable_steps(training.folder.checkpoints, world))
-    found = checkpoint.newest(training.folder.checkpoints, training.warn, everywhere) if world.leads else None
-    name = world.tell(found.name if found else None)
+    everywhere = world.intersection(_usable_steps(training.folder.checkpoints, world))
+    found = checkpoint.newest(training.folder.checkpoints, training.warn, everywhere) if world.is_leader else None
+    name = world.broadcast(found.name if found else None)
     if name is None:
         return
     folder = training.folder.checkpoints / name
@@ -271,7 +271,7 @@ def resume(training: TrainingState) -> None:
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise_if_broken(error)
         raise DataError(f"{folder}: does not fit this run; remove the run's folder {training.folder.path}") from error
-    if world.leads:
+    if world.is_leader:
         training.loss_sum.fill_(training.progress.loss_sum)
     now = environment(training)
     if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]:

@@ -55,7 +55,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         patient = Patience("exchange", warn)
         folders = []
         if not job.shared:
-            folders = [patient(lambda key=key: exchange.take(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
+            folders = [patient(lambda key=key: exchange.fetch(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
         # Of several machines the first one's first rank writes what there is to send.
         sender = _Sender(exchange, [] if job.machine else folders, patient)
 
@@ -95,16 +95,16 @@ def _rendezvous(job: PoolJob, name: str, exchange: Exchange, patient: Patience) 
         StoppedError: if the first one does not come in time.
     """
     if job.machine == 0:
-        address = _own_address()
-        patient(lambda: exchange.say(f"{name}.meet", address))
-        return Rendezvous(address=address, machine=0)
+        own = _own_address()
+        patient(lambda: exchange.post(f"{name}.rendezvous", own))
+        return Rendezvous(address=own, machine=0)
     deadline = time.monotonic() + RENDEZVOUS_SECONDS
-    while (heard := patient(lambda: exchange.heard(f"{job.first}.meet"))) is None:
+    while (address := patient(lambda: exchange.latest(f"{job.first}.rendezvous"))) is None:
         interrupt.check()
         if time.monotonic() > deadline:
             raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")
         time.sleep(1)
-    return Rendezvous(address=heard, machine=job.machine)
+    return Rendezvous(address=address, machine=job.machine)
 
 
 def _own_address() -> str:
@@ -131,7 +131,7 @@ def _beating(exchange: Exchange, name: str) -> Iterator[None]:
     def beat() -> None:
         for count in itertools.count():
             with contextlib.suppress(EffnetError, OSError), impatient():
-                exchange.say(name, str(count))
+                exchange.post(name, str(count))
             if ended.wait(BEAT_SECONDS):
                 return
 
@@ -158,4 +158,4 @@ class _Sender:
 
     def send(self) -> None:
         for folder in self._folders:
-            self._exchange.send(folder)
+            self._exchange.push(folder)

@@ -180,7 +180,7 @@ class _Pool:
         """Start a job, or find the one that an earlier parent started, unless that one ended badly."""
         if not job.shared:
             for key in dict.fromkeys(key for order in job.orders for key in order.runs):
-                self._handed(lambda key=key: self._exchange.offer(key))  # type: ignore[misc]
+                self._handed(lambda key=key: self._exchange.publish(key))  # type: ignore[misc]
         name = job.orders[0].name + (f" +{len(job.orders) - 1}" if len(job.orders) > 1 else "")
         parts: list[_Part] = []
         for machine in range(job.machines):
@@ -332,7 +332,7 @@ class _Pool:
             part.looked = now
             try:
                 with impatient():
-                    pulse = self._exchange.heard(str(part.run))
+                    pulse = self._exchange.latest(str(part.run))
             except AwayError:  # which says nothing of the job
                 pulse, part.heard = part.pulse, now
             if pulse != part.pulse:
@@ -344,9 +344,9 @@ class _Pool:
                 for key in order.runs:
                     folder = RunFolder(self._store.runs / key)
                     if results:
-                        self._handed(lambda folder=folder: self._exchange.collect(folder, results=True))  # type: ignore[misc]
+                        self._handed(lambda folder=folder: self._exchange.pull(folder, results=True))  # type: ignore[misc]
                     else:
-                        self._handed.once(lambda folder=folder: self._exchange.collect(folder))  # type: ignore[misc]
+                        self._handed.once(lambda folder=folder: self._exchange.pull(folder))  # type: ignore[misc]
 
     def _progress(self, job: PoolJob) -> int:
         paths = [RunFolder(self._store.runs / key).metrics_path for order in job.orders for key in order.runs]

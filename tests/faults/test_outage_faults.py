@@ -117,7 +117,7 @@ def test_the_same_bytes_whatever_becomes_of_the_link(
         lost = link.lost
         lines: list[str] = []
         with cut(link, way, seconds):
-            Patience("exchange", lines.append)(lambda: Exchange(place, store).send(run_folder))  # noqa: B023
+            Patience("exchange", lines.append)(lambda: Exchange(place, store).push(run_folder))  # noqa: B023
         sent = open_folder(f"{place}/checkpoints/{run_folder.key}").read("step-1/state.pt")
         assert sent == (checkpoint / "state.pt").read_bytes()
         fired[f"{way}, while sending"] += link.lost > lost

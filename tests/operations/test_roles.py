@@ -57,21 +57,21 @@ def test_trainer_takes_and_sends_runs_and_deletes_nothing(
     num_classes = len(manifest.classes)
     spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=num_classes, recipe=config.recipe)
     run = RunFolder.create(store, spec)
-    Exchange(f"s3://{real_bucket}/exchange", store).offer(run.key)  # as the bucket's owner
+    Exchange(f"s3://{real_bucket}/exchange", store).publish(run.key)  # as the bucket's owner
 
     place = become(rgw, real_bucket, "trainer", monkeypatch)
     elsewhere = Store(tmp_path / "elsewhere")
     trainer = Exchange(f"s3://{real_bucket}/exchange", elsewhere)
-    taken = trainer.take(run.key, 1 << 30)
+    taken = trainer.fetch(run.key, 1 << 30)
     assert taken.spec() == spec
     checkpoint = taken.checkpoints / "step-1"
     checkpoint.mkdir(parents=True)
     for name in ("state.pt", "MANIFEST.json"):
         (checkpoint / name).write_bytes(b"x")
     taken.metrics_path.write_bytes(b"{}\n")
-    trainer.send(taken)
-    trainer.say("job", "1")
-    assert trainer.heard("job") == "1"
+    trainer.push(taken)
+    trainer.post("job", "1")
+    assert trainer.latest("job") == "1"
     assert place.read(f"checkpoints/{run.key}/step-1/MANIFEST.json") == b"x"
     assert refused(place.delete, [f"runs/{run.key}/config.json"])
     assert refused(place.put, f"datasets/{manifest.digest}/manifest.json", b"forged")
@@ -80,7 +80,7 @@ def test_trainer_takes_and_sends_runs_and_deletes_nothing(
     for name in ("state.pt", "MANIFEST.json"):
         (checkpoint / name).rename(taken.checkpoints / "step-2" / name)
     checkpoint.rmdir()
-    trainer.send(taken)  # it may not forget the first one, which is no error
+    trainer.push(taken)  # it may not forget the first one, which is no error
 
 
 def test_sharder_writes_datasets_only(rgw: Rgw, real_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,10 +172,10 @@ out = net(data[world.rank :: world.size])
 (out**2).sum().backward()
 for param in net.parameters():
     world.sum_(param.grad)
-if world.leads:
+if world.is_leader:
     found = [p.grad.flatten().tolist() for p in net.parameters()] + [b.flatten().tolist() for b in net.buffers()]
     json.dump({"out": out.flatten().tolist(), "rest": found}, open(sys.argv[1], "w"))
-world.leave()
+world.close()
 """
 
 

@@ -39,7 +39,7 @@ def _verify_local(folder: Path) -> list[str]:
     if not (folder / INDEX).is_file():
         return [f"{folder / INDEX}: missing"]
     if sha256_file(folder / INDEX) != manifest.index_sha256:
-        return [f"{folder / INDEX}: its bytes are not those that were written; shard the dataset again"]
+        return [f"{folder / INDEX}: does not match its checksum; shard the dataset again"]
     rows = _rows(folder / INDEX)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         found = pool.map(lambda shard: list(_shard(folder / shard.name, shard, rows[shard.name])), manifest.shards)
@@ -99,7 +99,7 @@ def _shard(path: Path, shard: ShardInfo, rows: list[dict[str, Any]]) -> Iterator
     finally:
         os.close(descriptor)
     if not sound and not problems:
-        problems.append(f"{path}: its bytes are not those that were written, outside of the images")
+        problems.append(f"{path}: does not match its checksum, outside of the images")
     if len(rows) != shard.samples:
         problems.append(f"{path}: {len(rows)} samples in the index, {shard.samples} in the manifest")
     yield from problems
@@ -110,7 +110,7 @@ def _sample(descriptor: int, path: Path, row: dict[str, Any]) -> str | None:
     where = f"{path}: byte {row['offset']}: image '{row['key']}'"
     data = os.pread(descriptor, row["length"], row["offset"])
     if hashlib.sha256(data).digest() != row["sha256"]:
-        return f"{where}: its bytes are not those that were written; shard the dataset again"
+        return f"{where}: does not match its checksum; shard the dataset again"
     try:
         pixels = decode(data, where)
     except DataError as error:
