@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -92,7 +93,7 @@ def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None
             # Noted before they answer: a start that is killed leaves servers that `effnet down` finds.
             _note(root, found.values())
             for kind, server in started:
-                _wait_until_healthy(kind, server.url, lambda pid=server.pid: _alive(pid), root)  # type: ignore[misc]
+                _wait_until_healthy(kind, server.url, server.pid, root)
         except BaseException:
             for kind, server in started:
                 _end(server)
@@ -198,8 +199,7 @@ class PrefectApi:
             RunFailedError: if a server of its own does not start.
         """
         if self._process:
-            process = self._process
-            _wait_until_healthy(PREFECT, self._own_url, lambda: process.poll() is None, self.root, "prefect-temporary")
+            _wait_until_healthy(PREFECT, self._own_url, self._process.pid, self.root, "prefect-temporary")
             self._starting.close()
         url = (self.configured or f"{self._own_url}/api").rstrip("/")
         if not _answers(f"{url}/health", seconds=10):
@@ -350,17 +350,30 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_healthy(kind: Kind, url: str, alive: Callable[[], bool], root: Path, log: str | None = None) -> None:
+def _wait_until_healthy(kind: Kind, url: str, pid: int, root: Path, log: str | None = None) -> None:
+    """Wait until the server that the process is answers: another one may have taken the port meanwhile."""
     deadline = time.monotonic() + START_SECONDS
-    path = _log(root, log or kind.name)
-    while not _answers(url + kind.health, seconds=2):
-        if not alive():
+    path, port = _log(root, log or kind.name), urlsplit(url).port
+    while not (_listens(pid, port) and _answers(url + kind.health, seconds=2)):
+        if not _alive(pid):
             lines = path.read_text(errors="replace").strip().splitlines()
-            told = lines[-1].strip() if lines else "it said nothing"
+            told = next(
+                (line for line in reversed(lines) if "Errno" in line), (lines or ["it said nothing"])[-1]
+            ).strip()
             raise RunFailedError(f"{kind.title} server: ended at its start ({told}); its output is in {path}")
         if time.monotonic() > deadline:
             raise RunFailedError(f"{kind.title} server: no answer in {START_SECONDS:.0f} s; its output is in {path}")
         time.sleep(0.1)
+
+
+def _listens(pid: int, port: int | None) -> bool:
+    """Say whether a process, or one that it started, listens at a port."""
+    try:
+        process = psutil.Process(pid)
+        sockets = [each for one in (process, *process.children(recursive=True)) for each in one.net_connections("tcp")]
+    except psutil.Error:  # one of them ends just now
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets)
 
 
 def _answers(url: str, seconds: float) -> bool:

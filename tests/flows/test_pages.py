@@ -142,7 +142,7 @@ def prefect_page(browser: Browser, home: Path) -> Page:
     """Open a page that has logged in as `effnet up` says."""
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     page.goto(login_page(home / "store").as_uri())
-    page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=WAIT)
+    page.wait_for_url(re.compile(r"://[^/]*/(v2/)?dashboard"), timeout=WAIT)  # not the login's, which would lead there
     return page
 
 

@@ -9,16 +9,18 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-from effnet.errors import ConfigError
+from effnet.errors import ConfigError, RunFailedError
 from tasks.servers import local as servers
 from tasks.servers.local import PREFECT, PrefectApi, Server
 from tests.tiny import clean_environment
@@ -67,6 +69,23 @@ def test_up_steps_over_ports_in_use_and_down_ends_every_process(root: Path) -> N
     assert servers.stop(root) == found
     assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family)
     assert servers.stop(root) == []
+
+
+def test_another_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        monkeypatch.setattr(servers, "_is_free", lambda _port: True)  # as it was a moment ago
+        with pytest.raises(RunFailedError, match=r"Prefect server: ended at its start .*address already in use"):
+            servers.start(root, {"prefect": other.server_port}, lambda _line: None)
+        other.shutdown()
+    assert servers.running(root) == []
 
 
 def test_ports_in_use_are_stepped_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
