@@ -22,7 +22,7 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; 
 
 
 def read_order(text: str) -> Order:
-    """Return the order that a text says, or the file that it names; raise ConfigError if it says none."""
+    """Return the order in a JSON text, or in the file that the text names; raise ConfigError if there is none."""
     try:
         data = json.loads(text if text.startswith("{") else read_regular(Path(text)))
     except OSError as error:
