@@ -7,28 +7,29 @@ SIGINT ask it to stop.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from effnet.errors import ConfigError, StoppedError
+from effnet.files import read_regular, reason
 from effnet.order import Order
 from effnet.process import child_main, die_with_parent, keep_memory, process_started, stop_on_signals, warn
 from effnet.store import Store
-from effnet.values import explain
+
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; RANK alone may be of a cluster's own
 
 
 def read_order(text: str) -> Order:
-    """Return the order that a text says, or the file that it names; raise ConfigError if it says none."""
+    """Return the order in a JSON text, or in the file that the text names; raise ConfigError if there is none."""
     try:
-        said = text if text.startswith("{") else Path(text).read_text()
-        return Order.model_validate_json(said)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{text}: no order can be read ({error})") from error
-    except ValidationError as error:
-        raise ConfigError(f"order: {explain(error, Order)}") from error
+        data = json.loads(text if text.startswith("{") else read_regular(Path(text)))
+    except OSError as error:
+        raise ConfigError(f"{text}: no order can be read: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"order: not JSON ({str(error)[:200]})") from error
+    return Order.parse(data, "order")
 
 
 def carry_out(order: Order) -> None:
@@ -52,13 +53,17 @@ def carry_out(order: Order) -> None:
 
 
 def _train(order: Order, store: Store) -> None:
-    started_as_rank = "RANK" in os.environ  # by `launch`, or by torchrun
-    if (order.ranks > 1 or order.rendezvous) and not started_as_rank:
-        from effnet.train.launch import launch
+    if LAUNCHED not in os.environ:
+        if order.machines > 1 and order.rendezvous is None:
+            raise ConfigError(
+                f"order {order.name!r}: is of {order.machines} machines; add `rendezvous`, where they meet"
+            )
+        if order.ranks > 1 or order.rendezvous:
+            from effnet.train.launch import launch
 
-        launch(order)
-        return
-    if started_as_rank:
+            launch(order)
+            return
+    if "RANK" in os.environ:
         die_with_parent()
     keep_memory()
     from effnet.runs import RunFolder

@@ -45,4 +45,6 @@ class Order(Value):
             raise ValueError(f"an order to train is of one run (got {len(self.runs)})")
         if (self.action == "shard") != (self.shards is not None):
             raise ValueError("an order to shard has `shards`, no other has")
+        if self.rendezvous and self.rendezvous.machine >= self.machines:
+            raise ValueError(f"rendezvous.machine must be below machines, {self.machines}")
         return self

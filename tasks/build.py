@@ -58,7 +58,7 @@ class Build:
     tracker: Tracker
     screen: Screen
     base: Path = Path()  # folder of the config; its relative paths begin there
-    key: str = ""  # of the build; where no family is built, of nothing
+    key: str = ""  # of the build; empty where no family is built
 
     @property
     def folder(self) -> Path:

@@ -27,7 +27,7 @@ Method = Literal["evolution", "random"]
 class Tried(NamedTuple):
     """A trial that was trained."""
 
-    trial: Trial  # its reward is the one after the epochs that all trials have, which evolution goes by
+    trial: Trial  # its reward is that after the epochs that every trial gets; evolution goes by it
     training: Training
     cost: float  # multiply-adds, or milliseconds
     top1: float  # on minival, as far as it was trained

@@ -30,8 +30,9 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         training.folder.describe(training.about)
         build.tracker.open_training(training.folder, training.about)
     left = [training for training in trainings if not _reached(training, until)]
+    keys = {training.folder.key for training in left}
     for training in trainings:
-        if training not in left:
+        if training.folder.key not in keys:
             build.tracker.forward(training.folder)
     if len(left) < len(trainings):
         build.screen.say(f"{stage.heading}: {len(trainings) - len(left)} of {len(trainings)} trainings reused")
@@ -102,7 +103,8 @@ def evaluate(build: Build, trainings: Sequence[Training]) -> int:
             _carry_out_one(build, order, tick)
         finally:
             build.screen.settle()
-    _measure_again(build, [training for training in trainings if training not in missing])
+    keys = {training.folder.key for training in missing}
+    _measure_again(build, [training for training in trainings if training.folder.key not in keys])
     for training in trainings:
         build.tracker.forward(training.folder)
     return len(trainings) - len(missing)

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -112,6 +113,10 @@ def test_a_mistake_is_one_line(mistake: str) -> None:
         call()
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_numpys_numbers_count_classes_too() -> None:
+    assert effnet.count(B0, np.int64(10)) == effnet.count(B0, 10)  # type: ignore[arg-type]
 
 
 def test_three_numbers_scale_like_multipliers() -> None:

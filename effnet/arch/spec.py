@@ -10,6 +10,7 @@ The fields' defaults are those of the official EfficientNet code
 from __future__ import annotations
 
 import functools
+from numbers import Integral  # numpy's are some, too
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -195,7 +196,7 @@ def check_architecture(given: object) -> None:
 
 def check_classes(num_classes: object) -> None:
     """Raise ConfigError in one line if a number of classes is none."""
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 1:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
         raise ConfigError(f"num_classes must be a whole number from 1 up (got {num_classes!r:.60})")
 
 

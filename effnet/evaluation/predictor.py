@@ -99,5 +99,5 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """Load for mlflow.pyfunc a model that was registered before tasks.records.serving was there."""
+    """Load for mlflow.pyfunc a model that was registered before effnet had a module for serving."""
     return load_predictor(Path(path))

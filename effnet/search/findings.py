@@ -12,7 +12,7 @@ class TrialFound(Value):
     """A network that the search tried."""
 
     number: int
-    reward: float  # after the epochs that all trials have, which evolution goes by
+    reward: float  # after the epochs that every trial gets; evolution goes by it
     final_reward: float | None  # if it was trained to the end
     top1: float  # on minival, as far as it was trained
     cost: float  # multiply-adds, or milliseconds

@@ -1,7 +1,7 @@
 """What a RUN, a MODEL or a CONFIG means, in every command.
 
 A CONFIG is a file. Else, if it is a bare word, it is NAME.yaml in the working folder, or the config of that name that
-comes with effnet. Which of them it is gets told.
+comes with effnet, and the command says which.
 
 A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 

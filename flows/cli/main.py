@@ -213,7 +213,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
             url = api.url()
         with connected(url, api.pages, login=api.login, patient=not api.in_store):
             with root.building(settings.family):  # so none of its runs can be running
-                crash_stale_runs(flow.name, settings.family, root.root)
+                crash_stale_runs(flow.name, settings.family, root.root, of_store=api.in_store)
             with started_here():
                 return flow(config=settings, **parameters)
 

@@ -106,7 +106,8 @@ def doctor(store: str, gpus: int, as_json: bool) -> None:
 def project_folder(given: Path | None) -> Path:
     """Return the folder with prefect.yaml: the one that is given, this one, or what comes with effnet."""
     if given is None:
-        given = Path() if Path("prefect.yaml").is_file() else PROJECT
+        here = Path("prefect.yaml").is_file() and Path("infra/prefect").is_dir()  # prefect.yaml alone may be another's
+        given = Path() if here else PROJECT
     return given.absolute()
 
 

@@ -177,12 +177,7 @@ def _contender(registry: Registry, version: Any) -> Contender:
     """
     own = RunFolder(registry.store.runs / version.tags.get("effnet.key", "none"))
     same, digest = version.tags.get(WEIGHTS_TAG), registry.manifest.digest
-    if (
-        same
-        and (result := own.result())
-        and result.weights_sha256 == same
-        and own.spec().dataset == registry.manifest.digest
-    ):
+    if same and (result := own.result()) and result.weights_sha256 == same and own.spec().dataset == digest:
         hits = run_hits(own, "val")
         if hits is not None:
             return Contender(str(version.version), hits, result.macs)

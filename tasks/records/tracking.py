@@ -325,7 +325,7 @@ class Tracker:
             return
         spec = folder.spec()
         shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
-        run_id = self._open(folder.key, about.name, shown, about.kind, parent)
+        run_id = self._open(folder.key, about.name, shown, about.kind.value, parent)
         self._log_spec(run_id, folder)
         self._log_dataset(run_id, spec.dataset, folder.store.datasets)
 

@@ -58,7 +58,10 @@ def deploy(
     from prefect.client.orchestration import get_client
 
     if not (project / "prefect.yaml").is_file():
-        raise ConfigError(f"{project / 'prefect.yaml'}: no such file; run this in a clone of effnet, or give --project")
+        raise ConfigError(
+            f"{project / 'prefect.yaml'}: no such file; name a folder that has it with --project, or none for the one "
+            "that comes with effnet"
+        )
     template = pool_template(project, pool_type, settings)
     with get_client(sync_client=True) as client:
         _make_pool(client, FLOWS_POOL, pool_type, None)
@@ -75,7 +78,9 @@ def pool_template(project: Path, pool_type: PoolType, settings: Mapping[str, str
     try:
         template: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no job template there ({error}); give a clone of effnet with --project") from error
+        raise ConfigError(
+            f"{path}: no job template there ({error}); name a folder that has it with --project"
+        ) from error
     variables = template["variables"]["properties"]
     for name, text in settings.items():
         if name not in variables:

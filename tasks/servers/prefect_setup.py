@@ -86,11 +86,18 @@ def _machine_tag() -> str:
     return f"machine:{platform.node()}"
 
 
-def crash_stale_runs(flow_name: str, family: str, store: Path) -> None:
+def crash_stale_runs(flow_name: str, family: str, store: Path, *, of_store: bool) -> None:
     """Mark runs of a flow for this family, and of their tasks, as crashed that Prefect takes for running.
 
-    Only runs that were started on this machine, by a command, with this store: the caller holds the family there, so
-    none can be running. The flow run of one that was stopped is marked already, but maybe not its tasks.
+    Only runs with this store: the caller holds the family there, so none can be running. The flow run of one that was
+    stopped is marked already, but maybe not its tasks.
+
+    Args:
+        flow_name: of the flow.
+        family: that its config names.
+        store: the store's folder.
+        of_store: whether the server is the store's own. On another one, a machine elsewhere may have a store at the
+            same path: there only runs that commands of this machine started are marked.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -113,7 +120,7 @@ def crash_stale_runs(flow_name: str, family: str, store: Path) -> None:
 
     crashed: State[Any] = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
-    here = FlowRunFilterTags(all_=[_machine_tag()])
+    here = None if of_store else FlowRunFilterTags(all_=[_machine_tag()])  # a container's name is new every time
     running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))
     begun = TaskRunFilterState(type=TaskStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     with get_client(sync_client=True) as client:

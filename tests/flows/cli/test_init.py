@@ -122,4 +122,6 @@ def test_deploy_takes_the_project_here_or_the_one_that_comes_with_effnet(
     assert project_folder(None) == PROJECT
     assert project_folder(Path("x")) == tmp_path / "x"
     Path("prefect.yaml").touch()
+    assert project_folder(None) == PROJECT
+    Path("infra/prefect").mkdir(parents=True)
     assert project_folder(None) == tmp_path

@@ -31,8 +31,10 @@ from effnet.config import FamilyConfig
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.write import write_shards
+from effnet.evaluation.predictor import save_predictor
 from effnet.evaluation.run import evaluate_run
 from effnet.hits import run_hits
+from effnet.models.build import build as build_network
 from effnet.process import say
 from effnet.stages import Stage
 from effnet.store import Store
@@ -123,6 +125,19 @@ def test_registered_once_loaded_and_served(
     assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
     assert told["table"] == told["curl"]
     assert told["refused"] == (400, "image 0: text that is no base64 of an image file")
+
+
+@pytest.mark.parametrize("module", ["tasks.serving", "effnet.evaluation.predictor"])
+def test_models_that_earlier_versions_registered_are_loaded(
+    tmp_path: Path, baseline: Architecture, module: str
+) -> None:
+    import mlflow
+
+    network = build_network(baseline, num_classes=10, seed=0)
+    save_predictor(tmp_path / "data", network, [str(digit) for digit in range(10)], None)
+    data, model = str(tmp_path / "data"), str(tmp_path / "model")
+    mlflow.pyfunc.save_model(model, loader_module=module, data_path=data, pip_requirements=["effnet"])
+    assert len(mlflow.pyfunc.load_model(model).predict(list(IMAGES))) == len(IMAGES)
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -62,6 +62,9 @@ def test_a_broken_database_is_left_to_the_server_to_tell(tmp_path: Path) -> None
 def test_killed_run_ends_and_only_the_newest_stay(
     tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
     shutil.copytree(prefect_home, tmp_path / "prefect")
     path = tmp_path / "prefect" / "prefect.db"
     with PrefectApi(tmp_path, None) as api:
@@ -83,10 +86,17 @@ def test_killed_run_ends_and_only_the_newest_stay(
                 ("tiny", tmp_path, "another machine"),
             ):
                 monkeypatch.setattr(platform, "node", lambda machine=machine: machine)
-                crash_stale_runs("small", family, store)
+                crash_stale_runs("small", family, store, of_store=False)
                 assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["RUNNING"], (family, store, machine)
             monkeypatch.undo()
-            crash_stale_runs("small", "tiny", tmp_path)
+            crash_stale_runs("small", "tiny", tmp_path, of_store=False)
+            assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["CRASHED"]
+            with get_client(sync_client=True) as client:
+                (killed,) = [run for run in client.read_flow_runs() if run.state and run.state.is_crashed()]
+                client.set_flow_run_state(killed.id, Running(), force=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(platform, "node", lambda: "another container")
+                crash_stale_runs("small", "tiny", tmp_path, of_store=True)
     assert states(tmp_path, "flow_run") == ["COMPLETED"] * 6 + ["CRASHED"]
     assert set(states(tmp_path, "task_run")) <= {"COMPLETED", "CRASHED"}
     before, size = counts(tmp_path), path.stat().st_size
