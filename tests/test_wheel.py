@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -97,4 +96,4 @@ def test_the_project_is_found_and_no_clone_is(environment: Path, here: Path) -> 
     ]
     assert steps
     assert all((project / path).is_file() for path in steps)
-    assert os.fspath(ROOT) not in os.fspath(project)
+    assert not project.is_relative_to(ROOT)
