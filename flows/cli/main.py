@@ -253,7 +253,3 @@ def _show(result: FamilyResult, root: Store) -> None:
     ]
     for line in ("", *pages, *files):
         console.print(line, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    main()
