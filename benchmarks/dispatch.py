@@ -1,6 +1,8 @@
 """What a work pool costs: a training as its job against the same here, and how soon a killed one trains again.
 
-    python benchmarks/dispatch.py FOLDER [--rounds 5] [--kills 10]
+    python benchmarks/dispatch.py FOLDER [--rounds 5] [--kills 10] [--trials 200]
+
+And what it costs that every child is a task run: children that do nothing, in a flow run and outside of one.
 
 A Prefect server and one worker are started in FOLDER, which must be new. Both ways take turns.
 """
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=200)
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
 
@@ -39,6 +42,7 @@ def main() -> None:
     with PrefectApi(options.folder, None) as api:
         url = api.url()
         environment = os.environ | {"PREFECT_API_URL": url, "PREFECT_WORKER_QUERY_SECONDS": "5"}
+        environment |= {"PREFECT_API_AUTH_STRING": str(api.login)}
         deploy = [sys.executable, "-m", "flows.cli", "deploy", "--store", str(options.folder / "store")]
         subprocess.run(deploy, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL]
@@ -46,10 +50,33 @@ def main() -> None:
             process = subprocess.Popen(worker, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             with connected(url, login=api.login):
+                found = _task_runs(options.folder, options.rounds, options.trials)
                 time.sleep(15)  # the worker is up
-                print(json.dumps(_overhead(options.folder, options.rounds) | _recovery(options.folder, options.kills)))
+                if options.kills:
+                    found |= _overhead(options.folder, options.rounds) | _recovery(options.folder, options.kills)
+                print(json.dumps(found))
         finally:
             process.kill()
+
+
+def _task_runs(folder: Path, rounds: int, trials: int) -> dict[str, Any]:
+    """Time children that do nothing; return seconds for each of them."""
+    from prefect import flow
+
+    from effnet.config import LocalCompute
+    from tasks.compute.here import Job, run_jobs
+    from tasks.compute.watch import Watch
+
+    def run() -> float:
+        started = time.perf_counter()
+        jobs = [Job(f"trial {number:03}", "this", (), folder / "trials.log") for number in range(trials)]
+        run_jobs(jobs, LocalCompute(), Watch(print))
+        return (time.perf_counter() - started) / trials
+
+    inside = flow(run, name="trials")
+    run()  # the fork server has started
+    plain, shown = zip(*((run(), inside()) for _ in range(rounds)), strict=True)
+    return {"trials": trials, "seconds_each": plain, "seconds_each_as_task_run": shown}
 
 
 def _overhead(folder: Path, rounds: int) -> dict[str, Any]:
@@ -97,10 +124,11 @@ def _recovery(folder: Path, kills: int) -> dict[str, Any]:
 def _seconds(folder: Path, compute: Any, seed: int, epochs: int) -> float:
     from effnet.store import Store
     from tasks.compute.place import carry_out
+    from tasks.compute.watch import Watch
 
     order, _ = _order(folder, seed, epochs)
     started = time.perf_counter()
-    carry_out([order], compute, Store(folder / "store"), tick=lambda: None, done=lambda _: None, warn=print)
+    carry_out([order], compute, Store(folder / "store"), Watch(print))
     return round(time.perf_counter() - started, 2)
 
 

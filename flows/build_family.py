@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.runtime import flow_run
 
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
@@ -27,7 +27,7 @@ from tasks.servers.prefect_setup import quiet_worker
 from tasks.servers.relocation import settle
 from tasks.shard import shard_dataset
 from tasks.study import study_scaling
-from tasks.terminal.progress import StageProgress
+from tasks.terminal.flow_page import FlowPage
 from tasks.terminal.screen import Screen
 
 
@@ -72,7 +72,7 @@ def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Bui
     quiet_worker()
     root.prepare()
     with root.building(settings.family):
-        screen = Screen(get_run_logger().info, StageProgress(settings.family))
+        screen = Screen(FlowPage(settings.family))
         settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)
         baseline = load_baseline(settings, Path(base))

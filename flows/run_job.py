@@ -23,9 +23,15 @@ def run_job(job: PoolJob) -> Any:
         job: what to do, and where the runs are.
     """
     quiet_worker()
-    log = get_run_logger()
+
+    def say(line: str) -> None:
+        get_run_logger().info(line)  # of the task run that this is called in
+
+    def warn(line: str) -> None:
+        get_run_logger().warning(line)
+
     try:
-        do_job(job, str(flow_run.id), log.info, log.warning)
+        do_job(job, str(flow_run.id), say, warn)
     except EffnetError as error:
         return Failed(name=state_name(error), message=str(error))
     return None

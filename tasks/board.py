@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from effnet.order import Order
 from effnet.runs import read_journal
 from effnet.stages import Stage
 from tasks.build import Build, Training
+from tasks.records.tracking import run_note
 from tasks.terminal.screen import duration, short
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
@@ -28,7 +28,7 @@ class Board:
 
     def __init__(self, build: Build, stage: Stage, trainings: Sequence[Training], until: int | None) -> None:
         self.build, self.stage, self.trainings, self.until = build, stage, trainings, until
-        self._by_name = {training.name: training for training in trainings}
+        self._by_name = {training.order_name: training for training in trainings}
         self._shown = self._forwarded = time.monotonic()
 
     def tick(self) -> None:
@@ -42,15 +42,16 @@ class Board:
             for training in self.trainings:
                 self.build.tracker.forward(training.folder)
 
-    def done(self, order: Order) -> None:
+    def done(self, name: str) -> None:
         """Say what came of a training."""
-        training = self._by_name[order.name]
+        training = self._by_name[name]
         self.build.tracker.forward(training.folder)
         if result := training.folder.result():
             self.build.screen.say(
                 f"{training.name}: {short(training.cost.params)} params, {short(training.cost.macs)} MACs, "
                 f"minival top-1 {result.top1:.1%}, {duration(result.seconds)}"
             )
+        note(self.build, name, training)
 
     def show(self) -> None:
         """Show every training, and how far all of them together are."""
@@ -62,6 +63,27 @@ class Board:
             share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
         whole = sum(training.size for training in self.trainings)
         self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows)
+
+
+def note(build: Build, name: str, training: Training) -> None:
+    """Tell the flow run's page how far a training is, and where MLflow has it.
+
+    Args:
+        build: whose training it is.
+        name: of the order that was carried out.
+        training: what it was about.
+    """
+    folder = training.folder
+    lines, (result, evaluation) = read_journal(folder.metrics_path)[0], (folder.result(), folder.evaluation())
+    told = f"{name}: {len(lines)} of {training.epochs} epochs"
+    told += f", minival top-1 {lines[-1]['minival_top1']:.2%}" if lines else ""
+    told += f", {evaluation.split} top-1 {evaluation.top1:.2%}" if evaluation else ""
+    page = build.tracker.page(folder.key)
+    text = run_note(folder, result, evaluation) if result else ""
+    if page:
+        told += f"; MLflow: {page}"
+        text += f"\n\n[The run in MLflow]({page})" if text else ""
+    build.screen.note(name, told, text)
 
 
 def _row(training: Training, goal: int) -> tuple[int, tuple[str, ...]]:

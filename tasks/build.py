@@ -31,6 +31,11 @@ class Training:
         """What people call it."""
         return self.about.name
 
+    @property
+    def order_name(self) -> str:
+        """What the work of training it is called; a member's own name, B3, says nothing of what is done."""
+        return f"train {self.name}" if self.about.kind is Stage.MEMBER else self.name
+
     @cached_property
     def cost(self) -> Cost:
         """Parameters and multiply-adds of its network."""

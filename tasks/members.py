@@ -1,11 +1,12 @@
-"""Members as Prefect tasks: trained, then scored on val."""
+"""Members: trained, then scored on val.
+
+Called by the flow itself, and no tasks: the timeline then shows every member's training and evaluation at once, where
+those of other stages are folded into their stage.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.scaling import Coefficients
 from effnet.family import FamilyResult, Member, MemberResult
@@ -13,7 +14,6 @@ from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
 
-@task(task_run_name="train members", cache_policy=NO_CACHE)
 def train_members(build: Build, trainings: Sequence[Training]) -> dict[str, bool]:
     """Train every member; return by name whether its run was there already."""
     reused = {training.name: training.folder.result() is not None for training in trainings}
@@ -21,7 +21,6 @@ def train_members(build: Build, trainings: Sequence[Training]) -> dict[str, bool
     return reused
 
 
-@task(task_run_name="evaluate members", cache_policy=NO_CACHE)
 def evaluate_members(
     build: Build,
     members: Sequence[tuple[Member, Training]],

@@ -29,7 +29,7 @@ from effnet.report.page import Shown, markdown, member_rows, page
 from effnet.runs import RunFolder
 from effnet.store import publish
 from tasks.build import Build
-from tasks.terminal.progress import artifact_key
+from tasks.terminal.flow_page import artifact_key
 
 PAGE = "report.html"
 

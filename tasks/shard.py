@@ -16,6 +16,7 @@ from effnet.order import Order
 from effnet.store import Store
 from tasks.compute.outage import Patience
 from tasks.compute.place import carry_out
+from tasks.compute.watch import Watch
 from tasks.terminal.screen import Screen
 
 
@@ -62,11 +63,11 @@ def _shard_on_pool(data: DataConfig, compute: PoolCompute, store: Store, base: P
         return
     finished = 0
 
-    def done(_order: Order) -> None:
+    def done(_name: str) -> None:
         nonlocal finished
         finished += 1
         screen.progress("shard dataset", finished / number, ("jobs", "of"), [(str(finished), str(number))])
 
-    carry_out(orders, compute, store, tick=lambda: None, done=done, warn=screen.warn)
+    carry_out(orders, compute, store, Watch(screen.warn, done=done))
     if to := compute.exchange:
         patient(lambda: gather(data, datasets, base, to, round(compute.cache_gb * 1e9)))

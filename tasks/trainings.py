@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from effnet.config import PoolCompute
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.order import Order
 from effnet.runs import read_journal
-from tasks.board import Board
+from tasks.board import Board, note
 from tasks.build import Build, Training
 from tasks.compute.place import carry_out
+from tasks.compute.watch import Watch
 
 
 def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until: int | None = None) -> None:
@@ -42,7 +43,7 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         ranks, machines = max(ranks, compute.ranks), compute.machines
     orders = [
         Order(
-            name=training.name,
+            name=training.order_name,
             action="train",
             runs=(training.folder.key,),
             size=training.size,
@@ -53,7 +54,7 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         for training in left
     ]
     try:
-        carry_out(orders, compute, build.store, tick=board.tick, done=board.done, warn=build.screen.warn)
+        carry_out(orders, compute, build.store, Watch(build.screen.warn, board.tick, board.done))
         if left:
             board.show()  # that all is done
     except BaseException:
@@ -68,7 +69,7 @@ def measure_latency(build: Build, trainings: Sequence[Training]) -> None:
     """Time every network that has not been timed, one after the other, while nothing else runs."""
     missing = {training.folder.key: None for training in trainings if not training.folder.latency_path.exists()}
     if missing:
-        _carry_out_one(build, Order(name="latency", action="latency", runs=tuple(missing)))
+        _carry_out_one(build, Order(name="measure latency", action="latency", runs=tuple(missing)))
     for training in trainings:
         build.tracker.forward(training.folder)
 
@@ -77,7 +78,7 @@ def keep_minival_hits(build: Build, trainings: Sequence[Training]) -> None:
     """Keep which images of minival every finished training is right about, where it is not kept yet."""
     missing = [training.folder.key for training in trainings if run_hits(training.folder, "minival") is None]
     if missing:
-        _carry_out_one(build, Order(name="hits", action="hits", runs=tuple(missing)))
+        _carry_out_one(build, Order(name="score on minival", action="hits", runs=tuple(missing)))
 
 
 def leave(build: Build, trainings: Sequence[Training]) -> None:
@@ -93,21 +94,40 @@ def evaluate(build: Build, trainings: Sequence[Training]) -> int:
     """
     missing = [each for each in trainings if each.folder.evaluation() is None or run_hits(each.folder, "val") is None]
     if missing:
-        order = Order(name="evaluation", action="evaluate", runs=tuple(each.folder.key for each in missing))
-
-        def tick() -> None:
-            done = sum(each.folder.evaluation_path.exists() for each in missing)
-            build.screen.progress("evaluate", done / len(missing), ("members", "of"), [(str(done), str(len(missing)))])
-
-        try:
-            _carry_out_one(build, order, tick)
-        finally:
-            build.screen.settle()
+        _evaluate(build, missing)
     keys = {training.folder.key for training in missing}
     _measure_again(build, [training for training in trainings if training.folder.key not in keys])
     for training in trainings:
         build.tracker.forward(training.folder)
     return len(trainings) - len(missing)
+
+
+def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
+    """Score trainings, one after the other: each is timed as well. On a pool one job does them all, on one machine."""
+    compute, total = build.config.compute, len(trainings)
+    if isinstance(compute, PoolCompute):
+        groups = {"evaluate all": trainings}
+    else:
+        compute = compute.model_copy(update={"parallel": 1})
+        groups = {f"evaluate {training.name}": [training] for training in trainings}
+    orders = [
+        Order(name=name, action="evaluate", runs=tuple(each.folder.key for each in group))
+        for name, group in groups.items()
+    ]
+
+    def tick() -> None:
+        scored = sum(each.folder.evaluation_path.exists() for each in trainings)
+        build.screen.progress("evaluate", scored / total, ("members", "of"), [(str(scored), str(total))])
+
+    def done(name: str) -> None:
+        for training in groups[name]:
+            build.tracker.forward(training.folder)
+            note(build, f"evaluate {training.name}", training)
+
+    try:
+        carry_out(orders, compute, build.store, Watch(build.screen.warn, tick, done))
+    finally:
+        build.screen.settle()
 
 
 def _measure_again(build: Build, trainings: Sequence[Training]) -> None:
@@ -116,11 +136,11 @@ def _measure_again(build: Build, trainings: Sequence[Training]) -> None:
         names = ", ".join(training.name for training in noisy)
         build.screen.say(f"latency of {names} is measured again: other work disturbed it")
         runs = tuple(training.folder.key for training in noisy)
-        _carry_out_one(build, Order(name="latency", action="latency", runs=runs))
+        _carry_out_one(build, Order(name="measure latency", action="latency", runs=runs))
 
 
-def _carry_out_one(build: Build, order: Order, tick: Callable[[], None] = lambda: None) -> None:
-    carry_out([order], build.config.compute, build.store, tick=tick, done=lambda _order: None, warn=build.screen.warn)
+def _carry_out_one(build: Build, order: Order) -> None:
+    carry_out([order], build.config.compute, build.store, Watch(build.screen.warn))
 
 
 def _reached(training: Training, until: int | None) -> bool:

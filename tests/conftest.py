@@ -18,11 +18,11 @@ from tests import parallel
 from tests.docs.promises import not_kept
 from tests.faults.counts import TABLES
 from tests.flows.fixtures import home, prefect_home
-from tests.operations.pools import deployed
+from tests.operations.pools import deployed, workers
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import write_tiny
 
-__all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw"]
+__all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw", "workers"]
 
 RAN: set[str] = set()  # tests (node ids) that were called, in any process of xdist
 SKIPPED: set[str] = set()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -20,6 +21,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +29,12 @@ from typing import Any, NoReturn
 
 from effnet.process import PARENT_PIPE, die_with_parent, last_resort
 
-PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run", "setproctitle")
+PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run")
 POLL_SECONDS = 0.02
 
 
 class ForkServer:
-    """The side that asks for children.
+    """The side that asks for children; several threads may.
 
     Args:
         threads: that OpenMP and BLAS libraries may use in every child; they look when they are loaded.
@@ -55,7 +57,8 @@ class ForkServer:
         os.set_blocking(self._server.stdout.fileno(), False)
         self._unread = b""
         self._codes: dict[int, int] = {}
-        self._started = 0
+        self._started = itertools.count(1)
+        self._talk = threading.Lock()  # one at a time
 
     @property
     def running(self) -> bool:
@@ -64,11 +67,11 @@ class ForkServer:
 
     def start(self, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
         """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log."""
-        self._started += 1
-        request = {"child": self._started, "module": module, "arguments": list(arguments), "log": str(log)}
+        number = next(self._started)
+        request = {"child": number, "module": module, "arguments": list(arguments), "log": str(log)}
         environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads | dict(changes)
         self._send(request | {"folder": str(Path.cwd()), "environment": environment})
-        return Fork(self, self._started)
+        return Fork(self, number)
 
     def code(self, child: int) -> int | None:
         """Return a child's exit code, the negative signal that killed it, or None while it runs."""
@@ -89,15 +92,16 @@ class ForkServer:
         os.close(self._alive)
 
     def _send(self, request: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # it is gone: code() tells
+        with self._talk, contextlib.suppress(OSError):  # it is gone: code() tells
             self._server.stdin.write(json.dumps(request).encode() + b"\n")  # type: ignore[union-attr]
             self._server.stdin.flush()  # type: ignore[union-attr]
 
     def _read(self) -> None:
-        *lines, self._unread = (self._unread + (self._server.stdout.read() or b"")).split(b"\n")  # type: ignore[union-attr]
-        for line in lines:
-            told = json.loads(line)
-            self._codes[told["child"]] = told["code"]
+        with self._talk:
+            *lines, self._unread = (self._unread + (self._server.stdout.read() or b"")).split(b"\n")  # type: ignore[union-attr]
+            for line in lines:
+                told = json.loads(line)
+                self._codes[told["child"]] = told["code"]
 
 
 class Fork:
@@ -135,20 +139,15 @@ def main() -> None:
         with contextlib.suppress(Exception):  # the child that needs it will say what is wrong
             importlib.import_module(name)
     gc.freeze()  # what is imported stays shared between the children
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(woken, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    pids: dict[int, int] = {}  # child: process
+    children: dict[int, tuple[int, int]] = {}  # by a descriptor of its process: its number, its process
     unread, open_ = b"", True
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
-        selector.register(woken, selectors.EVENT_READ)
-        while open_ or pids:
+        while open_ or children:
             for key, _ in selector.select():
-                if key.fd == woken:
-                    os.read(woken, 4096)
+                if key.fd in children:  # it has ended
+                    selector.unregister(key.fd)
+                    _tell_end(key.fd, *children.pop(key.fd))
                     continue
                 data = os.read(0, 1 << 16)
                 if not data:
@@ -156,29 +155,31 @@ def main() -> None:
                     selector.unregister(0)
                 *lines, unread = (unread + data).split(b"\n")
                 for line in lines:
-                    _obey(json.loads(line), pids, alive)
-            _reap(pids)
+                    _obey(json.loads(line), children, selector, alive)
 
 
-def _obey(request: dict[str, Any], pids: dict[int, int], alive: int) -> None:
+def _obey(
+    request: dict[str, Any], children: dict[int, tuple[int, int]], selector: selectors.BaseSelector, alive: int
+) -> None:
     if number := request.get("signal"):
-        if pid := pids.get(request["child"]):
-            os.kill(pid, number)
+        for descriptor, (child, _) in children.items():
+            if child == request["child"]:
+                signal.pidfd_send_signal(descriptor, number)
         return
     pid = os.fork()
     if not pid:
         _become(request, alive)
-    pids[request["child"]] = pid
+    descriptor = os.pidfd_open(pid)
+    children[descriptor] = (request["child"], pid)
+    selector.register(descriptor, selectors.EVENT_READ)
 
 
-def _reap(pids: dict[int, int]) -> None:
-    """Tell of every child that has ended."""
-    for child, pid in list(pids.items()):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            del pids[child]
-            with contextlib.suppress(OSError):
-                os.write(1, json.dumps({"child": child, "code": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+def _tell_end(descriptor: int, child: int, pid: int) -> None:
+    """Tell how a child ended."""
+    os.close(descriptor)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps({"child": child, "code": code}).encode() + b"\n")
 
 
 def _become(request: dict[str, Any], alive: int) -> NoReturn:
@@ -187,14 +188,12 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
     try:
         die_with_parent()
         os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         for source, target in ((alive, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         sys.argv = [request["module"], *request["arguments"]]
-        _entitle(sys.argv)  # before the environment changes: the title takes its place in memory
         environment = request["environment"]
         os.environ.clear()
         os.environ.update(environment)
@@ -211,13 +210,6 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
-
-
-def _entitle(arguments: Sequence[str]) -> None:
-    """Show in `ps` and `top` what this process does."""
-    from setproctitle import setproctitle
-
-    setproctitle(" ".join(["python -m", *arguments]))
 
 
 if __name__ == "__main__":

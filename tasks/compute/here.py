@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import contextvars
 import functools
 import os
+import queue
 import re
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from effnet.process import GRACE_SECONDS, WARNING
 from effnet.store import Store
 from tasks.compute import interrupt
 from tasks.compute.forkserver import Fork, ForkServer
+from tasks.compute.watch import Watch
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
@@ -81,19 +86,9 @@ def slots(compute: LocalCompute) -> int:
     return compute.parallel or len(os.sched_getaffinity(0))
 
 
-def run_here(
-    orders: Sequence[Order],
-    compute: LocalCompute,
-    store: Store,
-    *,
-    tick: Callable[[], None],
-    done: Callable[[Order], None],
-    warn: Callable[[str], None],
-) -> None:
+def run_here(orders: Sequence[Order], compute: LocalCompute, store: Store, watch: Watch) -> None:
     """Carry out orders as child processes of this machine, largest first; see `run_jobs`."""
-    by_name = {order.name: order for order in orders}
-    jobs = [_job(order, store) for order in orders]
-    run_jobs(jobs, compute, tick=tick, done=lambda job: done(by_name[job.name]), warn=warn)
+    run_jobs([_job(order, store) for order in orders], compute, watch)
 
 
 def _job(order: Order, store: Store) -> Job:
@@ -109,58 +104,81 @@ def _job(order: Order, store: Store) -> Job:
     return Job(order.name, "effnet.child", arguments, log, order.size, alone=alone, ranks=order.ranks)
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    compute: LocalCompute,
-    *,
-    tick: Callable[[], None],
-    done: Callable[[Job], None],
-    warn: Callable[[str], None],
-) -> None:
-    """Run all jobs, largest first. A child that is killed is started again: it goes on from where it was.
+def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
+    """Run all jobs, largest first; in a flow run each is a task run of it.
+
+    A child that is killed is started again: it goes on from where it was.
 
     Args:
         jobs: what to run.
         compute: how many at a time, and with how many threads each.
-        tick: called several times a second while children run.
-        done: called with every job that ended well.
-        warn: told what children warn of, and about those that were killed and started again.
+        watch: told what becomes of them.
 
     Raises:
         EffnetError: of the kind that a child's exit code names, with the child's own line; the others are stopped.
         BaseException: whatever interrupts the wait (Ctrl-C, SIGTERM); the children are stopped first, each with a
             checkpoint.
     """
-    waiting = deque(sorted(jobs, key=lambda job: -job.size))
-    children: list[_Child] = []
-    try:
-        while waiting or children:
-            interrupt.check()
-            while waiting and len(children) < slots(compute):
-                taken = {child.slot for child in children}
-                free = next(slot for slot in range(slots(compute)) if slot not in taken)
-                children.append(_start(waiting.popleft(), compute, free))
-            for child in list(children):
-                code = child.process.poll()
-                if code is None and time.monotonic() - child.looked < LOOK_SECONDS:
-                    continue
-                for line in child.warnings():
-                    warn(f"{child.job.name}: {line}")
-                if code is None:
-                    continue
-                children.remove(child)
-                if code == 0:
-                    done(child.job)
-                else:
-                    children.append(_start_again(child, code, compute, warn))
-            tick()
-            time.sleep(POLL_SECONDS)
-    except BaseException:
-        _stop(children, warn)
-        raise
+    stop, watch = threading.Event(), watch.one_at_a_time()
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(slots(compute)):
+        free.put(slot)
+
+    def run(job: Job) -> None:
+        if stop.is_set():  # it was waiting for a slot
+            return
+        slot = free.get()
+        try:
+            _shown(job.name, lambda: _supervise(job, compute, slot, stop, watch))
+        finally:
+            free.put(slot)
+
+    ranked = sorted(jobs, key=lambda job: -job.size)
+    with ThreadPoolExecutor(slots(compute), "job") as threads:
+        left = {threads.submit(contextvars.copy_context().run, run, job) for job in ranked}
+        try:
+            while left:
+                interrupt.check()
+                ended, left = wait(left, POLL_SECONDS, FIRST_COMPLETED)
+                for each in ended:
+                    each.result()
+                watch.tick()
+        except BaseException:
+            stop.set()
+            raise
+
+
+def _shown(name: str, work: Callable[[], None]) -> None:
+    """Do work, as a task run if this is a flow run. Prefect is not imported to find that out: it takes seconds."""
+    prefect = sys.modules.get("prefect.context")
+    if prefect is None or prefect.FlowRunContext.get() is None:
+        work()
+        return
+    from tasks.compute.task_run import as_task_run
+
+    as_task_run(name, work)
+
+
+def _supervise(job: Job, compute: LocalCompute, slot: int, stop: threading.Event, watch: Watch) -> None:
+    """Run a job to its end, in one child after the other if the first ones are killed; or until it is to stop."""
+    child = _start(job, compute, slot)
+    while not stop.wait(POLL_SECONDS):
+        code = child.process.poll()
+        if code is None and time.monotonic() - child.looked < LOOK_SECONDS:
+            continue
+        for line in child.warnings():
+            watch.warn(f"{job.name}: {line}")
+        if code == 0:
+            watch.done(job.name)
+            return
+        if code is not None:
+            child = _start_again(child, code, compute, watch.warn)
+    _stop(child, watch.warn)
+    raise StoppedError(f"{job.name}: stopped, with what it did saved")
 
 
 _servers: dict[int, ForkServer] = {}  # by threads; they serve all stages of a flow
+_starting = threading.Lock()
 
 
 @atexit.register
@@ -195,9 +213,10 @@ def _own_gpus(slot: int, ranks: int) -> dict[str, str]:
 
 def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    server = _servers.get(compute.threads)
-    if server is None or not server.running:
-        server = _servers[compute.threads] = ForkServer(compute.threads)
+    with _starting:
+        server = _servers.get(compute.threads)
+        if server is None or not server.running:
+            server = _servers[compute.threads] = ForkServer(compute.threads)
     job.log.touch()  # a child may die before it opens it
     log_start = job.log.stat().st_size
     fork = server.start(job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
@@ -240,21 +259,18 @@ def _signal_name(code: int) -> str:
     return signal.Signals(-code).name
 
 
-def _stop(children: Sequence[_Child], warn: Callable[[str], None]) -> None:
-    """End all children; each says what of its work is lost, if anything is."""
-    for child in children:
-        child.process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for child in children:
-        try:
-            code = child.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait(GRACE_SECONDS)
-            warn(
-                f"{child.job.name}: did not stop in {GRACE_SECONDS:.0f} s and was killed; what it did since its last "
-                "checkpoint is done again"
-            )
-        else:
-            if code == StoppedError.exit_code and (lines := child.lines()):
-                warn(f"{child.job.name}: {lines[-1]}")
+def _stop(child: _Child, warn: Callable[[str], None]) -> None:
+    """End a child; it says what of its work is lost, if anything is."""
+    child.process.terminate()
+    try:
+        code = child.process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait(GRACE_SECONDS)
+        warn(
+            f"{child.job.name}: did not stop in {GRACE_SECONDS:.0f} s and was killed; what it did since its last "
+            "checkpoint is done again"
+        )
+    else:
+        if code == StoppedError.exit_code and (lines := child.lines()):
+            warn(f"{child.job.name}: {lines[-1]}")

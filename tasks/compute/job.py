@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from effnet.config import LocalCompute
 from effnet.errors import ConfigError, EffnetError, StoppedError
 from effnet.exchange import Exchange
-from effnet.order import Order, Rendezvous
+from effnet.order import Rendezvous
 from effnet.outage import impatient
 from effnet.process import report_to
 from effnet.runs import RunFolder
@@ -28,6 +28,7 @@ from tasks.compute import interrupt
 from tasks.compute.here import run_here
 from tasks.compute.orders import BEAT_SECONDS, PoolJob
 from tasks.compute.outage import Patience
+from tasks.compute.watch import Watch
 from tasks.servers.gpus import require_gpus
 
 ADDRESS = "EFFNET_ADDRESS"  # of this machine, for others that train one network with it
@@ -59,16 +60,13 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         # Of several machines the first one's first rank writes what there is to send.
         sender = _Sender(exchange, [] if job.machine else folders, patient)
 
-        def done(order: Order) -> None:
-            say(f"{order.name}: done")
-
         try:
             compute = LocalCompute(parallel=job.parallel, threads=job.threads)
             orders = job.orders
             if job.machines > 1:
                 rendezvous = _rendezvous(job, name, exchange, patient)
                 orders = tuple(order.model_copy(update={"rendezvous": rendezvous}) for order in orders)
-            run_here(orders, compute, store, tick=sender.tick, done=done, warn=warn)
+            run_here(orders, compute, store, Watch(warn, sender.tick, lambda name: say(f"{name}: done")))
         finally:
             patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
 

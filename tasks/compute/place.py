@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from effnet.config import LocalCompute, PoolCompute
 from effnet.order import Order
 from effnet.store import Store
 from tasks.compute.here import run_here
+from tasks.compute.watch import Watch
 
 
-def carry_out(
-    orders: Sequence[Order],
-    compute: LocalCompute | PoolCompute,
-    store: Store,
-    *,
-    tick: Callable[[], None],
-    done: Callable[[Order], None],
-    warn: Callable[[str], None],
-) -> None:
+def carry_out(orders: Sequence[Order], compute: LocalCompute | PoolCompute, store: Store, watch: Watch) -> None:
     """Carry out all orders, largest first; `run_here` and `run_on_pool` say what is raised.
 
     Args:
         orders: what to do.
         compute: where.
         store: that the runs lie in.
-        tick: called now and then while they are carried out.
-        done: called with every order that was carried out.
-        warn: told what a person should know.
+        watch: told what becomes of them.
     """
     if isinstance(compute, PoolCompute):
         from tasks.compute.pool import run_on_pool
 
-        run_on_pool(orders, compute, store, tick=tick, done=done, warn=warn)
+        run_on_pool(orders, compute, store, watch)
     else:
-        run_here(orders, compute, store, tick=tick, done=done, warn=warn)
+        run_here(orders, compute, store, watch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -36,6 +36,7 @@ from effnet.store import Store, digest
 from tasks.compute import interrupt
 from tasks.compute.orders import BEAT_SECONDS, PoolJob
 from tasks.compute.outage import Patience
+from tasks.compute.watch import Watch
 
 FLOW = "run_job"
 POLL_SECONDS = 1.0
@@ -97,10 +98,7 @@ def run_on_pool(
     orders: Sequence[Order],
     compute: PoolCompute,
     store: Store,
-    *,
-    tick: Callable[[], None],
-    done: Callable[[Order], None],
-    warn: Callable[[str], None],
+    watch: Watch,
 ) -> None:
     """Carry out all orders on a work pool, largest first.
 
@@ -108,9 +106,7 @@ def run_on_pool(
         orders: what to do.
         compute: the pool, and how to use it.
         store: of the family.
-        tick: called every second while jobs run.
-        done: called with every order that was carried out.
-        warn: told about jobs that were started again, that no worker takes, and about a server that is away.
+        watch: told of every order; of jobs that were started again, or that no worker takes; of a server that is away.
 
     Raises:
         EffnetError: of the kind that a job ended with, with its line; the other jobs are cancelled.
@@ -120,7 +116,7 @@ def run_on_pool(
         from prefect.client.orchestration import get_client
 
         with get_client(sync_client=True) as client:
-            _Pool(client, compute, store, warn).run(_batches(orders, compute.batch), tick, done)
+            _Pool(client, compute, store, watch).run(_batches(orders, compute.batch))
 
 
 def _batches(orders: Sequence[Order], size: int) -> list[list[Order]]:
@@ -132,15 +128,15 @@ def _batches(orders: Sequence[Order], size: int) -> list[list[Order]]:
 
 
 class _Pool:
-    def __init__(self, client: Any, compute: PoolCompute, store: Store, warn: Callable[[str], None]) -> None:
-        self._client, self._compute, self._store, self._warn = client, compute, store, warn
+    def __init__(self, client: Any, compute: PoolCompute, store: Store, watch: Watch) -> None:
+        self._client, self._compute, self._store, self._watch = client, compute, store, watch
         self._place = compute.exchange or str(store.root)
         self._exchange = Exchange(self._place, store)
-        self._patient = Patience("Prefect server", warn, _away)
-        self._handed = Patience("exchange", warn)
+        self._patient = Patience("Prefect server", watch.warn, _away)
+        self._handed = Patience("exchange", watch.warn)
         self._deployment = self._patient(self._find_deployment)
 
-    def run(self, batches: Sequence[Sequence[Order]], tick: Callable[[], None], done: Callable[[Order], None]) -> None:
+    def run(self, batches: Sequence[Sequence[Order]]) -> None:
         waiting = deque(batches)
         running: list[_Running] = []
         try:
@@ -157,8 +153,8 @@ class _Pool:
                         continue
                     del running[place]
                     for order in each.job.orders:
-                        done(order)
-                tick()
+                        self._watch.done(order.name)
+                self._watch.tick()
                 time.sleep(POLL_SECONDS)
         except BaseException:
             self._cancel(running)
@@ -244,7 +240,9 @@ class _Pool:
             if all(self._lives(part) for part, _ in bad):
                 if not each.warned and time.monotonic() - each.doubted > DEAD_SECONDS:
                     each.warned = True
-                    self._warn(f"{each.name}: said to have crashed ({bad[0][1].message}), but it lives; waiting for it")
+                    self._watch.warn(
+                        f"{each.name}: said to have crashed ({bad[0][1].message}), but it lives; waiting for it"
+                    )
                 self._follow(each)
                 return each
         if crashed and self._is_handed_back(each):
@@ -271,7 +269,7 @@ class _Pool:
         if name == "Failed" or kind in (ConfigError, DataError):
             raise kind(f"{each.name}: {reason} (job {each.run} on work pool {self._compute.work_pool})")
         if kind is BusyError:
-            self._warn(f"{each.name}: {reason}; waiting for that one (job {each.run})")
+            self._watch.warn(f"{each.name}: {reason}; waiting for that one (job {each.run})")
             each.busy_until = time.monotonic() + BUSY_SECONDS
             return each
         further = each.found or self._progress(each.job) > each.progress
@@ -280,7 +278,7 @@ class _Pool:
                 f"{each.name}: {reason}, {each.tries} times (work pool {self._compute.work_pool}, last job "
                 f"{each.run}); run the command again"
             )
-        self._warn(f"{each.name}: {name.lower()} ({reason}); started again, it goes on from its last checkpoint")
+        self._watch.warn(f"{each.name}: {name.lower()} ({reason}); started again, it goes on from its last checkpoint")
         job = each.job.model_copy(update={"attempt": each.job.attempt + 1})
         return self._submit(job, 1 if further else each.tries + 1)
 
@@ -355,7 +353,7 @@ class _Pool:
     def _tell_if_untaken(self, each: _Running, part: _Part) -> None:
         if not each.warned and time.monotonic() - part.heard > UNTAKEN_SECONDS:
             each.warned = True
-            self._warn(
+            self._watch.warn(
                 f"{each.name}: no worker takes it; is one running? prefect worker start --pool "
                 f"{self._compute.work_pool}"
             )
@@ -394,7 +392,7 @@ class _Pool:
                 time.sleep(POLL_SECONDS)
                 left = [run for run in left if not self._client.read_flow_run(run).state.is_final()]
         except Exception as error:
-            self._warn(f"jobs on work pool {self._compute.work_pool} could not be cancelled ({_short(error)})")
+            self._watch.warn(f"jobs on work pool {self._compute.work_pool} could not be cancelled ({_short(error)})")
 
     def _find_deployment(self) -> UUID:
         from prefect.exceptions import ObjectNotFound

@@ -98,11 +98,15 @@ class Tracker:
         """Return the MLflow run tagged with a key, if there is one."""
         return self.attempt(lambda: self._known[key].run_id if key in self._known else None)
 
-    def page(self, key: str, artifact: str) -> str | None:
-        """Return the address of a run's artifact on MLflow's page, as far as this process knows that there is one."""
+    def page(self, key: str, artifact: str = "") -> str | None:
+        """Return the address of MLflow's page of a run or its artifact, as far as this process knows that there is one.
+
+        The page of a database of a store is there while `effnet up` is.
+        """
         if not (self.pages and (run_id := self.run_id(key))):
             return None
-        return f"{self.pages}/#/experiments/{self.experiment_id}/runs/{run_id}/artifacts/{artifact}"
+        place = f"/artifacts/{artifact}" if artifact else ""
+        return f"{self.pages}/#/experiments/{self.experiment_id}/runs/{run_id}{place}"
 
     def open_family(
         self, key: str, name: str, params: Mapping[str, Any], flow_run: Mapping[str, str], dataset: Path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,20 +16,24 @@ from rich.text import Text
 PLAIN_SECONDS = 30.0  # between lines about progress where there is no terminal
 
 
+class Page(Protocol):
+    """Another place where people follow the work; tasks.terminal.flow_page says what its methods do."""
+
+    def say(self, line: str) -> None: ...
+    def card(self, name: str, text: str) -> None: ...
+    def share(self, title: str, share: float) -> None: ...
+
+
 class Screen:
     """Writes to standard error, so that standard output is free for results.
 
     Args:
-        echo: also given every line that stays.
-        shares: also given every stage's title and how much of it is done, 0 to 1.
+        page: that also shows every line that stays, and how far every stage is.
     """
 
-    def __init__(
-        self, echo: Callable[[str], None] | None = None, shares: Callable[[str, float], None] | None = None
-    ) -> None:
+    def __init__(self, page: Page | None = None) -> None:
         self.console = Console(file=sys.stderr, highlight=False)
-        self._echo = echo or (lambda _line: None)
-        self._shares = shares or (lambda _title, _share: None)
+        self._page = page
         self._live: Live | None = None
         self._started = self._told = time.monotonic()
         self._stage: tuple[str, float, float] | None = None  # title, when it began, its share done then
@@ -37,11 +42,19 @@ class Screen:
         """Print a line that stays, with the time since the start."""
         stamp = Text(f"{_clock(time.monotonic() - self._started)}  ", style="dim")
         self.console.print(stamp + Text(line, style=style), soft_wrap=True)
-        self._echo(line)
+        if self._page:
+            self._page.say(line)
 
     def warn(self, line: str) -> None:
         """Print a warning that stays."""
         self.say(line, style="yellow")
+
+    def note(self, name: str, line: str, text: str) -> None:
+        """Tell the page alone of a thing that is done: a line of its log, and Markdown if there is any."""
+        if self._page:
+            self._page.say(line)
+            if text:
+                self._page.card(name, text)
 
     def progress(self, title: str, share: float, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show how far a stage is: a table, a bar and the time left. Without a terminal: a line now and then.
@@ -52,7 +65,8 @@ class Screen:
             columns, rows: of the table.
         """
         now = time.monotonic()
-        self._shares(title, share)
+        if self._page:
+            self._page.share(title, share)
         if self._stage is None or self._stage[0] != title:
             self._stage, self._told = (title, now, share), now
         left = _left(now - self._stage[1], share - self._stage[2], share)

@@ -104,17 +104,21 @@ def test_prefect_has_the_flow_run_and_its_log(built: tuple[Path, dict[str, Any],
     folder, result, _ = built
     assert flow_states(folder) == ["COMPLETED"]
     with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:
-        tasks = {name for (name,) in database.execute("select name from task_run where state_type = 'COMPLETED'")}
-        log = " ".join(message for (message,) in database.execute("select message from log"))
-    assert tasks == {
-        "shard dataset",
-        "fit coefficients",
-        "train members",
-        "evaluate members",
-        "register members",
-        "write report",
-    }
-    assert f"dataset {result['dataset']}" in log
+        tasks = dict(database.execute("select name, id from task_run where state_type = 'COMPLETED'"))
+        log: dict[str | None, str] = {}
+        for run, message in database.execute("select task_run_id, message from log"):
+            log[run] = f"{log.get(run, '')}{message}\n"
+        cards = {run: key for key, run in database.execute("select key, task_run_id from artifact") if run}
+    stages = {"shard dataset", "fit coefficients", "register members", "write report"}
+    members = {f"{work} {name}" for name in NAMES for work in ("train", "evaluate")}
+    candidates = {name for name in tasks if name.startswith("fit a")}
+    assert tasks.keys() == stages | members | candidates | {"score on minival", "measure latency"}
+    assert len(candidates) == 3  # two of the grid, and the paper's
+    assert f"dataset {result['dataset']}" in log[tasks["shard dataset"]]
+    for name in members | candidates:
+        assert "minival top-1" in log[tasks[name]]
+        assert "; MLflow: http://127.0.0.1:5000/#/experiments/" in log[tasks[name]]
+        assert cards[tasks[name]] == "tiny-" + name.replace(" ", "-").replace(".", "-").lower()
 
 
 def test_again_trains_nothing_and_says_so(built: tuple[Path, dict[str, Any], str]) -> None:

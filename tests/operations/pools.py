@@ -100,6 +100,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> It
         yield url
 
 
+@pytest.fixture
+def workers(deployed: str, tmp_path: Path) -> Iterator[Workers]:
+    """Workers of the server of `deployed`; killed in the end."""
+    workers = Workers(deployed, tmp_path)
+    yield workers
+    workers.kill()
+
+
 def kill_family(process: subprocess.Popen[bytes]) -> None:
     """Kill a process and all that it started."""
     family = [process.pid]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,19 +21,13 @@ from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store
 from tasks.compute import interrupt, pool
 from tasks.compute.place import carry_out
+from tasks.compute.watch import Watch
 from tasks.shard import _shard_on_pool
 from tasks.terminal.screen import Screen
 from tests.operations.pools import Workers, connected, wait_until
 
 POOL = "effnet-gpu"
 EPOCHS = 30  # as many as last until what happens to a training is noticed
-
-
-@pytest.fixture
-def workers(deployed: str, tmp_path: Path) -> Iterator[Workers]:
-    workers = Workers(deployed, tmp_path)
-    yield workers
-    workers.kill()
 
 
 @pytest.fixture
@@ -66,9 +59,7 @@ class Watched:
                 orders,
                 self.compute,
                 self.store,
-                tick=tick,
-                done=lambda order: self.done.append(order.name),
-                warn=self.warned.append,
+                Watch(self.warned.append, tick, self.done.append),
             )
 
 
@@ -99,7 +90,7 @@ def trained_here(spec: RunSpec, dataset_store: Store, folder: Path, ranks: int =
     os.symlink(dataset_store.datasets, here.datasets)
     (order,) = train(here, spec)
     order = order.model_copy(update={"ranks": ranks})
-    carry_out([order], LocalCompute(), here, tick=lambda: None, done=lambda _: None, warn=print)
+    carry_out([order], LocalCompute(), here, Watch(print))
     return weights(here, order)
 
 
@@ -352,9 +343,7 @@ def test_job_that_no_worker_takes_is_told(
                 train(store, longer(spec, 3, seed=9)),
                 watched.compute,
                 store,
-                tick=lambda: None,
-                done=lambda _: None,
-                warn=warn,
+                Watch(warn),
             )
     finally:
         interrupt._asked.clear()

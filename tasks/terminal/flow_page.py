@@ -1,0 +1,66 @@
+"""What Prefect's page of a flow run shows: lines of its log, a card for every training, how far a stage is."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import unicodedata
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.exceptions import MissingContextError, PrefectException
+
+EVERY_SECONDS = 10.0
+DONE = 0.999  # shares are sums of fractions
+_LATIN = str.maketrans({"α": "a", "β": "b", "γ": "g", "φ": "phi", "×": "x"})
+
+
+def artifact_key(family: str, what: str) -> str:
+    """Return a key as Prefect wants it, small letters, digits and dashes, of a family's name and a few words."""
+    plain = unicodedata.normalize("NFKD", f"{family}-{what}".translate(_LATIN).lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
+class FlowPage:
+    """The page of the flow run that this is made in. A server that cannot be reached stops nothing.
+
+    Args:
+        family: that the flow run builds.
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self._log = get_run_logger()
+        self._progress: dict[str, UUID] = {}
+        self._told = 0.0
+
+    def say(self, line: str) -> None:
+        """Add a line to the log of the task run that this is called in, or to the flow run's."""
+        try:
+            log = get_run_logger()
+        except MissingContextError:  # a thread of a library's
+            log = self._log
+        log.info(line)
+
+    def card(self, name: str, text: str) -> None:
+        """Show Markdown on the bar of the task run that this is called in."""
+        with contextlib.suppress(httpx.HTTPError, PrefectException):
+            create_markdown_artifact(text, key=artifact_key(self.family, name), description=f"{self.family}: {name}")
+
+    def share(self, title: str, share: float) -> None:
+        """Show a stage's share, 0 to 1, at most every few seconds."""
+        now = time.monotonic()
+        if now - self._told < EVERY_SECONDS and title in self._progress and share < DONE:
+            return
+        self._told = now
+        percent = round(100 * share, 1)
+        with contextlib.suppress(httpx.HTTPError, PrefectException):
+            if title in self._progress:
+                update_progress_artifact(self._progress[title], percent)
+            else:
+                key = artifact_key(self.family, title)
+                made = create_progress_artifact(percent, key=key, description=f"{self.family}: {title}")
+                self._progress[title] = UUID(str(made))
