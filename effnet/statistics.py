@@ -120,19 +120,8 @@ def band(top1: Sequence[float], samples: int) -> Band:
     low, high = wilson_interval(mean, samples)
     seeds = 0.0
     if len(top1) > 1:
-        spread = math.sqrt(sum((value - mean) ** 2 for value in top1) / (len(top1) - 1))
-        seeds = _quantile(len(top1) - 1) * spread / math.sqrt(len(top1))
+        seeds = _quantile(len(top1) - 1) * float(np.std(top1, ddof=1)) / math.sqrt(len(top1))
     return Band(mean, max(0.0, mean - math.hypot(mean - low, seeds)), min(1.0, mean + math.hypot(high - mean, seeds)))
-
-
-def mean_band(values: Sequence[float]) -> Interval | None:
-    """Return the 95 % interval of the mean of independent numbers, by Student's t; None of one alone."""
-    if len(values) < 2:
-        return None
-    mean = sum(values) / len(values)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    half = _quantile(len(values) - 1) * spread / math.sqrt(len(values))
-    return Interval(mean - half, mean + half)
 
 
 def _variance_of_images(one: Hits, other: Hits) -> float:

@@ -53,31 +53,39 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY}{target.name}-{uuid.uuid4().hex[:8]}")
 
 
-def publish(target: Path, data: bytes) -> None:
-    """Write `data` under `target`, whole or not at all, replacing what was there."""
+@contextmanager
+def new_file(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside `target`; the file made there becomes `target` when the block ends, flushed.
+
+    Its folder is made if it is not there. What was there before is replaced, and stays if the block raises.
+
+    Raises:
+        FileExistsError: if there is a file already, and it is not to be replaced.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
     try:
-        _write_synced(temporary, data)
-        os.replace(temporary, target)
-    except BaseException:
+        yield temporary
+        _sync_file(temporary)
+        (os.replace if replace else os.link)(temporary, target)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     sync_folder(target.parent)
+
+
+def publish(target: Path, data: bytes) -> None:
+    """Write `data` under `target`, whole or not at all, replacing what was there."""
+    with new_file(target) as temporary:
+        temporary.write_bytes(data)
 
 
 def create(target: Path, data: bytes) -> bool:
     """Write `data` under `target` if the name is free; say whether this call made it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(target)
     try:
-        _write_synced(temporary, data)
-        os.link(temporary, target)
+        with new_file(target, replace=False) as temporary:
+            temporary.write_bytes(data)
     except FileExistsError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
     return True
 
 
@@ -212,13 +220,6 @@ class Store:
                 f"store {self.root}: cannot be written ({reason.lower()}); name another folder with `store:` in the"
                 " config or with --store"
             ) from error
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_file(path: Path) -> None:

@@ -6,7 +6,6 @@ name holds the machine's boot: after a crash nobody trusts pages that may not ha
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from effnet.data.images.decode import Pixels
 from effnet.data.shards.index import Index
-from effnet.store import temporary_name
+from effnet.store import new_file
 
 MAX_BYTES = 8 << 30
 _MAX_SHARE = 4  # of the free disk: at most one part in so many
@@ -61,14 +60,11 @@ class DecodedCache:
 
 def _reserve(path: Path, size: int) -> bool:
     """Make a file whose blocks are all there, so that its map cannot run out of disk; say whether it worked."""
-    temporary = temporary_name(path)
     try:
-        with temporary.open("wb") as file:
+        with new_file(path, replace=False) as temporary, temporary.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+    except FileExistsError:  # another process made it meanwhile
+        return True
     except OSError:
         return False
-    finally:
-        temporary.unlink(missing_ok=True)
     return True

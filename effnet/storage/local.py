@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from effnet.errors import DataError
+from effnet.files import reason
 from effnet.storage import File
-from effnet.store import TEMPORARY, create, publish, temporary_name
+from effnet.store import TEMPORARY, create, new_file, publish
 
 
 class LocalFolder:
@@ -72,12 +73,8 @@ class LocalFolder:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(target)
     try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        with new_file(target) as temporary:
+            shutil.copyfile(source, temporary)
     except OSError as error:
-        raise DataError(f"{source}: {(error.strerror or str(error)).lower()}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(f"{source}: {reason(error)}") from error

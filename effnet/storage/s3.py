@@ -25,7 +25,7 @@ from effnet.errors import AwayError, ConfigError, DataError
 from effnet.outage import Outage, duration, outage_seconds, waits
 from effnet.process import stopping, warn
 from effnet.storage import File
-from effnet.store import temporary_name
+from effnet.store import new_file
 
 PART_BYTES = 16 << 20  # of one request
 PARALLEL = 8  # requests at a time for one file
@@ -155,21 +155,17 @@ class S3Folder:
     def fetch(self, name: str, target: Path) -> None:
         """Copy an object to a local path: parallel ranges of one version, checked, then renamed."""
         where = f"{self.url}/{name}"
-        target.parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(ATTEMPTS):
-            temporary = temporary_name(target)
             try:
-                head = self._patient(lambda: self._head(name), where)
-                self._fetch_parts(name, head, temporary, where)
-                _check_crc(_crc_file(temporary), head["Metadata"])
-                os.replace(temporary, target)
+                with new_file(target) as temporary:
+                    head = self._patient(lambda: self._head(name), where)
+                    self._fetch_parts(name, head, temporary, where)
+                    _check_crc(_crc_file(temporary), head["Metadata"])
                 return
             except _BrokenBodyError as error:  # flipped on the way, or replaced by a new version
                 if attempt == ATTEMPTS - 1:
                     raise DataError(f"{where}: does not arrive whole ({error}), tried {ATTEMPTS} times") from error
                 _pause(attempt)
-            finally:
-                temporary.unlink(missing_ok=True)
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove objects, one request each: not every server has the batched one."""

@@ -28,7 +28,7 @@ import psutil
 from effnet.errors import ConfigError, RunFailedError
 from effnet.process import PARENT_PIPE
 from effnet.runs import read_value
-from effnet.store import Store, hold, publish, temporary_name
+from effnet.store import Store, hold, new_file, publish
 from effnet.values import Value
 from tasks.servers.prefect_history import trim
 from tasks.servers.prefect_server import LOGIN_PAGE
@@ -236,10 +236,9 @@ def login(root: Path) -> str:
     by our workers.
     """
     path = login_path(root)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with contextlib.suppress(FileExistsError):
-            _write_private(path, f"effnet:{secrets.token_hex(16)}", os.link)
+            _write_private(path, f"effnet:{secrets.token_hex(16)}", replace=False)
     return path.read_text()
 
 
@@ -254,20 +253,14 @@ def login_page(root: Path) -> Path:
 def _write_login_page(root: Path, url: str) -> None:
     there = f"{url}{LOGIN_PAGE}#{login(root)}"
     page = f'<!doctype html><title>Prefect</title><meta http-equiv="refresh" content="0; {there}">'
-    _write_private(login_page(root), page, os.replace)
+    _write_private(login_page(root), page, replace=True)
 
 
-def _write_private(path: Path, text: str, name: Callable[[Path, Path], None]) -> None:
+def _write_private(path: Path, text: str, *, replace: bool) -> None:
     """Write a file for its owner alone, whole or not at all; an empty login would lock everybody out."""
-    temporary = temporary_name(path)
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        name(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path, replace=replace) as temporary:
+        temporary.touch(0o600)
+        temporary.write_text(text)
 
 
 def mlflow_uri(root: Path) -> str:

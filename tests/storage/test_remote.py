@@ -108,11 +108,13 @@ def test_a_small_cache_makes_room_and_loses_nothing(place: str, config: DataConf
     folder = tmp_path / "there" / manifest.digest
     origin = folder / "origin.json"
     origin.write_text(origin.read_text().replace(str(max(1 << 20, 3 * size)), str(3 * size)))
+    (folder / ".tmp-train-00000.tar-0badc0de").write_bytes(bytes(size))  # of a process that was killed
     samples, images = epoch(folder, shuffle_shards=1, threads=2)
     wanted_samples, wanted_images = epoch(tmp_path / "here" / manifest.digest, shuffle_shards=1)
     assert all(np.array_equal(one, other) for one, other in zip(samples, wanted_samples, strict=True))
     assert torch.equal(images, wanted_images)
     assert sum(path.stat().st_size for path in folder.glob("*.tar")) <= 3 * size
+    assert not list(folder.glob(".tmp-*"))
 
 
 def test_wrong_bytes_elsewhere_are_not_trained_on(place: str, config: DataConfig, tmp_path: Path) -> None:

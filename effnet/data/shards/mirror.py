@@ -28,7 +28,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.process import stopping
 from effnet.runs import read_value
 from effnet.storage import Folder, open_folder
-from effnet.store import canonical_json, hold, publish, sha256_file
+from effnet.store import TEMPORARY, canonical_json, hold, new_file, publish, sha256_file
 from effnet.values import Value
 
 ORIGIN = "origin.json"
@@ -139,6 +139,8 @@ class ShardFiles(Files):
         path = self.paths[file]
         assert self._remote is not None  # noqa: S101 - callers looked
         with hold(self._folder / ".locks" / path.name):  # another process may be fetching it
+            for left in self._folder.glob(f"{TEMPORARY}*{path.name}-*"):  # by one that was killed while it fetched
+                left.unlink()
             if not path.exists():
                 size = self._shards[path.name].bytes
                 self._make_room(size)
@@ -151,14 +153,12 @@ class ShardFiles(Files):
 
     def _fetch(self, path: Path) -> None:
         assert self._remote is not None  # noqa: S101
-        fetched = path.with_name(f".{path.name}.fetched")
-        self._remote.fetch(path.name, fetched)
-        if xxh128_file(fetched) != self._shards[path.name].xxh128:
-            fetched.unlink()
-            raise DataError(
-                f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
-            )
-        os.replace(fetched, path)
+        with new_file(path) as fetched:
+            self._remote.fetch(path.name, fetched)
+            if xxh128_file(fetched) != self._shards[path.name].xxh128:
+                raise DataError(
+                    f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
+                )
 
     def _make_room(self, wanted: int) -> None:
         """Remove shards until `wanted` more bytes fit: those that are not wanted soon first, the oldest first."""

@@ -49,11 +49,11 @@ from effnet.store import (
     canonical_json,
     digest,
     hold,
+    new_file,
     publish,
     remove_folder,
     sha256_file,
     sync_folder,
-    temporary_name,
 )
 
 if TYPE_CHECKING:
@@ -389,15 +389,8 @@ def _write_shard(source: Source, plan: ShardPlan, partial: Path, config: DataCon
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[FileIO]:
     """Open a file for writing that gets its name when the block ends: another writer may be at the same shard."""
-    temporary = temporary_name(path)
-    try:
-        with temporary.open("wb", buffering=0) as file:
-            yield file
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with new_file(path) as temporary, temporary.open("wb", buffering=0) as file:
+        yield file
 
 
 def _dali_index(rows: list[dict[str, Any]]) -> bytes:
