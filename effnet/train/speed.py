@@ -15,7 +15,7 @@ from effnet.config import Recipe
 from effnet.evaluation.latency import cpu_name
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
-from effnet.price import Speed
+from effnet.plan import Speed
 from effnet.train.optim import Optimizer
 
 SECONDS = 0.6  # of steps of each network

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
-    from effnet.price import Speed, StagePrice
+    from effnet.plan import Speed, StagePrice
 
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier."
@@ -135,13 +135,14 @@ class _Family:
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None, images: int | None) -> _Family:
         from effnet.arch.scaling import PAPER
         from effnet.config import given_coefficients, load_baseline, load_config
+        from effnet.plan import last_fitted
         from effnet.store import Store
 
         settings = load_config(config)
         baseline = load_baseline(settings, config.parent)
         given = given_coefficients(settings)
         root = Store.at(store or settings.store).root
-        fitted = _fitted(root, settings.family)
+        fitted = last_fitted(root / "families", settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
         classes, known = _counts(settings, config, root, num_classes, images)
         family = cls(baseline, given or fitted or PAPER, origin, classes)
@@ -152,27 +153,12 @@ class _Family:
 
 def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -> None:
     from effnet.arch.cost import count
-    from effnet.arch.scaling import same_network
     from effnet.family import plan_members
+    from effnet.plan import planned
 
     members = plan_members(family.baseline, family.settings, family.coefficients, family.num_classes)
     base = count(family.baseline, family.num_classes)
-    rows = []
-    for number, member in enumerate(members):
-        earlier = (m.name for m in members[:number] if same_network(m.architecture, member.architecture))
-        rows.append(
-            {
-                "name": member.name,
-                "phi": member.phi,
-                "resolution": member.architecture.resolution,
-                "params": member.params,
-                "macs": member.macs,
-                "activations": count(member.architecture, family.num_classes).activations,
-                "macs_ratio": round(member.macs / base.macs, 4),
-                "params_ratio": round(member.params / base.params, 4),
-                "same_as": next(earlier, None),
-            }
-        )
+    rows = planned(members, base, family.num_classes)
     stages = _prices(family, members)
     speed = _speed(family, members, macs_per_second) if stages else None
     if as_json:
@@ -181,7 +167,7 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
             "baseline": {"name": family.baseline.name, **base._asdict()},
             "coefficients": family.coefficients._asdict(),
             "coefficients_from": family.origin,
-            "members": rows,
+            "members": [row._asdict() for row in rows],
             "speed": speed._asdict() if speed else None,
             "stages": [{**stage._asdict(), "hours": stage.hours(speed)} for stage in stages] if speed else [],
         }
@@ -191,17 +177,17 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
     click.echo(f"α {alpha:g}, β {beta:g}, γ {gamma:g} (from {family.origin}); × is times {family.baseline.name}")
     click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'×':>8}{'MACs':>18}{'×':>8}{'activations':>15}")
     for row in rows:
-        same = f"   the same network as {row['same_as']}, by rounding" if row["same_as"] else ""
+        same = f"   the same network as {row.same_as}, by rounding" if row.same_as else ""
         click.echo(
-            f"{row['name']:4}{row['phi']:5g}{row['resolution']:8d}{row['params']:14,}{row['params_ratio']:8.2f}"
-            f"{row['macs']:18,}{row['macs_ratio']:8.2f}{row['activations']:15,}{same}"
+            f"{row.name:4}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
+            f"{row.macs:18,}{row.macs_ratio:8.2f}{row.activations:15,}{same}"
         )
     _show_prices(family.settings, stages, speed)
 
 
 def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
     """Return the price of every stage; none if nobody knows how many images there are."""
-    from effnet.price import price
+    from effnet.plan import price
 
     if family.images is None:
         return []
@@ -218,7 +204,7 @@ def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
 def _speed(family: _Family, members: list[Member], macs_per_second: int | None) -> Speed:
     """Return the speed to price by: the one that is stated, an A100's for a work pool, else what is measured here."""
     from effnet.config import PoolCompute
-    from effnet.price import A100_MACS, steady
+    from effnet.plan import A100_MACS, steady
 
     if macs_per_second:
         return steady(macs_per_second, "your device, as stated")
@@ -393,11 +379,12 @@ def _counts(
 ) -> tuple[int, int | None]:
     """Return the classes, and the images to train on if they are known; what is stated is not looked for."""
     from effnet.errors import AwayError, DataError
+    from effnet.plan import counts_of
 
     if num_classes and images:
         return num_classes, images
     try:
-        found = _found_counts(settings, config, store)
+        found = counts_of(settings.data, config.parent, store / "datasets")
     except AwayError:
         raise
     except (ConfigError, DataError) as error:
@@ -407,40 +394,3 @@ def _counts(
             ) from error
         found = num_classes, None
     return num_classes or found[0], images or found[1]
-
-
-def _found_counts(settings: FamilyConfig, config: Path, store: Path) -> tuple[int, int | None]:
-    """Return the classes, and the images of a dataset that was written, or what ImageNet is known to have."""
-    import contextlib
-
-    from effnet.config import DatasetSource, ImageNetSource
-    from effnet.data.shards.write import find_dataset
-    from effnet.data.sources import open_source
-    from effnet.data.sources.imagenet import CLASSES, COUNTS
-
-    source = settings.data.source
-    if isinstance(source, ImageNetSource):
-        return CLASSES, round(COUNTS["train"] * (1 - settings.data.minival))
-    if isinstance(source, DatasetSource):
-        from effnet.data.shards.mirror import remote_manifest
-        from effnet.storage import is_remote, open_folder
-
-        location = source.location
-        there = remote_manifest(open_folder(location if is_remote(location) else config.parent / location))
-        return len(there.classes), there.samples["train"]
-    with contextlib.closing(open_source(source, config.parent, store / "datasets" / ".tmp-scratch")) as opened:
-        classes = len(opened.classes)
-    manifest = find_dataset(settings.data, store / "datasets", config.parent)
-    return classes, manifest.samples["train"] if manifest else None
-
-
-def _fitted(store: Path, family: str) -> Coefficients | None:
-    """Return the coefficients of the family that was built last, if one was."""
-    from effnet.arch.scaling import Coefficients
-
-    found = []
-    for path in (store / "families").glob("*/family.json"):
-        data = json.loads(path.read_bytes())
-        if data["family"] == family:
-            found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
-    return max(found)[1] if found else None

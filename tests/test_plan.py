@@ -9,7 +9,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import PAPER
 from effnet.config import FamilyConfig, FitConfig, MembersConfig, Recipe, SearchConfig, SearchedBaseline, StudyConfig
 from effnet.family import plan_members
-from effnet.price import A100_MACS, Speed, price, steady
+from effnet.plan import A100_MACS, Speed, price, steady
 
 B0 = zoo.get("efficientnet_b0")
 MACS = count(B0).macs
@@ -57,7 +57,7 @@ def test_every_stage_of_the_config_has_a_price() -> None:
 
 def test_halving_and_control_are_priced() -> None:
     from effnet.config import SearchConfig
-    from effnet.price import _price_of_search
+    from effnet.plan import _price_of_search
 
     plain = _price_of_search(SearchConfig(trials=10, batch=4, epochs=6, target_macs=1000), 100)
     assert plain == ("search", 10, 10 * 6 * 100, 10 * 6 * 100 * 1000.0)

@@ -1,22 +1,114 @@
-"""What each stage of a family costs to train, in multiply-adds, before anything is trained."""
+"""A family before anything is trained: its members' costs, and what each stage costs to train, in multiply-adds."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from effnet.arch.cost import count
-from effnet.arch.scaling import STRATEGIES, Coefficients, compound
+from effnet.arch.cost import Cost, count
+from effnet.arch.scaling import STRATEGIES, Coefficients, compound, same_network
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, SearchConfig, SearchedBaseline
+from effnet.config import DataConfig, DatasetSource, FamilyConfig, ImageNetSource, SearchConfig, SearchedBaseline
 from effnet.family import Member
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
+from effnet.store import TEMPORARY
 
 # What one A100 trains: 2,489 images/s of EfficientNet-B0 with 0.39 G multiply-adds each (NVIDIA's DeepLearningExamples,
 # PyTorch, AMP); larger members reach up to 1.5 times that.
 A100_MACS = 0.96e12
+
+
+class PlannedMember(NamedTuple):
+    """A member's cost, and times what of the baseline's it is."""
+
+    name: str
+    phi: float
+    resolution: int
+    params: int
+    macs: int
+    activations: int
+    macs_ratio: float
+    params_ratio: float
+    same_as: str | None  # the first member that rounding makes the same network
+
+
+def planned(members: Sequence[Member], base: Cost, num_classes: int) -> list[PlannedMember]:
+    """Return what every member costs.
+
+    Args:
+        members: of the family.
+        base: cost of the baseline.
+        num_classes: of the classifier.
+    """
+    found = []
+    for number, member in enumerate(members):
+        earlier = (m.name for m in members[:number] if same_network(m.architecture, member.architecture))
+        found.append(
+            PlannedMember(
+                name=member.name,
+                phi=member.phi,
+                resolution=member.architecture.resolution,
+                params=member.params,
+                macs=member.macs,
+                activations=count(member.architecture, num_classes).activations,
+                macs_ratio=round(member.macs / base.macs, 4),
+                params_ratio=round(member.params / base.params, 4),
+                same_as=next(earlier, None),
+            )
+        )
+    return found
+
+
+def last_fitted(families: Path, family: str) -> Coefficients | None:
+    """Return the coefficients of the family of this name that was built last, if one was.
+
+    Args:
+        families: folder of the store with every build.
+        family: its name.
+    """
+    found = []
+    for path in families.glob("*/family.json"):
+        data = json.loads(path.read_bytes())
+        if data["family"] == family:
+            found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
+    return max(found)[1] if found else None
+
+
+def counts_of(data: DataConfig, base: Path, datasets: Path) -> tuple[int, int | None]:
+    """Return the classes, and the training images of a dataset that was written, or what ImageNet is known to have.
+
+    Args:
+        data: where the images come from.
+        base: folder that relative paths in it begin at.
+        datasets: folder of the store with every dataset.
+
+    Raises:
+        EffnetError: if the source cannot be read.
+    """
+    # The readers of images need torch, which a plan of published networks can do without.
+    from effnet.data.shards.mirror import remote_manifest
+    from effnet.data.shards.write import find_dataset
+    from effnet.data.sources import open_source
+    from effnet.data.sources.imagenet import CLASSES, COUNTS
+    from effnet.storage import is_remote, open_folder
+
+    source = data.source
+    if isinstance(source, ImageNetSource):
+        return CLASSES, round(COUNTS["train"] * (1 - data.minival))
+    if isinstance(source, DatasetSource):
+        location = source.location
+        there = remote_manifest(open_folder(location if is_remote(location) else base / location))
+        return len(there.classes), there.samples["train"]
+    with contextlib.closing(open_source(source, base, datasets / f"{TEMPORARY}scratch")) as opened:
+        classes = len(opened.classes)
+    manifest = find_dataset(data, datasets, base)
+    return classes, manifest.samples["train"] if manifest else None
 
 
 class Speed(NamedTuple):
