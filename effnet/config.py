@@ -433,15 +433,8 @@ def load_baseline(config: FamilyConfig, base: Path) -> Architecture:
     """Return the config's baseline, or the reference of its search: a zoo network, or a file below `base`."""
     if isinstance(config.baseline, SearchedBaseline):
         reference = config.baseline.search.reference
-        return zoo.get("efficientnet_b0") if reference == "mnasnet" else load_network(reference, base)
-    return load_network(config.baseline, base)
-
-
-def load_network(name: str, base: Path) -> Architecture:
-    """Return a zoo network, or an architecture file below `base`."""
-    if name.endswith((".json", ".yaml", ".yml")):
-        return Architecture.load(base / name)
-    return zoo.get(name)
+        return zoo.get("efficientnet_b0") if reference == "mnasnet" else zoo.find(reference, base)
+    return zoo.find(config.baseline, base)
 
 
 def given_coefficients(config: FamilyConfig) -> Coefficients | None:

@@ -8,9 +8,10 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from effnet.arch import zoo
 from effnet.arch.scaling import PAPER, STRATEGIES, compound
 from effnet.arch.spec import Architecture
-from effnet.config import StudyConfig, given_coefficients, load_network
+from effnet.config import StudyConfig, given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.findings import STUDY, Contest, NetworkFound, StudyFindings
@@ -26,7 +27,7 @@ from tasks.trainings import evaluate, train
 def study_scaling(build: Build, config: StudyConfig) -> None:
     """Train every network of the study with every seed; write study.json and one figure per baseline."""
     names = config.baselines or ("",)
-    baselines = [load_network(name, build.base) if name else build.baseline for name in names]
+    baselines = [zoo.find(name, build.base) if name else build.baseline for name in names]
     trained = {baseline.name: _train(build, config, baseline) for baseline in baselines}
     evaluate(build, _unique(pair for pairs in trained.values() for pair in pairs))
     findings = StudyFindings(

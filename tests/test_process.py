@@ -130,12 +130,12 @@ def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
 
 
 def model(folder: Path) -> Path:
-    from effnet.config import load_network
+    from effnet.arch import zoo
     from effnet.models.build import build
     from effnet.models.weights import save_model
 
     write_tiny(folder)
-    save_model(folder / "model", build(load_network("tiny-baseline.yaml", folder), 3, seed=0))
+    save_model(folder / "model", build(zoo.find("tiny-baseline.yaml", folder), 3, seed=0))
     return folder / "model"
 
 

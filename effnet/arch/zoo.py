@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from effnet.arch.scaling import Multipliers, scale
@@ -187,6 +188,15 @@ def names() -> tuple[str, ...]:
     """Return the name of every network that `get` knows, without the variants of other code bases."""
     published = (f"efficientnet_{suffix}" for suffix in (*EFFICIENTNET, *EFFICIENTNET_LITE))
     return (*published, *_BASELINES)
+
+
+def find(name: str, base: Path = Path()) -> Architecture:
+    """Return a network by name, or the one that an architecture file (.yaml, .yml or .json) below `base` describes.
+
+    Raises:
+        ConfigError: see `get`, and `Architecture.load`.
+    """
+    return Architecture.load(base / name) if name.endswith((".json", ".yaml", ".yml")) else get(name)
 
 
 def get(name: str) -> Architecture:

@@ -50,9 +50,10 @@ class Amount(click.ParamType[int]):
 @options.JSON
 def describe(name: str, num_classes: int, as_json: bool) -> None:
     """Show a network and its cost: NAME is one of the zoo's, or a JSON or YAML file."""
+    from effnet.arch import zoo
     from effnet.arch.describe import describe as description
 
-    arch = architecture_of(name)
+    arch = zoo.find(name)
     data = description(arch, num_classes)
     if as_json:
         click.echo(json.dumps(data, indent=2))
@@ -127,9 +128,10 @@ class _Family:
 
     @classmethod
     def of_zoo(cls, name: str | None, num_classes: int | None) -> _Family:
+        from effnet.arch import zoo
         from effnet.arch.scaling import PAPER
 
-        return cls(architecture_of(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
+        return cls(zoo.find(name or "efficientnet_b0"), PAPER, "the paper", num_classes or 1000)
 
     @classmethod
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None, images: int | None) -> _Family:
@@ -281,12 +283,13 @@ def import_weights(
     file: Path, name: str, naming: str, num_classes: int | None, out: Path | None, as_json: bool
 ) -> None:
     """Turn a weights file of timm, torchvision or lukemelas naming into a model folder of ours."""
+    from effnet.arch import zoo
     from effnet.models.weights import ARCHITECTURE, load_weights, save_model
 
     folder = out or Path(name if Path(name).suffix not in (".json", ".yaml", ".yml") else Path(name).stem)
     if (folder / ARCHITECTURE).exists():
         raise ConfigError(f"{folder}: holds a model already; name another folder with --out")
-    arch = architecture_of(name)
+    arch = zoo.find(name)
     loaded = load_weights(file, arch, naming, num_classes)
     arch, note = _as_computed_there(arch, name, loaded.naming)
     loaded.network.architecture = arch
@@ -363,15 +366,6 @@ def export(model: str, kind: str, out: Path, store: Path) -> None:
 
 
 COMMANDS = (describe, plan, import_weights, export)
-
-
-def architecture_of(name: str) -> Architecture:
-    from effnet.arch import zoo
-    from effnet.arch.spec import Architecture
-
-    if name.endswith((".json", ".yaml", ".yml")):
-        return Architecture.load(Path(name))
-    return zoo.get(name)
 
 
 def _counts(

@@ -220,9 +220,9 @@ def _load(path: Path, network: str | None) -> Network:
         return load_model(path)
     if network is None:
         raise ConfigError(f"{path}: a bare weights file; name its network with --network")
-    from flows.cli.networks import architecture_of
+    from effnet.arch import zoo
 
-    return load(path, architecture_of(network))
+    return load(path, zoo.find(network))
 
 
 def _classes(path: Path) -> Known:

@@ -25,7 +25,7 @@ import yaml
 from PIL import Image
 
 from effnet.arch import zoo
-from effnet.config import FamilyConfig, load_network
+from effnet.config import FamilyConfig
 from effnet.models.build import build
 from effnet.models.weights import save_weights
 from flows.cli.main import cli
@@ -175,7 +175,7 @@ def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> Non
         said = do(command, user)
     assert servers["mlflow"] in said
     (training,) = shell(document, "effnet train").commands
-    network = build(load_network("tiny-baseline.yaml", user), 5, seed=0)
+    network = build(zoo.find("tiny-baseline.yaml", user), 5, seed=0)
     save_weights(user / "efficientnet_lite0.safetensors", network)
     assert "val" in do(training, user)
 
