@@ -23,13 +23,14 @@ LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; 
 
 def read_order(text: str) -> Order:
     """Return the order in a JSON text, or in the file that the text names; raise ConfigError if there is none."""
+    where = "order" if text.startswith("{") else text
     try:
-        data = json.loads(text if text.startswith("{") else read_regular(Path(text)))
+        data = json.loads(text if where == "order" else read_regular(Path(text)))
     except OSError as error:
         raise ConfigError(f"{text}: no order can be read: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"order: not JSON ({str(error)[:200]})") from error
-    return Order.parse(data, "order")
+        raise ConfigError(f"{where}: not JSON ({str(error)[:200]})") from error
+    return Order.parse(data, where)
 
 
 def carry_out(order: Order) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.errors import BusyError, ConfigError
-from effnet.files import open_regular
+from effnet.files import open_regular, reason
 
 TEMPORARY = ".tmp-"  # the prefix of everything that is not finished yet
 
@@ -215,9 +215,8 @@ class Store:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            reason = error.strerror or str(error)
             raise ConfigError(
-                f"store {self.root}: cannot be written ({reason.lower()}); name another folder with `store:` in the"
+                f"store {self.root}: cannot be written ({reason(error)}); name another folder with `store:` in the"
                 " config or with --store"
             ) from error
 

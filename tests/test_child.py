@@ -32,11 +32,11 @@ def test_an_order_is_the_same_after_a_journey_as_json() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("[]", "order: "),
-        ('{"name": "b3"', "order: not JSON"),
+        ("[]", "order.json: "),
+        ('{"name": "b3"', "order.json: not JSON"),
         (json.dumps(TRAIN | {"ranks": "2"}), "ranks: "),
         (json.dumps(TRAIN | {"rank": 2}), "did you mean 'ranks'?"),
-        (json.dumps(TRAIN | {"size": float("nan")}), "order: "),
+        (json.dumps(TRAIN | {"size": float("nan")}), "order.json: "),
         (json.dumps(TRAIN | {"store": "a\0b"}), "zero byte"),
         (json.dumps(TRAIN | {"rendezvous": {"address": "host:1", "machine": 1}}), "rendezvous.machine must be below"),
     ],

@@ -45,7 +45,7 @@ class LocalFolder:
                 file.seek(offset)
                 data = file.read(-1 if length is None else length)
         except OSError as error:
-            raise DataError(f"{self._path / name}: {(error.strerror or str(error)).lower()}") from error
+            raise DataError(f"{self._path / name}: {reason(error)}") from error
         if length is not None and len(data) != length:
             raise DataError(f"{self._path / name}: ends at byte {offset + len(data)}")
         return data

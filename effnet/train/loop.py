@@ -18,6 +18,7 @@ from effnet.arch.cost import count
 from effnet.data.loader import WaitedError
 from effnet.errors import BusyError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
+from effnet.files import reason
 from effnet.machine import raise_if_broken
 from effnet.process import say
 from effnet.runs import RunFolder, RunResult
@@ -79,7 +80,7 @@ def train(
     except OSError as error:
         raise_if_broken(error)
         raise DataError(
-            f"{error.filename or folder.path}: {(error.strerror or str(error)).lower()}; what is saved is whole, start "
+            f"{error.filename or folder.path}: {reason(error)}; what is saved is whole, start "
             "the training again to go on"
         ) from error
     finally:

@@ -43,6 +43,7 @@ from effnet.data.shards.remarks import notes
 from effnet.data.sources import Source, open_source
 from effnet.data.tar.writer import TarWriter
 from effnet.errors import ConfigError, DataError
+from effnet.files import reason
 from effnet.storage import is_remote
 from effnet.store import (
     TEMPORARY,
@@ -118,9 +119,7 @@ def told_in_a_line(datasets: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or datasets
-        raise DataError(
-            f"{where}: {(error.strerror or str(error)).lower()}; nothing half is left, run the command again to go on"
-        ) from error
+        raise DataError(f"{where}: {reason(error)}; nothing half is left, run the command again to go on") from error
 
 
 def _write(

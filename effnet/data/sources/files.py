@@ -34,7 +34,7 @@ class Files:
         try:
             data = os.pread(self.descriptor(file), length, offset)
         except OSError as error:
-            raise DataError(f"{self.paths[file]}: {(error.strerror or str(error)).lower()}") from error
+            raise DataError(f"{self.paths[file]}: {reason(error)}") from error
         if len(data) != length:
             raise DataError(f"{self.paths[file]}: ends at byte {offset + len(data)}, {length} bytes at {offset} wanted")
         return data

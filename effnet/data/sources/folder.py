@@ -15,6 +15,7 @@ from effnet.data.images.intake import DENIED, HEAD, BadImage, is_image, what_els
 from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
 from effnet.data.sources.files import existing_folder
 from effnet.errors import ConfigError, DataError
+from effnet.files import reason
 
 # Files with these names are taken for images unseen; of others the first bytes decide.
 EXTENSIONS = frozenset(
@@ -314,4 +315,4 @@ def _shown(path: str) -> str:
 
 
 def _failed(where: str, error: OSError) -> DataError:
-    return DataError(f"{where}: {(error.strerror or str(error)).lower()}")
+    return DataError(f"{where}: {reason(error)}")
