@@ -107,6 +107,7 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
             if name == "prefect" and door.is_file():
                 page.goto(door.as_uri())
                 page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=_WAIT)
+                page.get_by_text("Flow Runs").first.wait_for(timeout=_WAIT)  # who goes on sooner may lose the login
             page.goto(url)
             page.get_by_text(words).first.wait_for(timeout=_WAIT)
             page.wait_for_timeout(_REST)

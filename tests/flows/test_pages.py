@@ -143,6 +143,7 @@ def prefect_page(browser: Browser, home: Path) -> Page:
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
     page.goto(login_page(home / "store").as_uri())
     page.wait_for_url(re.compile(r"://[^/]*/(v2/)?dashboard"), timeout=WAIT)  # not the login's, which would lead there
+    expect(page.get_by_text("Flow Runs").first).to_be_visible(timeout=WAIT)  # who goes on sooner may lose the login
     return page
 
 
