@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import psutil
 
 from effnet.order import Order
 from effnet.runs import About, RunFolder
@@ -75,6 +78,17 @@ def clean_environment() -> dict[str, str]:
     """Return an environment without the tester's own Prefect and MLflow settings, with this installation's commands."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
+
+
+def users_of(folder: Path) -> list[psutil.Process]:
+    """Return the other processes that work in a folder: stand in it, or have a file of it open."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            paths = [process.cwd(), *(file.path for file in process.open_files())]
+            if process.pid != os.getpid() and any(Path(path).is_relative_to(folder) for path in paths):
+                found.append(process)
+    return found
 
 
 def order_of(folder: RunFolder, ranks: int = 1) -> str:

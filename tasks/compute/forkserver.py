@@ -65,10 +65,13 @@ class ForkServer:
         """Whether it can start children."""
         return self._server.poll() is None
 
-    def start(self, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
-        """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log."""
+    def start(self, name: str, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
+        """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log.
+
+        `ps` and `top` show it by its name.
+        """
         number = next(self._started)
-        request = {"child": number, "module": module, "arguments": list(arguments), "log": str(log)}
+        request = {"child": number, "name": name, "module": module, "arguments": list(arguments), "log": str(log)}
         environment = dict(os.environ) | {PARENT_PIPE: "1"} | self._threads | dict(changes)
         self._send(request | {"folder": str(Path.cwd()), "environment": environment})
         return Fork(self, number)
@@ -193,6 +196,7 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
         log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         for source, target in ((alive, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
+        Path("/proc/self/comm").write_bytes(request["name"].encode()[:15].decode(errors="ignore").encode())
         sys.argv = [request["module"], *request["arguments"]]
         environment = request["environment"]
         os.environ.clear()

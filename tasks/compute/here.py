@@ -219,7 +219,7 @@ def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
             server = _servers[compute.threads] = ForkServer(compute.threads)
     job.log.touch()  # a child may die before it opens it
     log_start = job.log.stat().st_size
-    fork = server.start(job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
+    fork = server.start(job.name, job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
     return _Child(job, fork, log_start, slot)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import signal
 import sqlite3
@@ -23,7 +22,7 @@ from mlflow import MlflowClient
 from effnet.data.shards.index import Index
 from effnet.data.shards.verification import verify
 from effnet.runs import RunFolder, read_journal
-from tests.tiny import CONFIG, VAL, clean_environment, run_effnet, write_tiny
+from tests.tiny import CONFIG, VAL, clean_environment, run_effnet, users_of, write_tiny
 
 NAMES = ["B0", "B1", "B2"]
 
@@ -278,7 +277,7 @@ def built_with_a_killed_training(folder: Path) -> tuple[str, str]:
     def training() -> psutil.Process | None:
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):  # it may end while it is looked at
-                if "-m effnet.child " in " ".join(child.cmdline()):
+                if child.name().startswith(("fit ", "train ")):
                     return child
         return None
 
@@ -414,14 +413,6 @@ def kill_when(folder: Path, condition: Callable[[], bool], signum: signal.Signal
 def wait_for_no_children(folder: Path) -> None:
     """Wait until every training and server that a killed flow left has noticed and ended."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        left = [
-            process
-            for process in psutil.process_iter(["cmdline", "environ"])
-            if str(folder) in " ".join(process.info["cmdline"] or ())
-            or (process.info["environ"] or {}).get("PREFECT_HOME", "").startswith(str(folder))
-        ]
-        if not [process for process in left if process.pid != os.getpid()]:
-            return
+    while left := users_of(folder):
+        assert time.monotonic() < deadline, left
         time.sleep(0.1)
-    raise AssertionError(left)

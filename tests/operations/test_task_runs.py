@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -22,7 +22,7 @@ from effnet.store import Store
 from tasks.compute.here import Job, run_jobs
 from tasks.compute.watch import Watch
 from tests.operations.pools import Workers, connected, wait_until
-from tests.tiny import CONFIG, write_tiny
+from tests.tiny import CONFIG, users_of, write_tiny
 
 STOPPABLE = (
     "signal.signal(signal.SIGTERM, lambda *_: (print('asked to stop'), sys.exit(75))); "
@@ -33,7 +33,7 @@ STOPPABLE = (
 def jobs_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, float], Job]:
     """Make jobs whose child runs a line of code."""
     (folder / "line.py").write_text("import signal, sys, time\nexec(sys.argv[1])\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return lambda name, line, size: Job(name, "line", (line,), folder / "logs" / f"{name}.log", size)
 
 
@@ -133,5 +133,4 @@ def test_cancelled_on_the_page_a_family_stops_with_checkpoints(deployed: str, wo
     for folder in training():
         steps = [path.name for path in folder.checkpoints.iterdir()]
         assert steps, "no checkpoint was saved"
-    commands = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
-    assert not [command for command in commands if str(store.root) in command]
+    assert not users_of(store.root)

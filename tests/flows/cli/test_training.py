@@ -167,7 +167,11 @@ def test_an_order_is_carried_out_by_a_command(run_folder: RunFolder, tmp_path: P
     assert "asked to stop; stopped at step" in told
     assert run_effnet("job", "order.json", cwd=tmp_path).returncode == 0
     assert run_folder.result() is not None
-    for wrong, said in ((text.replace("train", "brew"), "action: "), ("{", "order.json: not JSON"), (text, "no config.json here")):
+    for wrong, said in (
+        (text.replace("train", "brew"), "action: "),
+        ("{", "order.json: not JSON"),
+        (text, "no config.json here"),
+    ):
         order.write_text(wrong)
         done = run_effnet("job", "order.json", cwd=tmp_path)
         assert done.returncode == 2

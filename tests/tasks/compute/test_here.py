@@ -29,7 +29,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """Make jobs whose child runs a line of code with `sys`, `os`, `time`, `signal` and `Path` at hand."""
     code = "import os, signal, sys, time\nfrom pathlib import Path\nexec(sys.argv[1])\n"
     (tmp_path / f"{MODULE}.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def make(name: str, line: str, work: float = 1.0) -> Job:
         return Job(name, MODULE, (line,), tmp_path / "logs" / f"{name}.log", work)
@@ -256,5 +256,8 @@ def test_a_fork_server_that_dies_before_its_child_lives_is_started_again(job: Ca
     assert notes.warned == ["early: killed by SIGKILL; started again, it goes on from its last checkpoint"]
 
 
-def test_a_child_begins_with_torch_imported(job: Callable[..., Job]) -> None:
-    Notes().run(job("forked", "assert 'torch' in sys.modules"))
+def test_a_child_begins_with_torch_imported_and_shows_its_name(job: Callable[..., Job], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    line = f"assert 'torch' in sys.modules; Path({str(told)!r}).write_text(Path('/proc/self/comm').read_text())"
+    Notes().run(job("fit α1.2 β1.1 γ1.15", line))
+    assert told.read_text() == "fit α1.2 β1.\n"  # 15 bytes are what the system keeps
