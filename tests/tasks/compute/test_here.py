@@ -260,4 +260,4 @@ def test_a_child_begins_with_torch_imported_and_shows_its_name(job: Callable[...
     told = tmp_path / "told"
     line = f"assert 'torch' in sys.modules; Path({str(told)!r}).write_text(Path('/proc/self/comm').read_text())"
     Notes().run(job("fit α1.2 β1.1 γ1.15", line))
-    assert told.read_text() == "fit α1.2 β1.\n"  # 15 bytes are what the system keeps
+    assert told.read_text() == "fit α1.2 β1.1\n"  # 15 bytes are what the system keeps
