@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, load_baseline, load_config
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.write import write_shards
+from effnet.process import note_stopping
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tests import parallel
@@ -69,6 +71,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(table)
     for name in BROKEN:
         terminalreporter.write_line(f"docs/promises.md names a test that must run here: {name}", red=True)
+
+
+@pytest.fixture(autouse=True)
+def _asked_to_stop_no_more() -> Iterator[None]:
+    """What a test asks this process to stop, it asks nobody after it."""
+    yield
+    note_stopping(False)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from xdist.scheduler import LoadScopeScheduling
 # Fixtures that take many seconds to make and that every process of xdist would make anew, and the files that use them.
 _SHARED = {
     "a family with every stage": ("test_explore", "test_runs", "test_stage_faults", "test_pages"),
-    "a Prefect server with pools": ("test_pool", "test_task_runs", "test_templates", "test_nightly"),
-    "a real S3 server": ("test_s3_faults", "test_storage", "test_remote", "test_roles", "test_parts"),
+    "a Prefect server with pools": ("test_pool", "test_task_runs", "test_templates", "test_nightly", "test_s3_faults"),
+    "a real S3 server": ("test_storage", "test_remote", "test_roles", "test_parts"),
 }
 _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
 # Those that take minutes: begun first, so that no process is left with one of them at the end.

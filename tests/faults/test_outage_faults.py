@@ -21,7 +21,6 @@ from effnet.data.shards.verification import verify
 from effnet.data.shards.write import write_shards
 from effnet.errors import AwayError
 from effnet.exchange import Exchange
-from effnet.process import note_stopping
 from effnet.runs import RunFolder, RunSpec
 from effnet.storage import open_folder, s3
 from effnet.store import Store, sha256_file
@@ -49,7 +48,6 @@ def link(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
     s3.forget_client()
     yield link
     link.stop()
-    note_stopping(False)
 
 
 @pytest.fixture
