@@ -87,7 +87,9 @@ def test_flipped_bit_in_a_shard_is_named_and_not_trained_on(tmp_path: Path, fold
     data = bytearray(shard.read_bytes())
     data[int(loader.index.offsets[5]) + 20] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(DataError, match=rf"{shard.name}: image '{loader.index.keys[5].as_py()}': does not match its checksum"):
+    with pytest.raises(
+        DataError, match=rf"{shard.name}: image '{loader.index.keys[5].as_py()}': does not match its checksum"
+    ):
         for _ in loader.epoch(0):
             pass
 
