@@ -246,12 +246,20 @@ class FitConfig(Value):
     cost_ratio: Annotated[float, Field(gt=1, le=16, description="counted MACs wanted, times the baseline's")] = 2.0
     tolerance: Annotated[float, Field(gt=0, lt=1, description="share by which the counted cost may miss that")] = 0.1
     max_candidates: Annotated[
-        int, Field(ge=1, le=10_000, description="train at most these, spread evenly over the grid")
+        int,
+        Field(
+            ge=1, le=10_000, description="train at most these: as many each that grow in one, two and three dimensions"
+        ),
     ] = 32
     epochs: Annotated[int, Field(ge=1, le=10_000, description="of a finalist's training")] = 5
     halving: Annotated[
         int,
-        Field(ge=2, le=64, description="one candidate in so many goes on from rung to rung, for so many times longer"),
+        Field(
+            ge=2,
+            le=64,
+            description="one candidate in so many goes on from rung to rung, for so many times longer; the first rung "
+            "is a quarter of the epochs at least",
+        ),
     ] = 4
     seeds: Annotated[int, Field(ge=1, le=32, description="trainings of each finalist, to know the noise")] = 1
 

@@ -131,6 +131,7 @@ class StagePrice(NamedTuple):
     trainings: int
     images: float  # that are trained on, every epoch's counted
     macs: float  # forward multiply-adds of all these images; a step costs about three times that
+    note: str = ""  # what people should know of it before
 
     def hours(self, speed: Speed) -> float:
         """Return the hours of all trainings, one after the other."""
@@ -192,10 +193,11 @@ def _price_of_grid(
     config: FamilyConfig, baseline: Architecture, base: int, num_classes: int, images: int
 ) -> StagePrice:
     fit = config.fit
-    candidates = len(enumerate_grid(baseline, num_classes, fit, config.resolution_multiple).candidates)
-    plan = rungs(candidates, fit.epochs, fit.halving)
+    grid = enumerate_grid(baseline, num_classes, fit, config.resolution_multiple)
+    plan = rungs(len(grid.candidates), fit.epochs, fit.halving)
     finalists = plan[-1].candidates + 1  # and the paper's own
     more = finalists * fit.seeds - plan[-1].candidates
     epochs = total_epochs(plan) + more * fit.epochs
     seen = float(epochs * images)
-    return StagePrice("fit", candidates + more, seen, seen * base * fit.cost_ratio)
+    trainings = sum(rung.candidates for rung in plan) + more
+    return StagePrice("fit", trainings, seen, seen * base * fit.cost_ratio, grid.story)

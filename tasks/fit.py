@@ -9,21 +9,22 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from effnet.arch.scaling import PAPER, Coefficients
+from effnet.arch.cost import count
+from effnet.arch.scaling import PAPER, Coefficients, Multipliers, realised, shares_of_cost
 from effnet.config import given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
-from effnet.search.grid import Candidate, Grid, enumerate_grid, paper_candidate
-from effnet.search.halving import promoted, rank_correlation, rungs, total_epochs
+from effnet.search.grid import Candidate, Grid, enumerate_grid, in_window, paper_candidate
+from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.stages import Stage
 from effnet.statistics import Hits
 from effnet.store import publish
 from tasks.build import Build, Training
-from tasks.trainings import keep_minival_hits, leave, measure_latency, score_after, train
+from tasks.trainings import keep_minival_hits, measure_latency, train
 
-SHORT = 4  # a grid trained for less than one part in so many of the members' epochs is not to be trusted
+SHORT = 4  # candidates that were trained for less than one part in so many of the members' epochs say little
 
 
 @task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
@@ -33,28 +34,20 @@ def fit_coefficients(build: Build) -> Coefficients:
         build.screen.say(f"coefficients α {given.alpha:g}, β {given.beta:g}, γ {given.gamma:g} (from the config)")
         return given
     config = build.config
-    if config.fit.epochs * SHORT < config.recipe.epochs:
-        build.screen.warn(
-            f"fit.epochs {config.fit.epochs} is short beside the members' {config.recipe.epochs}: short trainings "
-            "favour width, long ones depth (arXiv 2103.07579)"
-        )
     grid = enumerate_grid(build.baseline, build.num_classes, config.fit, config.resolution_multiple)
-    _say_grid(build, grid)
-    left, history = _halve(build, grid.candidates)
-    paper = paper_candidate(build.baseline, build.num_classes, config.resolution_multiple)
-    if paper.architecture.key() not in {candidate.architecture.key() for candidate in left}:
-        left = [*left, paper]
-    finalists = _finish(build, left)
-    dropped = [_training(build, candidate) for candidate in grid.candidates if candidate not in left]
-    measure_latency(build, dropped)
-    leave(build, dropped)
+    plan = rungs(len(grid.candidates), config.fit.epochs, config.fit.halving)
+    _say_grid(build, grid, plan)
+    left, history, tried = _halve(build, grid.candidates, plan)
+    paper = paper_candidate(build.baseline, build.num_classes, config.fit, config.resolution_multiple)
+    paper = next((one for one in left if one.architecture.key() == paper.architecture.key()), paper)
+    finalists = _finish(build, list(dict.fromkeys([*left, paper])))
     history.append(RungFound(epochs=config.fit.epochs, top1=_means(finalists)))
-    decision = decide(finalists)
+    inside = in_window(paper, build.baseline, build.num_classes, config.fit)
+    decision = decide({one: finalist for one, finalist in finalists.items() if inside or one is not paper})
     _say_decision(build, finalists, decision, paper)
     seeds = range(config.fit.seeds)
-    runs = {one: [_training(build, one, seed).folder.key for seed in seeds] for one in left}
-    every = {_training(build, candidate).folder.key for candidate in grid.candidates}.union(*runs.values())
-    findings = _findings(grid, history, finalists, decision, paper, runs, every)
+    runs = {one: [_training(build, one, seed).folder.key for seed in seeds] for one in finalists}
+    findings = _findings(build, grid, history, finalists, decision, paper, runs, tried.union(*runs.values()))
     publish(build.folder / FIT, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import grid_figure
 
@@ -62,22 +55,28 @@ def fit_coefficients(build: Build) -> Coefficients:
     return decision.winner.coefficients
 
 
-def _halve(build: Build, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[RungFound]]:
-    """Return the candidates that reach the last rung, and what every rung found."""
-    plan = rungs(len(candidates), build.config.fit.epochs, build.config.fit.halving)
-    alive, history = list(candidates), list[RungFound]()
-    for rung in plan[:-1]:
-        trainings = {candidate: _training(build, candidate) for candidate in alive}
-        train(build, list(trainings.values()), until=rung.epochs)
-        scores = {candidate: score_after(training, rung.epochs) for candidate, training in trainings.items()}
-        top1 = {_name(candidate): score[0] for candidate, score in scores.items()}
-        history.append(RungFound(epochs=rung.epochs, top1=top1))
-        alive = promoted(scores, plan[plan.index(rung) + 1].candidates)
+def _halve(
+    build: Build, candidates: Sequence[Candidate], plan: Sequence[Rung]
+) -> tuple[list[Candidate], list[RungFound], set[str]]:
+    """Return the candidates that reach the last rung, what every rung before found, and the keys of its runs.
+
+    Every rung has a whole schedule of its own, down to the last learning rate, and goes by loss: a training that is cut
+    off in the middle of a long schedule says how fast a network learns, and top-1 has too few values.
+    """
+    alive, history, tried = list(candidates), list[RungFound](), set[str]()
+    for rung, following in itertools.pairwise(plan):
+        trainings = {candidate: _training(build, candidate, epochs=rung.epochs) for candidate in alive}
+        train(build, list(trainings.values()))
+        measure_latency(build, list(trainings.values()))
+        found = {candidate: training.folder.trained() for candidate, training in trainings.items()}
+        history.append(RungFound(epochs=rung.epochs, top1={_name(one): result.top1 for one, result in found.items()}))
+        alive = promoted({one: (-result.loss, result.top1) for one, result in found.items()}, following.candidates)
+        tried |= {training.folder.key for training in trainings.values()}
         build.screen.say(f"halving: {len(trainings)} candidates after {rung.epochs} epochs, {len(alive)} go on")
     spent, whole = total_epochs(plan), len(candidates) * build.config.fit.epochs
     if len(plan) > 1:
         build.screen.say(f"halving trains {spent} epochs in all, where training every candidate would take {whole}")
-    return alive, history
+    return alive, history, tried
 
 
 def _finish(build: Build, candidates: Sequence[Candidate]) -> dict[Candidate, Finalist]:
@@ -100,21 +99,30 @@ def _hits(training: Training) -> Hits:
     return hits
 
 
-def _training(build: Build, candidate: Candidate, seed: int = 0) -> Training:
+def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | None = None) -> Training:
+    """Return the training of a candidate: to the end, or with a schedule of so many epochs."""
     alpha, beta, gamma = candidate.coefficients
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
-    name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}" + (f" seed {seed}" if seed else "")
-    recipe = build.config.recipe.model_copy(update={"epochs": build.config.fit.epochs})
+    name = f"fit α{alpha:.3g} β{beta:.3g} γ{gamma:.3g}"
+    name += f", {epochs} of {build.config.fit.epochs} epochs" if epochs else f" seed {seed}" if seed else ""
+    recipe = build.config.recipe.model_copy(update={"epochs": epochs or build.config.fit.epochs})
     return build.training(Stage.FIT, name, candidate.architecture, recipe, labels, seed=seed)
 
 
-def _say_grid(build: Build, grid: Grid) -> None:
+def _say_grid(build: Build, grid: Grid, plan: Sequence[Rung]) -> None:
     networks, fitting = grid.points - grid.duplicates, len(grid.candidates) + grid.left_out
     tried = f", {len(grid.candidates)} tried" if grid.left_out else ""
     build.screen.say(
         f"grid over α, β, γ: {grid.points:,} points build {networks:,} networks, {fitting:,} of them cost about "
         f"{build.config.fit.cost_ratio:g} times the baseline{tried}"
     )
+    (build.screen.say if grid.compound else build.screen.warn)(grid.story)
+    shortest, members = plan[0].epochs, build.config.recipe.epochs
+    if shortest * SHORT < members:
+        build.screen.warn(
+            f"candidates are first compared after {shortest} epochs, and members are trained for {members}: short "
+            "trainings favour width, long ones depth (arXiv 2103.07579); raise fit.epochs"
+        )
 
 
 def _say_decision(
@@ -127,13 +135,23 @@ def _say_decision(
     if decision.runner_up:
         verdict += f"; {decision.told()}"
     build.screen.say(verdict)
-    mine = next(f for c, f in finalists.items() if c.architecture.key() == paper.architecture.key())
+    base = count(build.baseline, build.num_classes).macs
+    d, w, r = realised(build.baseline, decision.winner.architecture)
+    parts = shares_of_cost(Multipliers(d, w, r), decision.winner.macs / base)
     build.screen.say(
-        f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g}: minival top-1 {mine.mean:.1%}"
+        f"that is depth ×{d:.2f}, width ×{w:.2f}, resolution ×{r:.2f} for ×{decision.winner.macs / base:.2f} "
+        f"multiply-adds; shares of log cost {parts.depth:.2f}, {parts.width:.2f}, {parts.resolution:.2f}"
+    )
+    inside = in_window(paper, build.baseline, build.num_classes, build.config.fit)
+    outside = "" if inside else ", outside the grid's window: reported, never chosen"
+    build.screen.say(
+        f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g} at ×{paper.macs / base:.2f}: minival top-1 "
+        f"{finalists[paper].mean:.1%}{outside}"
     )
 
 
 def _findings(
+    build: Build,
     grid: Grid,
     history: Sequence[RungFound],
     finalists: dict[Candidate, Finalist],
@@ -146,7 +164,8 @@ def _findings(
     return FitFindings(
         points=grid.points,
         candidates=tuple(
-            CandidateFound(coefficients=tuple(c.coefficients), macs=c.macs, network=_name(c)) for c in grid.candidates
+            CandidateFound(coefficients=tuple(c.coefficients), macs=c.macs, network=_name(c), grows=c.grows)
+            for c in grid.candidates
         ),
         rungs=tuple(history),
         rank_correlation=tuple(_correlation(one, two) for one, two in itertools.pairwise(history)),
@@ -155,6 +174,7 @@ def _findings(
                 coefficients=tuple(c.coefficients),
                 network=_name(c),
                 macs=f.macs,
+                grows=c.grows,
                 runs=tuple(runs[c]),
                 top1=tuple(f.top1),
                 mean=f.mean,
@@ -162,6 +182,8 @@ def _findings(
             for c, f in finalists.items()
         ),
         paper=_name(paper),
+        paper_in_window=in_window(paper, build.baseline, build.num_classes, build.config.fit),
+        compound=grid.compound,
         winner=tuple(decision.winner.coefficients),
         best=tuple(decision.best.coefficients),
         lead=decision.lead,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture, check_architecture
 from effnet.errors import ConfigError
@@ -98,10 +98,13 @@ def round_filters(filters: int, multiplier: float, multiple: int = 8) -> int:
     return rounded + multiple if rounded < 0.9 * exact else rounded
 
 
-def round_repeats(repeats: int, multiplier: float) -> int:
-    """Scale a stage's repeats, rounding up (round_repeats in efficientnet_model.py of the official code)."""
+def round_repeats(repeats: int, multiplier: float, rounding: Literal["up", "nearest"] = "up") -> int:
+    """Scale a stage's repeats, rounding up (round_repeats in efficientnet_model.py of the official code), or to the
+    nearest, halves up, and never below one (scaler.py of pycls).
+    """
     # α^φ of exactly 2 may come out as 2.0000000000000004; the ceiling must not turn that into one block more.
-    return math.ceil(round(repeats * multiplier, 9))
+    exact = round(repeats * multiplier, 9)
+    return math.ceil(exact) if rounding == "up" else max(1, math.floor(exact + 0.5))
 
 
 def round_resolution(resolution: int, multiplier: float, multiple: int = 1) -> int:
@@ -153,7 +156,9 @@ def scale(
                         stage.channels,
                         math.lcm(multiple, stage.expand_ratio) if stage.block == "bottleneck" else multiple,
                     ),
-                    "repeats": round_repeats(stage.repeats, depth) if stage.scale_depth else stage.repeats,
+                    "repeats": round_repeats(stage.repeats, depth, arch.depth_rounding)
+                    if stage.scale_depth
+                    else stage.repeats,
                 }
             )
             for stage in arch.stages
@@ -200,6 +205,27 @@ def _check_limits(arch: Architecture) -> None:
     ):
         if value > limit:
             raise ConfigError(f"{arch.name}: {label} of {value} is above the limit of {limit}; scale less")
+
+
+def realised(baseline: Architecture, scaled: Architecture) -> Multipliers:
+    """Return how many times deeper (blocks), wider (sum of the stages' channels) and finer (pixels) a network is."""
+    channels = [sum(stage.channels for stage in arch.stages) for arch in (scaled, baseline)]
+    return Multipliers(
+        scaled.num_blocks / baseline.num_blocks, channels[0] / channels[1], scaled.resolution / baseline.resolution
+    )
+
+
+def shares_of_cost(multipliers: Multipliers, cost_factor: float) -> Multipliers:
+    """Return the shares of the log of cost that depth, width and resolution have: 0.28, 0.29, 0.43 is the paper's rule.
+
+    They add up to about 1: cost is not quite depth · width² · resolution².
+
+    Args:
+        multipliers: realised.
+        cost_factor: counted multiply-adds, times the baseline's; not 1.
+    """
+    depth, width, resolution = (math.log(value) / math.log(cost_factor) for value in multipliers)
+    return Multipliers(depth, 2 * width, 2 * resolution)
 
 
 def same_network(one: Architecture, other: Architecture) -> bool:

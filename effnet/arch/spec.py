@@ -108,6 +108,8 @@ class Architecture(Value):
     stochastic_depth_rule: Literal["linear", "linear_to_last", "constant"] = "linear"
     initialization: Literal["tensorflow", "kaiming"] = "tensorflow"
     channel_multiple: Annotated[int, Field(ge=1, le=256)] = 8  # width scaling rounds filters to this
+    # Depth scaling rounds a stage's repeats up (official code), or to the nearest (pycls), never below one.
+    depth_rounding: Literal["up", "nearest"] = "up"
     # What pixels (0..255) are normalised by, one number per input channel or one for all
     pixel_mean: Annotated[tuple[float, ...], Field(min_length=1, max_length=64)] = (123.675, 116.28, 103.53)
     pixel_std: Annotated[tuple[PixelStd, ...], Field(min_length=1, max_length=64)] = (58.395, 57.12, 57.375)
@@ -230,4 +232,7 @@ def _has_residual(stage: Stage, stride: int, in_channels: int) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _key(arch: Architecture) -> str:
-    return digest(arch.model_dump(mode="json", exclude={"name"}))
+    data = arch.model_dump(mode="json", exclude={"name"})
+    if arch.depth_rounding == "up":  # as it was before there was a choice: keys of what was trained stay
+        del data["depth_rounding"]
+    return digest(data)

@@ -96,7 +96,7 @@ def grid_figure(found: FitFindings, samples: int, targets: Targets) -> None:
                 axis.plot([100 * value for value in seeds], [place] * len(seeds), "|", color=ORANGE, markersize=8)
             alpha, beta, gamma = names[network]
             mark = " (paper)" if network == found.paper else ""
-            labels.append(f"α {alpha:g}  β {beta:g}  γ {gamma:g}{mark}, {epochs} ep.")
+            labels.append(f"α {alpha:.3g}  β {beta:.3g}  γ {gamma:.3g}{mark}, {epochs} ep.")
         axis.set_yticks(range(len(rows)), labels, size=8)
         axis.set_xlabel("top-1 on minival (%); grey: 95 % interval over images and seeds; orange: seeds")
         axis.set_title(f"grid at φ = 1; chosen: the diamond{_doubt(found)}", fontsize=11)

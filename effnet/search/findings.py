@@ -73,6 +73,7 @@ class CandidateFound(Value):
     coefficients: tuple[float, float, float]  # α, β, γ
     macs: int
     network: str  # beginning of its architecture's key
+    grows: int  # in how many of depth, width and resolution, after rounding
 
 
 class FinalistFound(CandidateFound):
@@ -98,7 +99,9 @@ class FitFindings(Value):
     rungs: tuple[RungFound, ...]
     rank_correlation: tuple[float | None, ...]  # Spearman's, from rung to rung
     finalists: tuple[FinalistFound, ...]
-    paper: str  # network of the paper's own coefficients
+    paper: str  # network of the paper's own coefficients, at the candidates' cost
+    paper_in_window: bool  # else it costs too little or too much to be chosen
+    compound: int  # candidates that grow in depth, width and resolution
     winner: tuple[float, float, float]
     best: tuple[float, float, float]
     lead: float  # of the best over the runner-up (effnet.search.decision.Decision)

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from effnet.arch.budget import Budget, largest
 from effnet.arch.cost import count
-from effnet.arch.scaling import PAPER, Coefficients, scale
+from effnet.arch.scaling import PAPER, Coefficients, Multipliers, compound, realised, scale
 from effnet.arch.spec import Architecture
 from effnet.config import FitConfig
 from effnet.errors import ConfigError
@@ -19,6 +20,7 @@ class Candidate(NamedTuple):
     coefficients: Coefficients
     architecture: Architecture
     macs: int
+    grows: int  # in how many of depth, width and resolution it is larger than the baseline, after rounding
 
 
 class Grid(NamedTuple):
@@ -29,6 +31,22 @@ class Grid(NamedTuple):
     duplicates: int  # points that build a network which another point builds too
     off_cost: int  # networks whose counted MACs miss the wanted ratio
     left_out: int  # networks that would do, beyond max_candidates
+
+    @property
+    def compound(self) -> int:
+        """Candidates that grow in depth, width and resolution: without one, compound scaling cannot be chosen."""
+        return sum(candidate.grows == len(Multipliers._fields) for candidate in self.candidates)
+
+    @property
+    def story(self) -> str:
+        """How many of the candidates are compound, and what to change if none is."""
+        if self.compound:
+            return f"{self.compound} of {len(self.candidates)} candidates grow in depth, width and resolution"
+        return (
+            f"none of {len(self.candidates)} candidates grows in depth, width and resolution: compound scaling cannot "
+            "be chosen here; give the baseline's stages 2 or 3 repeats and smaller multiples (channel_multiple, "
+            "resolution_multiple), or set fit.cost_ratio: 4"
+        )
 
 
 def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, resolution_multiple: int) -> Grid:
@@ -47,7 +65,7 @@ def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, 
         arch = scale(baseline, point.at(1), resolution_multiple=resolution_multiple)
         known = networks.get(arch.key())
         if known is None or _miss(point, config) < _miss(known.coefficients, config):
-            networks[arch.key()] = Candidate(point, arch, count(arch, num_classes).macs)
+            networks[arch.key()] = _candidate(baseline, point, arch, num_classes)
     fitting = sorted(c for c in networks.values() if abs(c.macs / wanted - 1) <= config.tolerance)
     if not fitting:
         nearest = min(networks.values(), key=lambda c: abs(c.macs / wanted - 1))
@@ -56,7 +74,7 @@ def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, 
             f"{config.tolerance:.0%}; the nearest costs {nearest.macs * config.cost_ratio / wanted:.2f} times: raise "
             "fit.tolerance or lower fit.step"
         )
-    chosen = _spread(fitting, config.max_candidates)
+    chosen = _spread_over_kinds(fitting, config.max_candidates)
     return Grid(
         candidates=tuple(chosen),
         points=len(points),
@@ -66,14 +84,50 @@ def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, 
     )
 
 
-def paper_candidate(baseline: Architecture, num_classes: int, resolution_multiple: int) -> Candidate:
-    """Return the paper's own α = 1.2, β = 1.1, γ = 1.15, whatever it costs here."""
-    arch = scale(baseline, PAPER.at(1), resolution_multiple=resolution_multiple)
-    return Candidate(PAPER, arch, count(arch, num_classes).macs)
+def paper_candidate(baseline: Architecture, num_classes: int, config: FitConfig, resolution_multiple: int) -> Candidate:
+    """Return the paper's α = 1.2, β = 1.1, γ = 1.15 raised to the power whose network costs what the grid's do.
+
+    That is the largest network within the wanted cost. Rounding may leave it below the window: see `in_window`.
+    """
+    wanted = config.cost_ratio * count(baseline, num_classes).macs
+    found = largest(
+        baseline,
+        compound(PAPER),
+        Budget(macs=round(wanted)),
+        num_classes=num_classes,
+        resolution_multiple=resolution_multiple,
+    )
+    coefficients = Coefficients(*compound(PAPER).at(2.0**found.octaves))
+    arch = found.architecture.model_copy(update={"name": baseline.name})
+    return _candidate(baseline, coefficients, arch, num_classes)
+
+
+def in_window(candidate: Candidate, baseline: Architecture, num_classes: int, config: FitConfig) -> bool:
+    """Say whether a candidate costs what is wanted: others are reported, and never chosen."""
+    wanted = config.cost_ratio * count(baseline, num_classes).macs
+    return abs(candidate.macs / wanted - 1) <= config.tolerance
+
+
+def _candidate(baseline: Architecture, point: Coefficients, arch: Architecture, num_classes: int) -> Candidate:
+    grows = sum(value > 1 for value in realised(baseline, arch))
+    return Candidate(point, arch, count(arch, num_classes).macs, grows)
 
 
 def _miss(point: Coefficients, config: FitConfig) -> float:
     return abs(point.cost_ratio - config.cost_ratio)
+
+
+def _spread_over_kinds(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
+    """Return at most `most` of the candidates: of those that grow in three dimensions, two and one, as many each.
+
+    What a kind lacks goes to the others, to compound ones first; within a kind they are spread evenly.
+    """
+    kinds = [[one for one in candidates if one.grows == grows] for grows in (3, 2, 1, 0)]
+    places = [0] * len(kinds)
+    while sum(places) < min(most, len(candidates)):
+        open_ = [place for place, kind in enumerate(kinds) if places[place] < len(kind)]
+        places[min(open_, key=lambda place: (places[place], place))] += 1
+    return sorted(one for kind, number in zip(kinds, places, strict=True) for one in _spread(kind, number))
 
 
 def _spread(candidates: Sequence[Candidate], most: int) -> list[Candidate]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+FIRST = 4  # the first rung is at least one part in so many of all epochs
+
 _K = TypeVar("_K", bound=Hashable)
 
 
@@ -20,29 +22,26 @@ def rungs(candidates: int, epochs: int, factor: int = 4) -> list[Rung]:
     """Return the rungs from all candidates to the last few, which are trained for all `epochs`.
 
     The candidates shrink by `factor` from rung to rung, the epochs grow by it; the last rung has at least two, so that
-    there is a winner and one that it beat.
+    there is a winner and one that it beat. No rung is shorter than a quarter of the epochs: a shorter one would ask
+    who learns fastest in the beginning, and those are the wide ones.
     """
     number = 1
-    while candidates > 2 * factor ** (number - 1) and epochs >= factor**number:
+    while candidates > 2 * factor ** (number - 1) and factor**number <= FIRST and epochs >= factor**number:
         number += 1
     found = []
     for index in range(number):
         left = max(min(candidates, 2), math.ceil(candidates / factor**index))
-        found.append(Rung(left, max(1, epochs // factor ** (number - 1 - index))))
+        found.append(Rung(left, math.ceil(epochs / factor ** (number - 1 - index))))
     return found
 
 
 def total_epochs(plan: Sequence[Rung]) -> int:
-    """Return the epochs of all trainings together; each goes on from the rung before."""
-    before, total = 0, 0
-    for rung in plan:
-        total += rung.candidates * (rung.epochs - before)
-        before = rung.epochs
-    return total
+    """Return the epochs of all trainings together; each rung's begin anew, with a whole schedule of its own."""
+    return sum(rung.candidates * rung.epochs for rung in plan)
 
 
 def promoted(scores: Mapping[_K, tuple[float, float]], number: int) -> list[_K]:
-    """Return the `number` best by (top-1, -loss), best first; of equals the one that comes first."""
+    """Return the `number` best by their scores, the largest first; of equals the one that comes first."""
     return sorted(scores, key=lambda key: scores[key], reverse=True)[:number]
 
 
