@@ -15,7 +15,7 @@ from pathlib import Path
 from effnet.errors import ConfigError, StoppedError
 from effnet.files import read_regular, reason
 from effnet.order import Order
-from effnet.process import child_main, die_with_parent, keep_memory, process_started, stop_on_signals, warn
+from effnet.process import child_main, die_with_parent, keep_memory, process_started, say, stop_on_signals, warn
 from effnet.store import Store
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; RANK alone may be of a cluster's own
@@ -73,7 +73,9 @@ def _train(order: Order, store: Store) -> None:
     stop = Stop()
     stop_on_signals(stop.request)
     folder = RunFolder(store.runs / order.runs[0])
-    train(folder, started=process_started(), stop=stop, warn=warn, until=order.until)
+    result = train(folder, started=process_started(), stop=stop, warn=warn, until=order.until)
+    if result:
+        say(f"{order.name}: trained, {result.epochs} epochs, minival top-1 {result.top1:.1%}")
 
 
 def _evaluate(order: Order, store: Store) -> None:
@@ -89,6 +91,7 @@ def _evaluate(order: Order, store: Store) -> None:
         if reasons:
             raise StoppedError(f"{order.name}: {reasons[0]}")
         act(RunFolder(store.runs / key))
+        say(f"{order.name}: {key} done")
 
 
 def main() -> None:

@@ -31,7 +31,10 @@ class Order(Value):
         ),
     ]
     store: Annotated[str, Field(description="folder; filled in on the machine that does it")] = ""
-    runs: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...] = ()  # keys
+    runs: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")], ...],
+        Field(description="their keys, 16 hex digits: `effnet runs --json` has them"),
+    ] = ()
     shards: Annotated[Part | None, Field(description="of `shard`")] = None
     size: float = 1.0  # expected, in any unit: the largest order starts first
     ranks: Annotated[int, Field(ge=1, le=256, description="processes of each machine that train together")] = 1

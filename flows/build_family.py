@@ -23,7 +23,7 @@ from tasks.records.tracking import store_tracker
 from tasks.register import register_members
 from tasks.report import family_metrics, report_files, write_report
 from tasks.search import search_baseline
-from tasks.servers.prefect_setup import quiet_worker
+from tasks.servers.prefect_setup import quiet_worker, untagged
 from tasks.servers.relocation import settle
 from tasks.shard import shard_dataset
 from tasks.study import study_scaling
@@ -71,7 +71,7 @@ def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Bui
     report_to(root.logs)
     quiet_worker()
     root.prepare()
-    with root.building(settings.family):
+    with root.building(settings.family), untagged():
         screen = Screen(FlowPage(settings.family))
         settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)

@@ -29,7 +29,7 @@ def evaluate_members(
 ) -> FamilyResult:
     """Score every member on the validation split, once, and return the family."""
     kept = evaluate(build, [training for _, training in members])
-    again = f" ({kept} reused)" if kept else ""
+    again = f"; {kept} of {len(members)} members were before" if kept else ""
     samples = build.manifest.samples["val"]
     build.screen.say(f"evaluated on {samples:,} held-out images{again}")
     results = [_member_result(build, member, training, reused[training.name]) for member, training in members]

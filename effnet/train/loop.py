@@ -260,6 +260,11 @@ def _end_epoch(training: TrainingState, epoch: int, usage: Mapping[str, float]) 
             "seconds": training.seconds,
         },
     )
+    if world.is_leader:
+        say(
+            f"epoch {epoch + 1} of {training.spec.recipe.epochs}: train loss {train_loss:.3f}, minival top-1 "
+            f"{scores.top1:.1%}, {training.seconds:.0f} s"
+        )
     save(training, anew=True)
 
 

@@ -221,7 +221,9 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
 
 def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
     if not speed:
-        click.echo("\nhours of each stage: shard the dataset first, or state --images")
+        click.echo(
+            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or state --images, those to train on"
+        )
         return
     from effnet.config import LocalCompute
     from tasks.compute.here import slots

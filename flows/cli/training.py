@@ -301,7 +301,8 @@ def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("order", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Folder of the runs, instead of the order's.")
-def job(order: Path, store: Path | None) -> None:
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of each of its processes.")
+def job(order: Path, store: Path | None, threads: int) -> None:
     """Carry out ORDER, a JSON file, without Prefect: what one child process does, for any scheduler.
 
     Exit codes are those of `effnet`; SIGTERM stops a training with a checkpoint, and the same command goes on.
@@ -312,6 +313,8 @@ def job(order: Path, store: Path | None) -> None:
     if store:
         wanted = wanted.model_copy(update={"store": str(open_store(store).root)})
     command = [sys.executable, "-P", "-m", "effnet.child", wanted.model_dump_json()]
+    # Threads decide the last bits: as many as in a family, whatever the machine has. Libraries look when they load.
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     os.execv(sys.executable, command)  # noqa: S606 - signals reach the training itself
 
 

@@ -82,6 +82,18 @@ def started_here() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def untagged() -> Iterator[None]:
+    """Let task runs that begin in the block have no tags of the flow run's.
+
+    For every tag of a task run Prefect asks its server for a concurrency slot, which SQLite locks its database for.
+    """
+    from prefect.context import TagsContext
+
+    with TagsContext(current_tags=set()):
+        yield
+
+
 def _machine_tag() -> str:
     return f"machine:{platform.node()}"
 

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from effnet.process import process_started
+
 PLAIN_SECONDS = 30.0  # between lines about progress where there is no terminal
 
 
@@ -35,7 +37,8 @@ class Screen:
         self.console = Console(file=sys.stderr, highlight=False)
         self._page = page
         self._live: Live | None = None
-        self._started = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._started = self._told - (time.time() - process_started())  # the clock of who waits
         self._stage: tuple[str, float, float] | None = None  # title, when it began, its share done then
 
     def say(self, line: str, style: str = "") -> None:

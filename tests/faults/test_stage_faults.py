@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow import MlflowClient
 
 from effnet.runs import RunFolder, read_journal
@@ -25,6 +26,7 @@ from tests.tiny import clean_environment, run_effnet, write_tiny
 KINDS = ("search", "study", "fit", "member")
 
 
+@pytest.mark.timeout(1800)  # with the family that it is compared with
 def test_killed_in_every_stage(tmp_path: Path, home: Path, prefect_home: Path) -> None:
     source = random.Random(0)
     home, other = tmp_path / "killed", home  # the other was killed once, in its search

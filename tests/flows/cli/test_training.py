@@ -165,8 +165,14 @@ def test_an_order_is_carried_out_by_a_command(run_folder: RunFolder, tmp_path: P
     told = process.communicate(timeout=120)[1]
     assert process.returncode == 75, told
     assert "asked to stop; stopped at step" in told
-    assert run_effnet("job", "order.json", cwd=tmp_path).returncode == 0
-    assert run_folder.result() is not None
+    done = run_effnet("job", "order.json", cwd=tmp_path)
+    assert done.returncode == 0
+    result = run_folder.trained()
+    assert result.environment["threads"] == "1"  # as in a family, whatever the machine has
+    assert f"epoch {result.epochs} of {result.epochs}: train loss " in done.stderr
+    told = f"b3: trained, {result.epochs} epochs, minival top-1 {result.top1:.1%}"
+    assert done.stderr.splitlines()[-1] == told
+    assert run_effnet("job", "order.json", cwd=tmp_path).stderr.splitlines() == [told]  # it is done already
     for wrong, said in (
         (text.replace("train", "brew"), "action: "),
         ("{", "order.json: not JSON"),
