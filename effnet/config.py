@@ -19,7 +19,7 @@ from effnet.recipes import RecipeName, with_base
 from effnet.values import Value, read_mapping
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-StrategyName = Literal["depth", "width", "resolution", "compound", "dWr"]
+StrategyName = Literal["depth", "width", "resolution", "compound", "paper", "dWr"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 
 
@@ -312,7 +312,14 @@ class StudyConfig(Value):
         tuple[str, ...], Field(description="zoo networks or architecture files; none: the family's own baseline")
     ] = ()
     factors: Annotated[tuple[float, ...], Field(min_length=1, description="of the baseline's multiply-adds")] = (2, 4)
-    strategies: Annotated[tuple[StrategyName, ...], Field(min_length=1)] = ("depth", "width", "resolution", "compound")
+    strategies: Annotated[
+        tuple[StrategyName, ...],
+        Field(min_length=1, description="compound: by the family's α, β, γ, fitted or given; paper: by the paper's"),
+    ] = ("depth", "width", "resolution", "compound")
+    split: Annotated[
+        Literal["val", "minival"],
+        Field(description="that scores are found on; minival for a study that decides: which baseline is balanced"),
+    ] = "val"
     seeds: Annotated[int, Field(ge=1, le=32, description="trainings of each network")] = 3
     epochs: Annotated[int, Field(ge=1, le=10_000, description="of each training")] = 5
 

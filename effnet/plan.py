@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effnet.arch.cost import Cost, count
-from effnet.arch.scaling import STRATEGIES, Coefficients, compound, same_network
+from effnet.arch.scaling import Coefficients, same_network
 from effnet.arch.spec import Architecture
 from effnet.config import DataConfig, DatasetSource, FamilyConfig, ImageNetSource, SearchConfig, SearchedBaseline
 from effnet.family import Member
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
-from effnet.search.study import study_points
+from effnet.search.study import study_points, study_strategies
 from effnet.store import TEMPORARY
 
 # What one A100 trains: 2,489 images/s of EfficientNet-B0 with 0.39 G multiply-adds each (NVIDIA's DeepLearningExamples,
@@ -159,8 +159,7 @@ def price(
         base = search.target_macs
         found.append(_price_of_search(search, images))
     if study := config.study:
-        rule = compound(coefficients)
-        ways = [rule if name == "compound" else STRATEGIES[name] for name in study.strategies]
+        ways = study_strategies(study, coefficients)
         points = study_points(
             baseline, ways, study.factors, num_classes=num_classes, resolution_multiple=config.resolution_multiple
         )

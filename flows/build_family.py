@@ -48,9 +48,9 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
     """
     with opened(config, base, store) as build:
         build = with_baseline(build)
-        if config.study:
-            study_scaling(build, config.study)
         coefficients = fit_coefficients(build)
+        if config.study:
+            study_scaling(build, config.study, coefficients)
         members = plan_members(build.baseline, config, coefficients, build.num_classes)
         trainings = [
             build.training(Stage.MEMBER, member.name, member.architecture, config.recipe, {"phi": member.phi})

@@ -8,6 +8,7 @@ from effnet.config import FamilyConfig, StudyConfig
 from flows.build_family import opened, run_name, with_baseline
 from tasks.build import Build
 from tasks.fit import fit_coefficients as fit_task
+from tasks.fit import known_coefficients
 from tasks.study import study_scaling as study_task
 
 
@@ -22,7 +23,7 @@ def study_scaling(config: FamilyConfig, base: str = ".", store: str | None = Non
     """
     with opened(config, base, store) as build:
         build = with_baseline(build)
-        study_task(build, build.config.study or StudyConfig())
+        study_task(build, build.config.study or StudyConfig(), known_coefficients(build))
         return _left(build)
 
 

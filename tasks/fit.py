@@ -14,6 +14,7 @@ from effnet.arch.scaling import PAPER, Coefficients, Multipliers, realised, shar
 from effnet.config import given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
+from effnet.runs import read_value
 from effnet.search.decision import RULE, Decision, Finalist, decide
 from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
 from effnet.search.grid import Candidate, Grid, enumerate_grid, in_window, paper_candidate
@@ -53,6 +54,16 @@ def fit_coefficients(build: Build) -> Coefficients:
 
     grid_figure(findings, build.manifest.samples["minival"], [build.folder / "grid.png", build.folder / "grid.svg"])
     return decision.winner.coefficients
+
+
+def known_coefficients(build: Build) -> Coefficients:
+    """Return α, β, γ without training: the config's own, those that were fitted for this build, or the paper's."""
+    if given := given_coefficients(build.config):
+        return given
+    if fitted := read_value(FitFindings, build.folder / FIT):
+        return Coefficients(*fitted.winner)
+    build.screen.warn("no α, β, γ are fitted yet: compound scaling goes by the paper's (effnet fit finds them)")
+    return PAPER
 
 
 def _halve(
@@ -145,8 +156,8 @@ def _say_decision(
     inside = in_window(paper, build.baseline, build.num_classes, build.config.fit)
     outside = "" if inside else ", outside the grid's window: reported, never chosen"
     build.screen.say(
-        f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g} at ×{paper.macs / base:.2f}: minival top-1 "
-        f"{finalists[paper].mean:.1%}{outside}"
+        f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g} at ×{paper.macs / base:.2f}: minival "
+        f"top-1 {finalists[paper].mean:.1%}{outside}"
     )
 
 

@@ -2,67 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch import zoo
-from effnet.arch.scaling import PAPER, STRATEGIES, compound
+from effnet.arch.cost import count
+from effnet.arch.scaling import Coefficients, realised, shares_of_cost
 from effnet.arch.spec import Architecture
-from effnet.config import StudyConfig, given_coefficients
+from effnet.config import StudyConfig
 from effnet.errors import DataError
 from effnet.hits import run_hits
-from effnet.search.findings import STUDY, Contest, NetworkFound, StudyFindings
-from effnet.search.study import StudyPoint, contests, study_points
+from effnet.search.findings import STUDY, NetworkFound, StudyFindings
+from effnet.search.study import StudyPoint, balance, contests, gains, study_points, study_strategies
 from effnet.stages import Stage
 from effnet.statistics import Hits, band
 from effnet.store import publish
 from tasks.build import Build, Training
-from tasks.trainings import evaluate, train
+from tasks.trainings import evaluate, keep_minival_hits, train
 
 
 @task(task_run_name="study scaling", cache_policy=NO_CACHE)
-def study_scaling(build: Build, config: StudyConfig) -> None:
-    """Train every network of the study with every seed; write study.json and one figure per baseline."""
+def study_scaling(build: Build, config: StudyConfig, coefficients: Coefficients) -> None:
+    """Train every network of the study with every seed; write study.json and one figure per baseline.
+
+    Args:
+        build: the family.
+        config: of the study.
+        coefficients: α, β, γ of its compound networks.
+    """
     names = config.baselines or ("",)
     baselines = [zoo.find(name, build.base) if name else build.baseline for name in names]
-    trained = {baseline.name: _train(build, config, baseline) for baseline in baselines}
-    evaluate(build, _unique(pair for pairs in trained.values() for pair in pairs))
+    trained = {baseline.name: _train(build, config, baseline, coefficients) for baseline in baselines}
+    every = _unique(pair for pairs in trained.values() for pair in pairs)
+    (evaluate if config.split == "val" else keep_minival_hits)(build, every)
+    hits = {name: _hits(points, config.split) for name, points in trained.items()}
+    macs = {name: {(each.strategy, each.factor): each.macs for each, _ in points} for name, points in trained.items()}
     findings = StudyFindings(
         config=config,
         dataset=build.manifest.digest,
-        baselines={name: tuple(_found(*each) for each in points) for name, points in trained.items()},
-        contests={name: tuple(contests(_hits(points))) for name, points in trained.items()},
+        coefficients=tuple(coefficients),
+        baselines={
+            name: tuple(_found(points[0][0].architecture, *each, hits[name]) for each in points)
+            for name, points in trained.items()
+        },
+        contests={name: tuple(contests(found)) for name, found in hits.items()},
+        gains={name: tuple(gains(found, macs[name])) for name, found in hits.items()},
     )
     for name in trained:
-        _say(build, name, findings.baselines[name], findings.contests[name])
+        _say(build, name, findings)
     publish(build.folder / STUDY, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import study_figure
 
     for name, networks in findings.baselines.items():
         targets = [build.folder / f"study_{name}.png", build.folder / f"study_{name}.svg"]
-        study_figure(networks, f"{name}: ways of scaling at equal cost", targets)
+        study_figure(networks, f"{name}: ways of scaling at equal cost", config.split, targets)
 
 
-def _say(build: Build, name: str, networks: Iterable[NetworkFound], fights: Iterable[Contest]) -> None:
-    for each in networks:
+def _say(build: Build, name: str, findings: StudyFindings) -> None:
+    split = findings.config.split
+    for each in findings.baselines[name]:
         interval = f"{each.low:.2%} to {each.high:.2%}"
-        build.screen.say(f"study {name}: {each.strategy} ×{each.factor:g}: val top-1 {each.mean:.2%} ({interval})")
-    for fight in fights:
+        shares = "; shares of log cost {:.2f}, {:.2f}, {:.2f}".format(*each.shares) if each.shares else ""
+        build.screen.say(
+            f"study {name}: {each.strategy} ×{each.factor:g}: {split} top-1 {each.mean:.2%} ({interval}){shares}"
+        )
+    if found := findings.gains[name]:
+        build.screen.say(f"study {name}: {balance(found)}")
+    for fight in findings.contests[name]:
         build.screen.say(
             f"study {name}: {fight.one} against {fight.other} ×{fight.factor:g}: {fight.lead:+.2%} ± "
             f"{fight.noise:.2%} (p {fight.p_holm:.2g}), {fight.told}"
         )
 
 
-def _train(build: Build, config: StudyConfig, baseline: Architecture) -> list[tuple[StudyPoint, list[Training]]]:
-    coefficients = given_coefficients(build.config) or PAPER
-    strategies = [compound(coefficients) if name == "compound" else STRATEGIES[name] for name in config.strategies]
+def _train(
+    build: Build, config: StudyConfig, baseline: Architecture, coefficients: Coefficients
+) -> list[tuple[StudyPoint, list[Training]]]:
     points = study_points(
         baseline,
-        strategies,
+        study_strategies(config, coefficients),
         config.factors,
         num_classes=build.num_classes,
         resolution_multiple=build.config.resolution_multiple,
@@ -96,26 +118,36 @@ def _unique(found: Iterable[tuple[StudyPoint, list[Training]]]) -> list[Training
     return list({training.folder.key: training for _, trainings in found for training in trainings}.values())
 
 
-def _hits(points: Iterable[tuple[StudyPoint, list[Training]]]) -> dict[tuple[str, float], Hits]:
+def _hits(
+    points: Iterable[tuple[StudyPoint, list[Training]]], split: Literal["val", "minival"]
+) -> dict[tuple[str, float], Hits]:
     found = {}
     for point, trainings in points:
-        kept = [run_hits(training.folder, "val") for training in trainings]
+        kept = [run_hits(training.folder, split) for training in trainings]
         if any(hits is None for hits in kept):
             raise DataError(f"study {point.architecture.name}: its hits have gone; run the command again")
         found[point.strategy, point.factor] = np.array(kept)
     return found
 
 
-def _found(point: StudyPoint, trainings: list[Training]) -> NetworkFound:
-    evaluations = [training.folder.evaluated() for training in trainings]
-    scores = tuple(evaluation.top1 for evaluation in evaluations)
+def _found(
+    baseline: Architecture, point: StudyPoint, trainings: list[Training], hits: Mapping[tuple[str, float], Hits]
+) -> NetworkFound:
+    kept = hits[point.strategy, point.factor]
+    scores = tuple(float(share) for share in kept.mean(1))
+    multipliers = realised(baseline, point.architecture)
+    cost, base = trainings[0].cost, count(baseline, trainings[0].spec.num_classes)
     return NetworkFound(
         strategy=point.strategy,
         factor=point.factor,
         macs=point.macs,
         params=point.params,
+        activations=cost.activations,
         resolution=point.architecture.resolution,
+        multipliers=multipliers,
+        shares=shares_of_cost(multipliers, cost.macs / base.macs) if cost.macs != base.macs else None,
+        seconds=float(np.mean([training.folder.trained().seconds for training in trainings])),
         runs=tuple(training.folder.key for training in trainings),
         top1=scores,
-        **band(scores, evaluations[0].samples)._asdict(),
+        **band(scores, kept.shape[1])._asdict(),
     )

@@ -85,7 +85,10 @@ def fast(width_share: float = 0.8) -> Strategy:
     return Strategy("dWr", rest / 2, width_share / 2, rest / 4)
 
 
-STRATEGIES = {strategy.name: strategy for strategy in (compound(PAPER), DEPTH, WIDTH, RESOLUTION, fast())}
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (compound(PAPER), compound(PAPER)._replace(name="paper"), DEPTH, WIDTH, RESOLUTION, fast())
+}
 
 
 def round_filters(filters: int, multiplier: float, multiple: int = 8) -> int:

@@ -14,8 +14,8 @@ from effnet.statistics import band
 Targets = Sequence[Path]
 
 
-def study_figure(networks: Sequence[NetworkFound], title: str, targets: Targets) -> None:
-    """Draw top-1 against MACs for each way of scaling (paper, figures 3, 4 and 8)."""
+def study_figure(networks: Sequence[NetworkFound], title: str, split: str, targets: Targets) -> None:
+    """Draw top-1 on a split against MACs for each way of scaling (paper, figures 3, 4 and 8)."""
     with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
         for strategy in dict.fromkeys(network.strategy for network in networks):
             color, mark = WAYS[strategy]
@@ -25,7 +25,7 @@ def study_figure(networks: Sequence[NetworkFound], title: str, targets: Targets)
             low, high = [100 * point.low for point in ordered], [100 * point.high for point in ordered]
             axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
         log_counts(axis, "multiply-adds (MACs)")
-        axis.set_ylabel("top-1 on the validation split (%)")
+        axis.set_ylabel(f"top-1 on {split} (%)")
         axis.set_title(title, fontsize=11)
         axis.legend(frameon=False)
 

@@ -16,6 +16,7 @@ WAYS = {
     "width": (ORANGE, "^"),
     "resolution": (GREEN, "D"),
     "compound": (RED, "o"),
+    "paper": (GREY, "P"),
     "dWr": (PINK, "v"),
 }
 DPI = 120

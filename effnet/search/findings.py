@@ -31,13 +31,17 @@ class SearchFindings(Value):
 
 
 class NetworkFound(Value):
-    """A network of the scaling study, on val."""
+    """A network of the scaling study, on the study's split."""
 
     strategy: str
     factor: float  # multiply-adds wanted, times the baseline's
     macs: int
     params: int
+    activations: int
     resolution: int
+    multipliers: tuple[float, float, float]  # of depth, width and resolution, after rounding
+    shares: tuple[float, float, float] | None  # of the log of cost that these have; None for the baseline
+    seconds: float  # of a training, on average
     runs: tuple[str, ...]  # one of each seed
     top1: tuple[float, ...]  # of each seed
     mean: float
@@ -58,13 +62,24 @@ class Contest(Value):
     told: str  # "better", "worse", "a tie"; "one seed" where nobody knows
 
 
+class Gain(Value):
+    """What one dimension alone gains at a baseline, per doubling of the counted multiply-adds."""
+
+    dimension: str  # depth, width or resolution
+    factor: float  # multiply-adds wanted, times the baseline's
+    gain: float  # in top-1, per doubling
+    noise: float  # half of its 95 % interval, over images and seeds
+
+
 class StudyFindings(Value):
     """A scaling study."""
 
     config: StudyConfig
     dataset: str
+    coefficients: tuple[float, float, float]  # α, β, γ of `compound`
     baselines: dict[str, tuple[NetworkFound, ...]]
     contests: dict[str, tuple[Contest, ...]]
+    gains: dict[str, tuple[Gain, ...]]  # none where the study has not all three dimensions
 
 
 class CandidateFound(Value):

@@ -41,7 +41,8 @@ class Grid(NamedTuple):
     def story(self) -> str:
         """How many of the candidates are compound, and what to change if none is."""
         if self.compound:
-            return f"{self.compound} of {len(self.candidates)} candidates grow in depth, width and resolution"
+            grow = "grows" if self.compound == 1 else "grow"
+            return f"{self.compound} of {len(self.candidates)} candidates {grow} in depth, width and resolution"
         return (
             f"none of {len(self.candidates)} candidates grows in depth, width and resolution: compound scaling cannot "
             "be chosen here; give the baseline's stages 2 or 3 repeats and smaller multiples (channel_multiple, "

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from effnet.arch.budget import Affordable, Budget, largest
 from effnet.arch.cost import count
-from effnet.arch.scaling import Strategy
+from effnet.arch.scaling import STRATEGIES, Coefficients, Strategy, compound
 from effnet.arch.spec import Architecture
+from effnet.config import StudyConfig
 from effnet.errors import ConfigError
-from effnet.search.findings import Contest
+from effnet.search.findings import Contest, Gain
 from effnet.statistics import ALPHA, Difference, Hits, difference, holm
+
+DIMENSIONS = ("depth", "width", "resolution")
+BALANCED, UNBALANCED = 0.005, 0.01  # top-1 per doubling, between the largest gain and the smallest
+REMEDIES = {
+    "depth": "give the baseline more blocks and fewer channels",
+    "width": "give the baseline more channels and fewer pixels",
+    "resolution": "give the baseline more pixels and fewer channels",
+}
 
 MISS = 1.5  # a network may cost so many times less than wanted
 EQUAL = 1.05  # costs that differ by no larger factor
@@ -26,6 +36,11 @@ class StudyPoint(NamedTuple):
     architecture: Architecture
     macs: int
     params: int
+
+
+def study_strategies(config: StudyConfig, coefficients: Coefficients) -> list[Strategy]:
+    """Return a study's ways of scaling; `compound` goes by these α, β, γ."""
+    return [compound(coefficients) if name == "compound" else STRATEGIES[name] for name in config.strategies]
 
 
 def study_points(
@@ -112,6 +127,45 @@ def contests(hits: Mapping[tuple[str, float], Hits], champion: str = "compound")
         )
         for (factor, name), gap in found.items()
     ]
+
+
+def gains(hits: Mapping[tuple[str, float], Hits], macs: Mapping[tuple[str, float], int]) -> list[Gain]:
+    """Return what each dimension alone gains at the baseline, at the study's smallest factor; none if one is missing.
+
+    Args:
+        hits: of each (strategy, factor), (seeds, images).
+        macs: multiply-adds of each.
+    """
+    factor = min((factor for _, factor in hits if factor != 1), default=1.0)
+    if any((dimension, factor) not in hits or factor == 1 for dimension in DIMENSIONS):
+        return []
+    found = []
+    for dimension in DIMENSIONS:
+        doublings = math.log2(macs[dimension, factor] / macs[dimension, 1.0])
+        gap = difference(hits[dimension, factor], hits[dimension, 1.0])
+        found.append(Gain(dimension=dimension, factor=factor, gain=gap.lead / doublings, noise=gap.noise / doublings))
+    return found
+
+
+def balance(found: Sequence[Gain]) -> str:
+    """Say whether a baseline is balanced, which dimension is starved if it is not, and what to change.
+
+    Balanced: the largest gain is less than half a point per doubling above the smallest, and by less than a point for
+    certain. There every rule of scaling is worth the same to first order; elsewhere the starved dimension wins. The
+    interval of the gap adds those of both gains as if they were independent: they share the baseline, so it is wide.
+    """
+    most, least = max(found, key=lambda each: each.gain), min(found, key=lambda each: each.gain)
+    gap, noise = most.gain - least.gain, math.hypot(most.noise, least.noise)
+    told = (
+        f"per doubling of multiply-adds {most.dimension} gains most, {most.gain:+.2%} ± {most.noise:.2%}, and "
+        f"{least.dimension} least, {least.gain:+.2%} ± {least.noise:.2%}"
+    )
+    if gap < BALANCED and gap + noise < UNBALANCED:
+        return f"{told}: balanced"
+    if gap > noise:
+        change = f"{REMEDIES[most.dimension]}, at equal multiply-adds, and study again"
+        return f"{told}: {most.dimension} is starved; {change}"
+    return f"{told}: ± {noise:.2%} is too wide to say whether it is balanced; add seeds, or take a larger factor"
 
 
 def _verdict(gap: Difference, p: float) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from effnet.arch.spec import Architecture
 from effnet.runs import RunFolder
+from tests.docs.printed import blocks
 from tests.flows.explored import config, finished, found
-from tests.tiny import run_effnet, write_tiny
+from tests.tiny import CONFIG, run_effnet, write_tiny
 
 
 def test_search_finds_a_baseline_for_the_family(home: Path) -> None:
@@ -57,6 +60,11 @@ def test_grid_is_halved_and_decided(home: Path) -> None:
     assert all(len(finalist["top1"]) == 2 for finalist in fit["finalists"])  # type: ignore[attr-defined]
     family = json.loads((home / "family.json").read_text())
     assert list(family["coefficients"].values()) == fit["winner"]
+    assert fit["compound"] == sum(candidate["grows"] == 3 for candidate in fit["candidates"])  # type: ignore[attr-defined]
+    (paper,) = (one for one in fit["finalists"] if one["network"] == fit["paper"])  # type: ignore[attr-defined]
+    assert fit["paper_in_window"] or paper["coefficients"] != fit["winner"]  # reported, never chosen
+    study = found(home, "study.json")
+    assert study["coefficients"] == fit["winner"]  # it comes after the fit, and compares what was fitted
 
 
 def test_every_training_has_its_end_in_mlflow(home: Path) -> None:
@@ -101,3 +109,22 @@ def test_search_without_a_search_is_told(tmp_path: Path) -> None:
     done = run_effnet("search", "tiny.yaml", cwd=tmp_path)
     assert done.returncode == 2
     assert "give {search: ...} to search for one" in done.stderr
+
+
+def test_a_study_says_whether_the_baseline_is_balanced(prefect_home: Path, tmp_path: Path) -> None:
+    """On minival, as docs/search.md prints it, but shorter."""
+    (block,) = (block for block in blocks("docs/search.md", "yaml") if "split: minival" in block.text)
+    printed = yaml.safe_load(block.text)
+    printed["study"] |= {"seeds": 1, "epochs": 1}
+    changed = yaml.safe_load(CONFIG) | printed | {"coefficients": [1.2, 1.1, 1.15]}
+    write_tiny(tmp_path, yaml.safe_dump(changed))
+    shutil.copytree(prefect_home, tmp_path / "store" / "prefect")
+    done = run_effnet("study", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "study tiny: per doubling of multiply-adds " in done.stderr
+    study: Any = found(tmp_path, "study.json")
+    assert [gain["dimension"] for gain in study["gains"]["tiny"]] == ["depth", "width", "resolution"]
+    shares = [row["shares"] for row in study["baselines"]["tiny"] if row["shares"]]
+    assert len(shares) == 3
+    assert all(0.7 < sum(each) < 1.3 for each in shares)
+    assert not list((tmp_path / "store/runs").glob("*/evaluation.json"))  # val was not looked at

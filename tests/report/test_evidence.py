@@ -41,7 +41,8 @@ SEARCH = SearchFindings(config=SearchConfig(target_macs=1e6), trials=TRIALS, con
 GRID = FitFindings(
     points=4,
     candidates=tuple(
-        CandidateFound(network=name, coefficients=(1.0 + n / 10, 1.0, 1.1), macs=100) for n, name in enumerate("abcd")
+        CandidateFound(network=name, coefficients=(1.0 + n / 10, 1.0, 1.1), macs=100, grows=2)
+        for n, name in enumerate("abcd")
     ),
     rungs=(
         RungFound(epochs=1, top1={"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.4}),
@@ -49,10 +50,16 @@ GRID = FitFindings(
     ),
     rank_correlation=(1.0,),
     finalists=(
-        FinalistFound(network="b", coefficients=(1.1, 1.0, 1.1), macs=100, runs=("1",), top1=(0.79, 0.81), mean=0.8),
-        FinalistFound(network="c", coefficients=(1.2, 1.0, 1.1), macs=100, runs=("2",), top1=(0.8, 0.82), mean=0.81),
+        FinalistFound(
+            network="b", coefficients=(1.1, 1.0, 1.1), macs=100, grows=2, runs=("1",), top1=(0.79, 0.81), mean=0.8
+        ),
+        FinalistFound(
+            network="c", coefficients=(1.2, 1.0, 1.1), macs=100, grows=3, runs=("2",), top1=(0.8, 0.82), mean=0.81
+        ),
     ),
     paper="c",
+    paper_in_window=True,
+    compound=1,
     winner=(1.1, 1.0, 1.1),
     best=(1.2, 1.0, 1.1),
     lead=0.01,
@@ -73,7 +80,11 @@ def network(strategy: str, macs: int, mean: float) -> NetworkFound:
         factor=macs / 100,
         macs=macs,
         params=macs,
+        activations=macs,
         resolution=8,
+        multipliers=(1.0, 1.0, 1.0),
+        shares=None,
+        seconds=1.0,
         runs=("1",),
         top1=(mean,),
         mean=mean,
@@ -97,7 +108,10 @@ NAMES = ("cat", "dog", "emu")
 
 DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
     "search": (lambda to: evidence.search_figure(SEARCH, to), ["history", "Pareto front", "random, as control"]),
-    "study": (lambda to: evidence.study_figure(STUDY, "a study", to), ["depth", "compound", "a study"]),
+    "study": (
+        lambda to: evidence.study_figure(STUDY, "a study", "minival", to),
+        ["depth", "compound", "a study", "minival"],
+    ),
     "grid": (lambda to: evidence.grid_figure(GRID, 359, to), ["(paper)", "a tie"]),
     "accuracy": (
         lambda to: figures.accuracy_figure(POINTS, "a family", to, {"width": POINTS}),

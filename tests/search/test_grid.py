@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
-from effnet.arch.scaling import PAPER, scale
+from effnet.arch.scaling import scale
+from effnet.arch.spec import Architecture
 from effnet.config import FitConfig
 from effnet.errors import ConfigError
-from effnet.search.grid import enumerate_grid, paper_candidate
+from effnet.search.grid import enumerate_grid, in_window, paper_candidate
 
 B0 = zoo.get("efficientnet_b0")
+SMALL = zoo.find("configs/architectures/efficientnet_mnist.yaml", Path(__file__).parents[2])
 FIT = FitConfig(step=0.1, maximum=1.4, tolerance=0.1, max_candidates=1000)
+FOUR = FitConfig(step=0.1, maximum=2.0, tolerance=0.1, max_candidates=1000, cost_ratio=4.0)
 
 
 def test_every_point_is_accounted_for() -> None:
@@ -57,7 +64,44 @@ def test_grid_without_candidates_says_what_to_do() -> None:
         enumerate_grid(B0, 1000, FitConfig(step=0.5, maximum=1.5, tolerance=0.01), 8)
 
 
-def test_the_papers_own_point_can_always_be_compared() -> None:
-    found = paper_candidate(B0, 1000, 8)
-    assert found.coefficients == PAPER
-    assert found.macs == count(found.architecture).macs
+def test_kinds_are_spread_evenly_and_counted() -> None:
+    whole = enumerate_grid(SMALL, 10, FOUR, 1)
+    kinds = Counter(one.grows for one in whole.candidates)
+    assert kinds == {1: 3, 2: 28, 3: 17}
+    assert whole.compound == 17
+    assert whole.story == "17 of 48 candidates grow in depth, width and resolution"
+    some = enumerate_grid(SMALL, 10, FOUR.model_copy(update={"max_candidates": 8}), 1)
+    assert Counter(one.grows for one in some.candidates) == {1: 2, 2: 3, 3: 3}
+    assert list(some.candidates) == sorted(some.candidates)
+
+
+def test_a_grid_without_compound_candidates_says_what_to_change() -> None:
+    grid = enumerate_grid(SMALL, 10, FOUR.model_copy(update={"cost_ratio": 2.0}), 1)
+    assert grid.compound == 0
+    assert grid.story.startswith(f"none of {len(grid.candidates)} candidates grows in depth, width and resolution")
+    assert "fit.cost_ratio: 4" in grid.story
+
+
+def test_depth_rounded_to_nearest_grows_less_and_is_another_network_to_scale() -> None:
+    nearest = B0.model_copy(update={"depth_rounding": "nearest"})
+    assert [stage.repeats for stage in scale(B0, (1.2, 1, 1)).stages] == [2, 3, 3, 4, 4, 5, 2]
+    assert [stage.repeats for stage in scale(nearest, (1.2, 1, 1)).stages] == [1, 2, 2, 4, 4, 5, 1]
+    assert min(stage.repeats for stage in scale(nearest, (0.1, 1, 1)).stages) == 1
+    assert nearest.key() != B0.key()
+    assert B0.key() == Architecture.parse(B0.model_dump(mode="json", exclude={"depth_rounding"}), "").key()
+
+
+@pytest.mark.parametrize(("baseline", "config", "multiple"), [(B0, FIT, 8), (SMALL, FOUR, 1)])
+def test_the_papers_own_point_is_compared_at_the_candidates_cost(
+    baseline: Architecture, config: FitConfig, multiple: int
+) -> None:
+    found = paper_candidate(baseline, 10, config, multiple)
+    base = count(baseline, 10).macs
+    assert found.macs == count(found.architecture, 10).macs
+    assert found.macs <= config.cost_ratio * base
+    rebuilt = scale(baseline, found.coefficients.at(1), resolution_multiple=multiple)
+    assert rebuilt.key() == found.architecture.key()
+    shares = [math.log(value) for value in found.coefficients]
+    assert shares[0] / shares[1] == pytest.approx(math.log(1.2) / math.log(1.1))
+    assert in_window(found, baseline, 10, config) == (found.macs >= (1 - config.tolerance) * config.cost_ratio * base)
+    assert not in_window(found._replace(macs=base), baseline, 10, config)

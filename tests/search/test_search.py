@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
-from effnet.arch.scaling import DEPTH, PAPER, RESOLUTION, WIDTH, compound
+from effnet.arch.scaling import DEPTH, PAPER, RESOLUTION, WIDTH, Coefficients, compound
 from effnet.arch.spec import Architecture
+from effnet.config import StudyConfig
 from effnet.errors import ConfigError
 from effnet.search.evolution import Search, Trial, pareto, reward
+from effnet.search.findings import Gain
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.search.space import Choices, Genes, Space, imagenet_space
-from effnet.search.study import study_points
+from effnet.search.study import balance, gains, study_points, study_strategies
+from effnet.statistics import Hits
 
 SPACE = imagenet_space()
 B0 = zoo.get("efficientnet_b0")
@@ -137,14 +142,27 @@ def test_the_front_has_what_nothing_beats() -> None:
 
 class TestHalving:
     def test_rungs_shrink_and_grow(self) -> None:
-        assert rungs(32, 16) == [Rung(32, 1), Rung(8, 4), Rung(2, 16)]
-        assert rungs(6, 4) == [Rung(6, 1), Rung(2, 4)]
+        assert rungs(32, 16) == [Rung(32, 4), Rung(8, 16)]
+        assert rungs(32, 16, 2) == [Rung(32, 4), Rung(16, 8), Rung(8, 16)]
+        assert rungs(6, 5) == [Rung(6, 2), Rung(2, 5)]
         assert rungs(2, 16) == [Rung(2, 16)]
         assert rungs(32, 1) == [Rung(32, 1)]
+        assert rungs(10, 15, 64) == [Rung(10, 15)]
 
-    def test_it_costs_a_sixth_of_training_all(self) -> None:
-        assert total_epochs(rungs(32, 16)) == 32 + 8 * 3 + 2 * 12
-        assert total_epochs(rungs(32, 16)) <= 32 * 16 / 6
+    @pytest.mark.parametrize("factor", [2, 3, 4, 7, 64])
+    @pytest.mark.parametrize("epochs", [1, 3, 4, 5, 8, 15, 16, 90])
+    def test_no_rung_is_shorter_than_a_quarter(self, factor: int, epochs: int) -> None:
+        for candidates in (1, 2, 3, 10, 33, 200):
+            plan = rungs(candidates, epochs, factor)
+            assert plan[0].candidates == candidates
+            assert plan[-1].epochs == epochs
+            assert all(4 * rung.epochs >= epochs for rung in plan)
+            assert [rung.epochs for rung in plan] == sorted({rung.epochs for rung in plan})
+            assert plan[-1].candidates >= min(candidates, 2)
+
+    def test_it_costs_half_of_training_all(self) -> None:
+        assert total_epochs(rungs(32, 16)) == 32 * 4 + 8 * 16
+        assert total_epochs(rungs(32, 16)) <= 32 * 16 / 2
         assert total_epochs([Rung(3, 5)]) == 15
 
     def test_the_best_go_on(self) -> None:
@@ -172,3 +190,47 @@ class TestStudy:
         deep = next(point for point in points if (point.strategy, point.factor) == ("depth", 4)).architecture
         assert deep.resolution == baseline.resolution
         assert deep.num_blocks > baseline.num_blocks
+
+    def test_gains_are_per_doubling_of_the_counted_cost(self) -> None:
+        hits = arms(depth=0.50, width=0.60, resolution=0.70)
+        found = {each.dimension: each for each in gains(hits, MACS)}
+        assert found["depth"].gain == pytest.approx(0.0)
+        assert found["width"].gain == pytest.approx(0.1 / 2)  # four times the cost: two doublings
+        assert found["resolution"].gain == pytest.approx(0.2 / math.log2(3))
+        assert all(each.noise > 0 for each in found.values())
+        assert gains({key: value for key, value in hits.items() if key[0] != "width"}, MACS) == []
+        assert gains({("depth", 1.0): hits["depth", 1.0]}, MACS) == []
+
+    def test_balance_says_what_is_starved_what_is_level_and_what_nobody_knows(self) -> None:
+        def said(depth: float, width: float, resolution: float, noise: float) -> str:
+            values = {"depth": depth, "width": width, "resolution": resolution}
+            return balance([Gain(dimension=k, factor=4, gain=v, noise=noise) for k, v in values.items()])
+
+        assert said(0.002, 0.004, 0.005, 0.001).endswith(": balanced")
+        assert "resolution is starved; give the baseline more pixels and fewer channels" in said(0, 0.01, 0.03, 0.004)
+        assert "depth is starved; give the baseline more blocks" in said(0.03, 0.01, 0, 0.004)
+        assert "too wide to say" in said(0.002, 0.004, 0.005, 0.02)
+
+    def test_the_ways_of_a_study(self) -> None:
+        config = StudyConfig(strategies=("compound", "paper", "dWr"))
+        mine, papers, _ = study_strategies(config, Coefficients(1.4, 1.3, 1.3))
+        assert mine == compound(Coefficients(1.4, 1.3, 1.3))
+        assert papers == compound(PAPER)._replace(name="paper")
+
+
+MACS = {
+    (way, factor): cost
+    for way in ("depth", "width", "resolution")
+    for factor, cost in ((1.0, 100), (4.0, 300 if way == "resolution" else 400))
+}
+
+
+def arms(**shares: float) -> dict[tuple[str, float], Hits]:
+    """Return hits, (2 seeds, 1,000 images), of a baseline that is right half of the time, and of ways at factor 4."""
+
+    def right(share: float) -> Hits:
+        return np.tile(np.arange(1000) < 1000 * share, (2, 1))
+
+    return {
+        (way, factor): right(0.5 if factor == 1 else share) for way, share in shares.items() for factor in (1.0, 4.0)
+    }
