@@ -162,6 +162,15 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def keep_nice() -> None:
+    """In a new session, be as nice as before: the system shares processors out between sessions, whatever `nice` says.
+
+    Linux's autogroups (sched(7)) compare `nice` values only within a session; each session has one of its own.
+    """
+    with contextlib.suppress(OSError):  # a system without them
+        Path("/proc/self/autogroup").write_text(str(os.nice(0)))
+
+
 def die_with_parent() -> None:
     """Let the system kill this process when the one that started it is gone (Linux; elsewhere nothing happens).
 

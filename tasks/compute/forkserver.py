@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from effnet.process import PARENT_PIPE, die_with_parent, last_resort
+from effnet.process import PARENT_PIPE, die_with_parent, keep_nice, last_resort
 
 PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run")
 POLL_SECONDS = 0.02
@@ -138,6 +138,7 @@ class Fork:
 def main() -> None:
     """Fork on request."""
     alive = int(sys.argv[1])
+    keep_nice()
     for name in PRELOADED:
         with contextlib.suppress(Exception):  # the child that needs it will say what is wrong
             importlib.import_module(name)
@@ -191,6 +192,7 @@ def _become(request: dict[str, Any], alive: int) -> NoReturn:
     try:
         die_with_parent()
         os.setsid()
+        keep_nice()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(request["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -254,6 +256,23 @@ def test_a_fork_server_that_dies_before_its_child_lives_is_started_again(job: Ca
     run_jobs([job("early", "pass")], compute, Watch(notes.warned.append, tick, notes.done.append))
     assert notes.done == ["early"]
     assert notes.warned == ["early: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+
+
+def test_children_are_as_nice_as_who_started_them(job: Callable[..., Job], tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    line = f"Path({str(told)!r}).write_text(f'{{os.nice(0)}} ' + Path('/proc/self/autogroup').read_text())"
+    code = (
+        "import os, sys; from pathlib import Path; os.nice(7)\n"
+        "from effnet.config import LocalCompute; from tasks.compute.here import Job, run_jobs\n"
+        "from tasks.compute.watch import Watch\n"
+        f"run_jobs([Job('nice', {MODULE!r}, ({line!r},), Path({str(tmp_path / 'log')!r}))], LocalCompute(), Watch(print))"
+    )
+    job("unused", "pass")  # its fixture wrote the module
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    nice, group = told.read_text().split(" ", 1)
+    assert nice == "7"
+    assert group.strip().endswith("nice 7")  # the system compares sessions by it
 
 
 def test_a_child_begins_with_torch_imported_and_shows_its_name(job: Callable[..., Job], tmp_path: Path) -> None:
