@@ -165,8 +165,10 @@ def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict
     assert any(key.startswith("tiny-train-members") for key in artifacts)
     page = prefect_page(browser, home)
     page.goto(f"{servers['prefect']}/runs/flow-run/{run}")
-    for stage in ("search baseline", "study scaling", "fit coefficients", "register members", "write report"):
-        expect(page.get_by_text(stage).first).to_be_visible(timeout=WAIT)
+    expect(page.get_by_text("search by evolution").first).to_be_visible(timeout=WAIT)  # its log
+    page.get_by_text("Task Runs", exact=True).first.click()
+    for work in ("write report", "register members", "evaluate B1", "train B0"):  # the newest are listed first
+        expect(page.get_by_text(work, exact=True).first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['prefect']}/artifacts/artifact/{artifacts['tiny-report']}")
     expect(page.get_by_text("of an earlier build").first).to_be_visible(timeout=WAIT)
     page.close()
