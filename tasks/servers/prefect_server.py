@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from effnet.process import PARENT_PIPE, child_main, stop_on_signals
+from effnet.process import PARENT_PIPE, child_main, keep_nice, stop_on_signals
 
 LOGIN_PAGE = "/effnet-login"  # logs the browser in that comes with the login behind a #, which stays in the browser
 _LOGIN_HTML = """<!doctype html><meta charset="utf-8"><title>Prefect</title><script>
@@ -22,6 +22,7 @@ HOSTS = ("127.0.0.1", "localhost")
 
 def main() -> None:
     """Serve until asked to stop; for a single flow without pages and schedules."""
+    keep_nice()
     temporary = bool(os.environ.get(PARENT_PIPE))
     os.environ["PREFECT__SERVER_FINAL"] = "1"
     if temporary:
