@@ -1,4 +1,4 @@
-"""AutoAugment on a batch of 128 images of 224 pixels, CPU, images/s: ours at once, torchvision v2 and timm one by one.
+"""AutoAugment on a batch of 128 images of 224 pixels, CPU, images/s: ours batched, torchvision v2 and timm one by one.
 
     python benchmarks/data_augment.py
 

@@ -126,7 +126,7 @@ def timm_loader(photos: Path) -> int:
         dataset, (3, SIDE, SIDE), BATCH, is_training=True, use_prefetcher=True, no_aug=False, color_jitter=0.0,
         interpolation="bicubic", num_workers=WORKERS, device=torch.device("cpu"), persistent_workers=False,
     )  # fmt: skip
-    return _count(loader.loader)  # its worker side; normalising is left to the device
+    return _count(loader.loader)  # only the workers' part; normalising is left to the device
 
 
 def _to_pixels(sample: dict[str, Any]) -> tuple[torch.Tensor, int]:
@@ -178,7 +178,7 @@ def dali_loader(shards: list[str]) -> Callable[[], int]:
 
 
 def decoder_alone(folder: Path) -> int:
-    """simplejpeg on both cores, from memory, nothing else: the limit of what decodes whole images."""
+    """simplejpeg alone, on both cores, from memory: the upper limit for anything that decodes whole images."""
     import simplejpeg
 
     index = Index.read(folder / INDEX, "train")

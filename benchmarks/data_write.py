@@ -72,7 +72,7 @@ write_shards(DataConfig(source=source, shard_samples=int(sys.argv[3])), Path(sys
 
 
 def resume(photos: Path, out: Path) -> None:
-    """Kill the writer at half, run it again; print how long that takes, and whether the bytes are the same."""
+    """Kill the writer halfway, run it again; print how long the second run takes, and whether the bytes match."""
     found: list[tuple[float, str]] = []
     for killed in (False, True):
         shutil.rmtree(out, ignore_errors=True)

@@ -1,8 +1,8 @@
-"""What a work pool costs: a training as its job against the same here, and how soon a killed one trains again.
+"""What a work pool costs: a training as a pool job against the same one run here, and how soon a killed job resumes.
 
     python benchmarks/dispatch.py FOLDER [--rounds 5] [--kills 10] [--trials 200]
 
-And what it costs that every child is a task run: children that do nothing, in a flow run and outside of one.
+Also what it costs to make every child a task run: children that do nothing, inside a flow run and outside one.
 
 A Prefect server and one worker are started in FOLDER, which must be new. Both ways take turns.
 """
@@ -94,7 +94,7 @@ def _overhead(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _recovery(folder: Path, kills: int) -> dict[str, Any]:
-    """Kill jobs while they train; the time until the next epoch is in the journal."""
+    """Kill jobs while they train; measure the time until the next epoch is in the journal."""
     from effnet.config import PoolCompute
 
     seconds: list[float] = []

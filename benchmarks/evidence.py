@@ -1,10 +1,10 @@
-"""The trainings behind docs/results/cifar10-plan.md: goes on where it was after any stop, and writes what there is.
+"""The trainings behind docs/results/cifar10-plan.md: resumes after any stop, and writes whatever results there are.
 
     nice -n 19 python benchmarks/evidence.py DATA STORE
 
-DATA is a folder with CIFAR-10's train.parquet and test.parquet, STORE any folder outside of the clone. Every piece is a
-command of effnet, whose run folders are the state; what a piece found is copied to docs/results/ when it is there, and
-every training that is done, with its scores, is listed in docs/results/cifar10-runs.json whenever one ends.
+DATA is a folder with CIFAR-10's train.parquet and test.parquet, STORE any folder outside the clone. Every piece is an
+effnet command, whose run folders hold the state. A piece's findings are copied to docs/results/ once it is done. Every
+finished training is listed with its scores in docs/results/cifar10-runs.json, which is updated whenever one ends.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _config(path: Path, data: Path, store: Path) -> Path:
-    """Write a config for the data and the store, with its architecture files by their whole paths."""
+    """Write a config for the data and the store, with absolute paths to its architecture files."""
     config = yaml.safe_load(path.read_text())
     config["store"] = str(store / "store")
     config["data"]["source"] |= {"train": str(data / "train.parquet"), "val": str(data / "test.parquet")}

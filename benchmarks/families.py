@@ -2,7 +2,7 @@
 
     python benchmarks/families.py FOLDER [--numbers 1 2 4 8]
 
-For each number, so many families on scikit-learn's digits, each with a store of its own, begin at the same moment and
+For each number, that many families on scikit-learn's digits, each with its own store, start at the same moment and
 train on this machine. An error is an exit code that is not 0, or a record that did not reach MLflow.
 """
 

@@ -2,8 +2,8 @@
 
     python benchmarks/halving.py FOLDER [--epochs 16] [--seeds 3]
 
-Runs `effnet fit` in FOLDER twice, in one store: what both train is trained once. Prints epochs of both, and whether the
-candidate that halving ends with is worse than the best of all by more than noise.
+Runs `effnet fit` in FOLDER twice, in one store: what both need is trained once. Prints the epochs of both, and whether
+halving's winner is worse than the best of all candidates by more than noise.
 """
 
 from __future__ import annotations

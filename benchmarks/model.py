@@ -182,7 +182,7 @@ def step(what: str, network: object, images: object, *, bfloat16: bool) -> Calla
 
 
 def matmul_peak(device: object, bfloat16: bool) -> float:
-    """Return the operations per second of a large matrix product: what the device can do at best."""
+    """Return the operations per second of a large matrix product: the most that the device can do."""
     import torch
 
     assert isinstance(device, torch.device)

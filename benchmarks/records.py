@@ -1,4 +1,4 @@
-"""What MLflow costs a family's build: seconds spent in calls to it, and in the report, beside the trainings' own.
+"""What MLflow costs a family's build: seconds spent in calls to it and in the report, next to those spent training.
 
     python benchmarks/records.py FOLDER [--config configs/digits.yaml]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/search.py FOLDER [--seeds 5] [--trials 30]
 
-Runs `effnet search` in FOLDER, which may be used again: what was trained is not trained twice.
+Runs `effnet search` in FOLDER, which may be reused: nothing is trained twice.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 def main() -> None:
-    """Run what the arguments name, or one measurement of it as a child."""
+    """Run what the arguments name; in a child process, one measurement of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("step", "small", "update", "together", "child"))
     parser.add_argument("child", nargs="*")
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compare(title: str, cases: list[tuple[str, int]], network: str, cores: int) -> None:
-    """Print the median of each case: so many processes at a time share the cores; rates are added up."""
+    """Print the median rate of each case: its processes share the cores, and their rates are summed."""
     rates: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, processes in cases:

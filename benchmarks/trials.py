@@ -2,8 +2,8 @@
 
     python benchmarks/trials.py FOLDER [--trials 200]
 
-A trial's overhead is the stage's wall time, times the trainings at a time, less what the trainings themselves took
-(from their first to their last line), by trial. Runs `effnet search` in FOLDER, which must be new.
+A trial's overhead is the stage's wall time times the number of parallel trainings, minus the time of the trainings
+themselves (from first to last line), per trial. Runs `effnet search` in FOLDER, which must be new.
 """
 
 from __future__ import annotations

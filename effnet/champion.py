@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
     takes_over: bool
     reason: str
-    best: str  # the name of the best that ever was champion, of these images
+    best: str  # the name of the best champion so far, by the score on these images
 
 
 def judge(new: Contender, champion: Contender | None, best: Contender | None = None) -> Verdict:
@@ -39,9 +39,9 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
 
     Args:
         new: the candidate.
-        champion: the model in use, scored on the same images; none if there is none, or somebody took its alias away.
-        best: the best that ever was champion, on the same images; the champion itself if not given. Being compared
-            with it keeps a row of models, each within noise of the last and cheaper, from losing a little every time.
+        champion: the model in use, scored on the same images; None if there is none, or its alias was removed.
+        best: the best champion so far, on the same images; the champion itself if not given. The comparison with it
+            keeps a series of models, each cheaper and within noise of the last, from losing a little every time.
     """
     if champion is None:
         return Verdict(True, "the first of its name", new.name) if best is None else _judge_by_best(new, best)

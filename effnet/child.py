@@ -1,8 +1,8 @@
-"""`python -P -m effnet.child ORDER`: carry out one order (effnet.order), given as JSON or as a file of it.
+"""`python -P -m effnet.child ORDER`: carry out one order (effnet.order), given as JSON or as the path of a JSON file.
 
 Exit codes: 0 done, 75 stopped with a checkpoint (start it again), 2 bad configuration, 65 bad data, 73 another process
-trains this run, 70 our bug or a diverged training, 76 this machine is broken (start it again on another). SIGTERM and
-SIGINT ask it to stop.
+is training this run, 70 a bug of ours or a diverged training, 76 this machine is broken (start it again on another).
+SIGTERM and SIGINT ask it to stop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from effnet.order import Order
 from effnet.process import child_main, die_with_parent, keep_memory, process_started, say, stop_on_signals, warn
 from effnet.store import Store
 
-LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; RANK alone may be of a cluster's own
+LAUNCHED = "TORCHELASTIC_RUN_ID"  # set for ranks, by `launch` and by torchrun; RANK alone may be the cluster's
 
 
 def read_order(text: str) -> Order:
@@ -45,7 +45,7 @@ def carry_out(order: Order) -> None:
     if order.shards is not None:
         from effnet.data.shards.parts import write_part
 
-        stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # what is not whole yet is written anew
+        stop_on_signals(lambda _reason: os._exit(StoppedError.exit_code))  # unfinished output is written again
         write_part(order.shards, store.datasets)
     elif order.action == "train":
         _train(order, store)
@@ -79,7 +79,7 @@ def _train(order: Order, store: Store) -> None:
 
 
 def _evaluate(order: Order, store: Store) -> None:
-    """Score or time runs one after the other. What a run has it keeps, but for a latency that other work disturbed."""
+    """Score or time runs one after the other. Existing results stay, except a latency that other work disturbed."""
     from effnet.evaluation.run import evaluate_run, keep_run_hits, time_run
     from effnet.runs import RunFolder
 

@@ -38,7 +38,7 @@ class FolderSource(Value):
 
     kind: Literal["folder"]
     train: Annotated[Location, Field(description="folder of the class folders, or of `train`, `val` and `test`")]
-    val: Location | None = None  # without it, and if there is no `val` in it, a share of the images is held out
+    val: Location | None = None  # if not given, and `train` holds no `val`, a share of the images is held out
 
 
 class IdxSource(Value):
@@ -133,7 +133,7 @@ class DataConfig(Value):
 
     @property
     def turns_images(self) -> bool:
-        """Whether EXIF's orientation is applied. ImageNet's images are used as they lie, as in the paper."""
+        """Whether EXIF's orientation is applied. ImageNet's images are used as stored, as in the paper."""
         wanted = self.images.orientation
         return wanted == "apply" or (wanted == "auto" and isinstance(self.source, FolderSource | ParquetSource))
 

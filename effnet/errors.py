@@ -26,9 +26,9 @@ class DataError(EffnetError):
 
 
 class AwayError(EffnetError):
-    """A server that does not answer, or not well, and was waited for: start the work again when it is back.
+    """A server that did not answer, or not properly, while it was waited for: start the work again when it is back.
 
-    Neither a configuration nor data is wrong, so whoever handles those errors does not handle this one.
+    Neither a configuration nor data is wrong, so handlers of those errors do not catch this one.
     """
 
     exit_code = 75
@@ -41,7 +41,7 @@ class BusyError(EffnetError):
 
 
 class StoppedError(EffnetError):
-    """The work was asked to stop, or lost others that it needs: start it again to go on from what is saved."""
+    """The work was asked to stop, or lost processes that it needs: start it again to resume from what is saved."""
 
     exit_code = 75
 
@@ -53,6 +53,6 @@ class MachineError(EffnetError):
 
 
 class RunFailedError(EffnetError):
-    """A child process ended without a result, and not by a request to stop."""
+    """A child process ended without a result, though it was not asked to stop."""
 
     exit_code = 70

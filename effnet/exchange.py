@@ -1,8 +1,8 @@
 """How machines hand datasets and runs to each other: through a place that all of them reach, on S3 or mounted.
 
     datasets/<digest>/       a dataset, or origin.json, which says where it lies
-    runs/<key>/              a run folder, as far as it has come, without its checkpoints
-    checkpoints/<key>/       those: a rule of the bucket can remove them after some time
+    runs/<key>/              a run folder in its current state, without its checkpoints
+    checkpoints/<key>/       a run's checkpoints, which a lifecycle rule of the bucket can remove after some time
     weights/<sha256>         weights that runs start from
     jobs/<id>                what jobs post: a heartbeat, the address of a rendezvous
 
@@ -48,11 +48,11 @@ class Exchange:
 
     def __init__(self, location: str, store: Store) -> None:
         self._place, self._store = open_folder(location), store
-        self._sent: dict[str, tuple[int, int]] = {}  # by name: size and time of change of what was sent
+        self._sent: dict[str, tuple[int, int]] = {}  # by name: size and modification time of what was sent
         self._published: set[str] = set()  # datasets
 
     def publish(self, key: str) -> None:
-        """Publish a run: its spec, its dataset, the weights that it starts from, and what is there of it."""
+        """Publish a run: its spec, its dataset, the weights that it starts from, and the files it has so far."""
         folder = RunFolder(self._store.runs / key)
         spec = folder.spec()
         if spec.start:
@@ -85,7 +85,7 @@ class Exchange:
     def push(self, folder: RunFolder) -> None:
         """Send what is new of a run, checkpoints whole, results last; remove checkpoints that are no longer kept."""
         here = [path for path in folder.checkpoints.glob("step-*") if (path / CHECKPOINT).is_file()]
-        self._send(folder.path, _GROWING)  # after the look: who goes on from one of these has the journal up to it
+        self._send(folder.path, _GROWING)  # after the listing: who resumes from one of these has the journal up to it
         for path in sorted(here):  # a copy: some may vanish meanwhile
             try:
                 names = sorted(item.name for item in path.iterdir() if item.name != CHECKPOINT)
@@ -93,7 +93,7 @@ class Exchange:
             except (OSError, DataError):
                 if path.exists():
                     raise
-                here.remove(path)  # the training keeps it no more
+                here.remove(path)  # the training no longer keeps it
         if here:
             self._forget(folder.key, {path.name for path in here})
         self._send(folder.path, _RESULTS)
@@ -151,7 +151,7 @@ class Exchange:
             raise DataError(f"{location}: holds dataset {manifest.digest}, not {digest}")
 
     def _fetch_checkpoints(self, folder: RunFolder, there: dict[str, File]) -> None:
-        """Fetch every whole checkpoint: the newest to go on from, the best for its weights."""
+        """Fetch every whole checkpoint: the newest to resume from, the best for its weights."""
         sent = {name: file for name, file in there.items() if name.startswith("checkpoints/")}
         for whole in (Path(name).parent for name in sent if name.endswith(CHECKPOINT)):
             if (folder.path / whole).exists():
@@ -160,7 +160,7 @@ class Exchange:
                 for name in sent:
                     if Path(name).parent == whole:
                         self._place.fetch(_full(folder.key, name), target / Path(name).name)
-        for name, file in sent.items():  # so that they are forgotten with this side's own
+        for name, file in sent.items():  # so that they are removed with this side's own
             self._sent.setdefault(_full(folder.key, name), (file.size, 0))
 
     def _list(self, key: str) -> dict[str, File]:
@@ -169,7 +169,7 @@ class Exchange:
         return self._files(key) | steps
 
     def _files(self, key: str) -> dict[str, File]:
-        """Return what was sent of a run, but for its checkpoints."""
+        """Return the files that were sent of a run, except its checkpoints."""
         prefix = f"runs/{key}/"
         return {file.name.removeprefix(prefix): file for file in self._place.list(prefix)}
 
@@ -189,7 +189,7 @@ class Exchange:
             self._sent[full] = mark
 
     def _fetch(self, folder: Path, there: dict[str, File], names: Iterable[str]) -> None:
-        """Fetch files that are larger than, or not, here; they only grow or appear."""
+        """Fetch files that are missing here, or shorter; files only appear or grow."""
         for name in names:
             if (file := there.get(name)) and (
                 not (folder / name).exists() or (folder / name).stat().st_size < file.size
@@ -214,6 +214,6 @@ def _weights_name(start: Start) -> str:
 
 
 def _full(key: str, name: str) -> str:
-    """Return the place's name of a file of a run folder."""
+    """Return the name at the exchange of a file in a run folder."""
     inside = name.removeprefix("checkpoints/")
     return f"runs/{key}/{name}" if inside == name else f"checkpoints/{key}/{inside}"

@@ -50,7 +50,7 @@ class FamilyResult(Value):
     family: str
     key: str  # of the build: the name of its folder below families/
     dataset: str
-    val_samples: int  # images that the scores below were found on
+    val_samples: int  # images that the scores below were measured on
     coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
     members: tuple[MemberResult, ...]
 
@@ -83,7 +83,7 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str
 
 
 def latency_story(members: Sequence[MemberResult]) -> str:
-    """Say in a sentence or two of what the latencies of members are."""
+    """Say in a sentence or two what the members' latencies were measured on."""
     places: dict[str, list[str]] = {}
     for member in members:
         places.setdefault(member.latency_on or "1 thread", []).append(member.name)

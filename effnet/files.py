@@ -13,7 +13,7 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading; never wait for one that is a pipe, a device or a socket.
 
     Raises:
-        OSError: if it cannot be read, or is no regular file; `strerror` says which.
+        OSError: if it cannot be read, or is not a regular file; `strerror` says which.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -32,12 +32,12 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path, at_most: int | None = None) -> bytes:
-    """Return a file's bytes, `at_most` so many; see `open_regular` for what is raised."""
+    """Return a file's bytes, no more than `at_most`; see `open_regular` for what is raised."""
     with open_regular(path) as file:
         return file.read(-1 if at_most is None else at_most)
 
 
 def reason(error: OSError) -> str:
-    """Return what an error of the system says, for the middle of a line."""
+    """Return a system error's message, for the middle of a line."""
     text = error.strerror or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]

@@ -1,6 +1,6 @@
 """Which images a run's network is right about: a bit per image, kept beside its scores, so that two can be compared.
 
-hits.json is written by the evaluation, in the order of the dataset's index; it is good for that dataset and those
+hits.json is written by the evaluation, in the order of the dataset's index; it is valid for that dataset and those
 weights alone.
 """
 
@@ -37,7 +37,7 @@ class SplitHits(Value):
 
     @classmethod
     def of(cls, hits: Hits) -> SplitHits:
-        """Return what keeps (images,) truth values."""
+        """Return (images,) truth values in packed form."""
         return cls(samples=len(hits), bits=base64.b64encode(np.packbits(hits).tobytes()).decode())
 
     def unpacked(self) -> Hits:
@@ -68,7 +68,7 @@ def read_hits(path: Path, dataset: str, weights_sha256: str, split: str) -> Hits
 
 
 def keep_hits(path: Path, dataset: str, weights_sha256: str, split: str, hits: Hits) -> None:
-    """Add a split's hits to a file, which forgets those of another dataset or of other weights."""
+    """Add a split's hits to a file, dropping those of another dataset or of other weights."""
     kept = read_value(KeptHits, path)
     same = kept is not None and (kept.dataset, kept.weights_sha256) == (dataset, weights_sha256)
     splits = {**(kept.splits if kept and same else {}), split: SplitHits.of(hits)}

@@ -1,7 +1,7 @@
-"""Faults of the machine itself: known by what Python and torch say, told as MachineError.
+"""Faults of the machine itself: recognised by the errors of Python and torch, raised as MachineError.
 
-Nobody is helped by "a bug" where a GPU lost its memory: on another machine the same work goes through. What is listed
-here may also come of a bug; so work that meets it is tried again elsewhere, but not for ever (tasks.compute.here,
+Calling it a bug helps nobody when a GPU has lost its memory: on another machine the same work goes through. What is
+listed here may also come from a bug; so work that hits it is retried elsewhere, but not for ever (tasks.compute.here,
 tasks.compute.pool).
 """
 

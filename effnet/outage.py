@@ -14,7 +14,7 @@ from effnet.errors import ConfigError
 
 SETTING = "EFFNET_OUTAGE_SECONDS"
 OUTAGE_SECONDS = 1800.0  # how long a server is waited for, unless the setting says otherwise
-TELL_SECONDS = 5.0  # a shorter wait is not worth a word
+TELL_SECONDS = 5.0  # a shorter wait is not reported
 
 _waits: ContextVar[bool] = ContextVar("waits", default=True)
 
@@ -49,11 +49,11 @@ def waits() -> bool:
 
 
 class Outage:
-    """What is said of one server's absence: a line after TELL_SECONDS, and one when it is back. For any threads.
+    """Reports one server's absence: a line after TELL_SECONDS, and one when it is back. Thread-safe.
 
     Args:
         server: its name, for people.
-        tell: told.
+        tell: called with each line.
         note: what else people should know while it is away.
     """
 
@@ -64,7 +64,7 @@ class Outage:
         self._lock = threading.Lock()
 
     def failed(self, since: float, reason: str) -> float:
-        """Note that a request fails, which was first made at `since` (time.monotonic); return how long it is away."""
+        """Note that a request first made at `since` (time.monotonic) fails; return how long the server is away."""
         with self._lock:
             self._since = since if self._since is None else min(self._since, since)
             away = time.monotonic() - self._since
@@ -76,7 +76,7 @@ class Outage:
 
     def answered(self) -> None:
         """Note that the server is there."""
-        if self._since is None:  # looked at without the lock: this is after every request
+        if self._since is None:  # read without the lock: this runs after every request
             return
         with self._lock:
             if self._told and self._since is not None:

@@ -25,7 +25,7 @@ A100_MACS = 0.96e12
 
 
 class PlannedMember(NamedTuple):
-    """A member's cost, and times what of the baseline's it is."""
+    """A member's cost, and what multiple of the baseline's it is."""
 
     name: str
     phi: float
@@ -81,11 +81,11 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
 
 
 def counts_of(data: DataConfig, base: Path, datasets: Path) -> tuple[int, int | None]:
-    """Return the classes, and the training images of a dataset that was written, or what ImageNet is known to have.
+    """Return how many classes and training images there are; images: ImageNet's known number, None if none are written.
 
     Args:
         data: where the images come from.
-        base: folder that relative paths in it begin at.
+        base: folder that relative paths in it are relative to.
         datasets: folder of the store with every dataset.
 
     Raises:
@@ -129,7 +129,7 @@ class StagePrice(NamedTuple):
 
     stage: str
     trainings: int
-    images: float  # that are trained on, every epoch's counted
+    images: float  # that are trained on, counted once per epoch
     macs: float  # forward multiply-adds of all these images; a step costs about three times that
     note: str = ""  # what people should know of it before
 
@@ -149,8 +149,8 @@ def price(
 ) -> list[StagePrice]:
     """Return the price of every stage that the config has, for `images` images in the training split.
 
-    A searched baseline is priced as the network that the search wants; a study of other baselines than the family's own
-    is priced as if it were of the own one.
+    A searched baseline is priced as a network of the search's target cost; a study of other baselines than the family's
+    own is priced as if it were of that one.
     """
     base = count(baseline, num_classes).macs
     found = []
@@ -177,7 +177,7 @@ def price(
 
 
 def _price_of_search(search: SearchConfig, images: int) -> StagePrice:
-    """Price all trials at the wanted cost; with a control twice, though both begin with the same networks."""
+    """Price all trials at the target cost; twice if there is a control, though both begin with the same networks."""
     batches = [search.batch] * (search.trials // search.batch)
     if rest := search.trials % search.batch:
         batches.append(rest)

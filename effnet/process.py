@@ -20,19 +20,19 @@ from typing import Any, NoReturn
 from effnet import machine
 from effnet.errors import ConfigError, DataError, EffnetError
 
-# Set by the parent that holds the other end of the child's standard input. Its end means that the parent is gone,
-# however it ended: nobody is left to take the result, so the child saves its state and stops.
+# Set by the parent that holds the other end of the child's standard input. End of file there means that the
+# parent is gone, however it ended: nobody is left to take the result, so the child saves its state and stops.
 PARENT_PIPE = "EFFNET_PARENT_PIPE"
 
 LOGS = "EFFNET_LOGS"  # names the folder for tracebacks: of the store that a command works in
 
-_LINE = 300  # letters of a library's own line that are kept
-_FULL = 1 << 20  # bytes: a disk with less room is full
-GRACE_SECONDS = 20.0  # who is asked to stop has this long to save; Prefect kills a flow run after 30
+_LINE = 300  # characters of a library's own line that are kept
+_FULL = 1 << 20  # bytes: a disk with less room counts as full
+GRACE_SECONDS = 20.0  # a process that is asked to stop has this long to save; Prefect kills a flow run after 30
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PR_SET_PDEATHSIG = 1  # prctl.h
-_stopping = False  # a plain value: a signal's handler sets it, which must wait for no lock
+_stopping = False  # a plain value: the signal handler that sets it must not wait for a lock
 WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
 
 
@@ -59,7 +59,8 @@ def last_resort(error: BaseException) -> tuple[str, int]:
     """Return the line and the exit code for an error that nobody foresaw; its traceback goes into a file.
 
     The file lies in the folder that `LOGS` names, or in the system's for temporary files. An error is written once,
-    whoever asks. A full or read-only disk is no bug: it is told as it is, whatever a library made of it.
+    however often this is called. A full or read-only disk is not a bug: it is reported as such, whatever error a
+    library raised for it.
     """
     told = (str(error), error.exit_code) if isinstance(error, EffnetError) else None
     if told and told[1] != EffnetError.exit_code:
@@ -88,7 +89,7 @@ def _full_disk(error: BaseException) -> str | None:
     folder = os.environ.get(LOGS)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return str(error.filename or folder or os.getcwd())
-    while folder and not os.path.isdir(folder):  # the folder for tracebacks is made when there is one
+    while folder and not os.path.isdir(folder):  # the folder for tracebacks is made with the first of them
         folder = os.path.dirname(folder)
     with contextlib.suppress(OSError):
         if folder and shutil.disk_usage(folder).free < _FULL:
@@ -102,7 +103,7 @@ def report_to(folder: Path) -> None:
 
 
 def no_tracebacks() -> None:
-    """Let nothing print a traceback that fails beside the main work: threads, destructors, what libraries log."""
+    """Keep failures beside the main work from printing tracebacks: threads, destructors, what libraries log."""
     threading.excepthook = lambda given: _print_line(given.exc_value)
     sys.unraisablehook = lambda given: _print_line(given.exc_value)
     sys.excepthook = lambda _kind, error, _trace: _print_line(error)
@@ -112,7 +113,7 @@ def no_tracebacks() -> None:
 
 
 def _record(*arguments: Any, **options: Any) -> logging.LogRecord:
-    """Make a log record without a traceback: what libraries log of an error is its line, and where the rest is."""
+    """Make a log record without a traceback: for an error it holds one line, and where the rest is."""
     record = logging.LogRecord(*arguments, **options)
     error = record.exc_info[1] if record.exc_info else None
     record.exc_info = None
@@ -125,7 +126,7 @@ def _record(*arguments: Any, **options: Any) -> logging.LogRecord:
 def _first_line(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
-    except Exception:  # arguments that do not fit: who logs an error must not meet another one for it
+    except Exception:  # arguments that do not fit: logging an error must not raise another one
         text = str(record.msg)
     return next(iter(text.splitlines()), "")[:_LINE]
 
@@ -153,8 +154,8 @@ def _write_report(error: BaseException) -> str | None:
 def keep_memory() -> None:
     """Let the C library keep memory that is freed, and give it out again, instead of returning it to the system.
 
-    A training step frees and takes the same large tensors over and over; each time the system has to clear their pages
-    anew. On two cores that costs half of the time (benchmarks/train.py). Does nothing where there is no glibc.
+    A training step frees and allocates the same large tensors over and over; each time the system has to clear their
+    pages again. On two cores that costs half of the time (benchmarks/train.py). Does nothing where there is no glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -163,7 +164,7 @@ def keep_memory() -> None:
 
 
 def keep_nice() -> None:
-    """In a new session, be as nice as before: the system shares processors out between sessions, whatever `nice` says.
+    """Keep the niceness in a new session: the system divides processors among sessions first, whatever `nice` says.
 
     Linux's autogroups (sched(7)) compare `nice` values only within a session; each session has one of its own.
     """
@@ -178,7 +179,7 @@ def die_with_parent() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it was gone before
+        if os.getppid() == 1:  # it was gone already
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -212,13 +213,13 @@ def note_stopping(asked: bool = True) -> None:
 
 
 def stopping() -> bool:
-    """Say whether this process was asked to stop: nothing is waited for any longer than it takes to save."""
+    """Say whether this process was asked to stop: then nothing is waited for longer than it takes to save."""
     return _stopping
 
 
 def process_started() -> float:
     """Return the Unix time in seconds at which this process began."""
-    import psutil  # only here: the command's start waits for every import
+    import psutil  # imported here: every import delays the command's start
 
     return float(psutil.Process().create_time())
 

@@ -89,7 +89,7 @@ def with_base(data: object) -> object:
         data = {"base": data}
     data = _with_tuples(data)
     if not isinstance(data, Mapping) or data.get("base") not in RECIPES:
-        return data  # a wrong name is refused by the field
+        return data  # validation of the field refuses a wrong name
     base = RECIPES[data["base"]]
     merged = {**base, **data}
     if isinstance(given := data.get("augment"), Mapping):
@@ -98,7 +98,7 @@ def with_base(data: object) -> object:
 
 
 def _with_tuples(data: object) -> object:
-    """Return plain data with tuples for lists: what follows is read strictly, and no longer as JSON."""
+    """Return plain data with tuples for lists: strict validation follows, which takes lists for tuples only in JSON."""
     if isinstance(data, Mapping):
         return {key: _with_tuples(value) for key, value in data.items()}
     return tuple(map(_with_tuples, data)) if isinstance(data, list) else data

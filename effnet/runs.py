@@ -10,8 +10,8 @@ The folder is the interface between a training and everything else:
     model.safetensors    the weights that people take away
     result.json          written last: a folder that has it is done
     hits.json            which images of minival and val the network is right about (effnet.hits)
-    evaluation.json      the validation split's verdict, written once by the evaluation
-    latency.json         how long the untrained network takes, where a search wants to know
+    evaluation.json      scores on the validation split, written once by the evaluation
+    latency.json         how long the untrained network takes, if a search needs it
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from effnet.values import Value, explain
 
 NOT_DECIDING = {"base", "checkpoint_minutes"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
-LATENCY_TRIES = 3  # occasions on which a latency is measured until it is quiet
+LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 
 _V = TypeVar("_V", bound=Value)
 
@@ -93,7 +93,7 @@ class RunResult(Value):
     seconds: float  # of all processes that worked on the run, from start to end of each
     weights_sha256: str
     environment: dict[str, str]  # versions, device, threads, ranks, precision
-    notes: tuple[str, ...] = ()  # what a short training did otherwise than its recipe states
+    notes: tuple[str, ...] = ()  # where a short training deviated from its recipe
 
 
 class Latency(Value):
@@ -101,7 +101,7 @@ class Latency(Value):
 
     latency_ms: float  # median
     spread_ms: float = 0.0  # between the quartiles
-    runs: int = 0  # that the median is of
+    runs: int = 0  # that the median is taken over
     threads: int = 1
     device: str = "an unknown processor"
     others: float = 0.0  # cores that other processes kept busy meanwhile
@@ -114,22 +114,22 @@ class Latency(Value):
         return self.quiet or self.tries >= LATENCY_TRIES
 
     def where(self) -> str:
-        """Say of what it is."""
+        """Say what it was measured on."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{threads} of {self.device}{'' if self.quiet else ', beside other work'}"
 
 
 class Evaluation(Value):
-    """What a split, usually the validation split, says of weights. Fractions are between 0 and 1."""
+    """How weights score on a split, usually the validation split. Fractions are between 0 and 1."""
 
-    key: str  # of the run; of the weights (the start of their sha256) if they are of none
+    key: str  # of the run; of the weights (the start of their sha256) if they belong to no run
     dataset: str
     split: str
     samples: int
     top1: Annotated[float, Field(ge=0, le=1)]
     top5: Annotated[float, Field(ge=0, le=1)]
     loss: float  # cross-entropy in nats
-    calibration_error: float  # mean distance of confidence and accuracy, in fifteen bins of confidence
+    calibration_error: float  # mean distance between confidence and accuracy, in fifteen bins of confidence
     calibration: tuple[tuple[int, float, float], ...] = ()  # images, confidence, share right, of each bin
     class_samples: tuple[int, ...]  # images of each class
     class_right: tuple[int, ...]  # of these, how many got their class
@@ -137,7 +137,7 @@ class Evaluation(Value):
     resolutions: dict[int, float]  # top-1 with images of other sides; the network's own is among them
     latency_ms: float  # batch of 1 on one core (paper, table 4)
     latency: Latency | None = None  # the same, and how it was measured; none in files of earlier versions
-    matched: str = ""  # how the dataset's classes were found among the network's, where that is no matter of course
+    matched: str = ""  # how the dataset's classes were found among the network's, where that is not obvious
     images_per_second: float  # at the best batch, with all threads
     best_batch: int
     environment: dict[str, str]

@@ -15,7 +15,7 @@ class Stage(StrEnum):
 
     @property
     def heading(self) -> str:
-        """What is going on, for screens and reports."""
+        """What is in progress, for screens and reports."""
         return _HEADINGS[self][0]
 
     @property

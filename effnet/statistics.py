@@ -49,7 +49,7 @@ class Band(NamedTuple):
 def mcnemar(one: Hits, other: Hits) -> float:
     """Return the two-sided p of McNemar's exact test for two trainings' hits, (images,), on the same images.
 
-    Images that both know, or neither, say nothing; of the others each has half of them if there is no difference.
+    Images that both get right, or neither, say nothing; of the others each gets about half right if they are equal.
     """
     from scipy.stats import binomtest
 
@@ -89,7 +89,7 @@ def difference(one: Hits, other: Hits) -> Difference:
 
 
 def holm(p_values: Mapping[_K, float]) -> dict[_K, float]:
-    """Return the p-values corrected for their number (Holm, 1979): at most ALPHA are those that may be believed."""
+    """Return the p-values corrected for their number (Holm, 1979): those at most ALPHA are significant."""
     corrected, most = dict[_K, float](), 0.0
     for place, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
         most = max(most, min(1.0, (len(p_values) - place) * p_values[key]))
@@ -109,8 +109,8 @@ def band(top1: Sequence[float], samples: int) -> Band:
     """Return the mean of a network's top-1 over seeds, and its interval over images and seeds.
 
     Wilson's interval for the images, Student's for the seeds; their distances from the mean are added as squares, as
-    both are independent; what seeds scatter within an image is in both, so it is rather too wide than too narrow. With
-    one seed it is the images' alone.
+    both are independent. The scatter between seeds within an image is in both, so the interval is too wide rather than
+    too narrow. With one seed it is the images' alone.
 
     Args:
         top1: one of each seed, 0..1; all on the same images.

@@ -158,7 +158,7 @@ class Store:
         """Return the store at a path as a person writes it: `~` is their home.
 
         Raises:
-            ConfigError: if there is no such home, or no address of a database can name the path.
+            ConfigError: if there is no such home, or the path cannot be part of a database URL.
         """
         try:
             root = Path(path).expanduser().absolute()

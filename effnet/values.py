@@ -16,10 +16,10 @@ from effnet.files import read_regular, reason
 
 MAX_FILE_BYTES = 1 << 18  # no configuration is this large; refuses mistaken paths early
 MAX_NODES = 20_000  # scalars, lists and maps of a file, those that an alias repeats counted each time
-MAX_DEPTH = 50  # of lists and maps in one another
+MAX_DEPTH = 50  # of nested lists and maps
 MAX_DIGITS = 100  # of a number
 _ZERO = r"\u0000"
-_SHOWN = 80  # letters of a broken value that a message shows
+_SHOWN = 80  # characters of a broken value that a message shows
 
 
 class Value(BaseModel):
@@ -50,8 +50,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML or JSON file that holds one map. YAML tags that build objects are refused.
 
     Raises:
-        ConfigError: if the file is missing, no file, unreadable, too large, not YAML, holds a key twice, repeats itself
-            by aliases without end, or is no map.
+        ConfigError: if the file is missing, not a regular file, unreadable, too large, not YAML, holds a key twice,
+            repeats itself by aliases without end, or is not a map.
     """
     try:
         content = read_regular(path, MAX_FILE_BYTES + 1)
@@ -110,7 +110,7 @@ def _load(text: str) -> Any:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return how many nodes a node holds, itself counted and what aliases name counted each time.
+    """Return how many nodes a node holds, counting itself, and what aliases name each time.
 
     Raises:
         YAMLError: if that is more than any configuration has, or a node is part of itself.

@@ -66,7 +66,7 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
 
 @contextmanager
 def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Build]:
-    """Open store, dataset and MLflow run of a config; the run is left as paused if the block fails."""
+    """Open store, dataset and MLflow run of a config; if the block fails, the run is marked as paused."""
     root = Store.at(store or settings.store)
     report_to(root.logs)
     quiet_worker()

@@ -1,4 +1,4 @@
-"""One stage of a family alone: the scaling study, the grid, the search. Order only."""
+"""Flows that run one stage of a family alone: the scaling study, the grid, the search. Order of steps only."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def search_baseline(config: FamilyConfig, base: str = ".", store: str | None = N
 
 
 def _left(build: Build) -> str:
-    """Attach what the stage wrote to the family's run, which `effnet family` goes on with; return its folder."""
+    """Attach the stage's files to the family's run, which `effnet family` continues later; return their folder."""
     build.tracker.attach(build.key, sorted(build.folder.iterdir()))
     build.tracker.pause(build.key)
     return str(build.folder)

@@ -23,7 +23,7 @@ class Board:
         build: whose trainings they are.
         stage: of all of them.
         trainings: all, also those that were done before.
-        until: epochs after which they are left; None: they are trained to the end.
+        until: epochs after which they are stopped early; None: they are trained to the end.
     """
 
     def __init__(self, build: Build, stage: Stage, trainings: Sequence[Training], until: int | None) -> None:
@@ -43,7 +43,7 @@ class Board:
                 self.build.tracker.forward(training.folder)
 
     def done(self, name: str) -> None:
-        """Say what came of a training."""
+        """Report the result of a training."""
         training = self._by_name[name]
         self.build.tracker.forward(training.folder)
         if result := training.folder.result():

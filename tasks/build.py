@@ -33,7 +33,7 @@ class Training:
 
     @property
     def order_name(self) -> str:
-        """What the work of training it is called; a member's own name, B3, says nothing of what is done."""
+        """Name of the work of training it; a member's own name, such as B3, does not say what is being done."""
         return f"train {self.name}" if self.about.kind is Stage.MEMBER else self.name
 
     @cached_property

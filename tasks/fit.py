@@ -25,7 +25,7 @@ from effnet.store import publish
 from tasks.build import Build, Training
 from tasks.trainings import keep_minival_hits, measure_latency, train
 
-SHORT = 4  # candidates that were trained for less than one part in so many of the members' epochs say little
+SHORT = 4  # candidates trained for less than 1/SHORT of the members' epochs say little
 
 
 @task(task_run_name="fit coefficients", cache_policy=NO_CACHE)
@@ -69,10 +69,10 @@ def known_coefficients(build: Build) -> Coefficients:
 def _halve(
     build: Build, candidates: Sequence[Candidate], plan: Sequence[Rung]
 ) -> tuple[list[Candidate], list[RungFound], set[str]]:
-    """Return the candidates that reach the last rung, what every rung before found, and the keys of its runs.
+    """Return the candidates that reach the last rung, what each earlier rung found, and the keys of those rungs' runs.
 
-    Every rung has a whole schedule of its own, down to the last learning rate, and goes by loss: a training that is cut
-    off in the middle of a long schedule says how fast a network learns, and top-1 has too few values.
+    Every rung has a whole schedule of its own, down to the last learning rate, and ranks by loss: a training cut off
+    in the middle of a long schedule only shows how fast a network learns, and top-1 takes too few distinct values.
     """
     alive, history, tried = list(candidates), list[RungFound](), set[str]()
     for rung, following in itertools.pairwise(plan):
@@ -111,7 +111,7 @@ def _hits(training: Training) -> Hits:
 
 
 def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | None = None) -> Training:
-    """Return the training of a candidate: to the end, or with a schedule of so many epochs."""
+    """Return the training of a candidate: with its full schedule, or with one of `epochs` epochs."""
     alpha, beta, gamma = candidate.coefficients
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
     name = f"fit α{alpha:.3g} β{beta:.3g} γ{gamma:.3g}"

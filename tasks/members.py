@@ -1,7 +1,7 @@
 """Members: trained, then scored on val.
 
-Called by the flow itself, and no tasks: the timeline then shows every member's training and evaluation at once, where
-those of other stages are folded into their stage.
+These are not Prefect tasks: the flow calls them itself, so that the timeline shows every member's training and
+evaluation directly. Those of other stages are folded into their stage.
 """
 
 from __future__ import annotations

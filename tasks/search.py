@@ -1,4 +1,4 @@
-"""The search for a baseline as a Prefect task. What was tried lies in run folders; nothing else is remembered."""
+"""The search for a baseline as a Prefect task. Run folders hold what was tried; there is no other state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Method = Literal["evolution", "random"]
 class Tried(NamedTuple):
     """A trial that was trained."""
 
-    trial: Trial  # its reward is that after the epochs that every trial gets; evolution goes by it
+    trial: Trial  # with its reward after the epochs that every trial gets, which evolution selects by
     training: Training
     cost: float  # multiply-adds, or milliseconds
     top1: float  # on minival, as far as it was trained
@@ -90,7 +90,7 @@ def _search(build: Build, config: SearchConfig, method: Method, space: Space) ->
 def _try(
     build: Build, config: SearchConfig, trainings: Sequence[Training]
 ) -> list[tuple[Training, float, float, float, bool]]:
-    """Train a batch, the better ones to the end; return cost, top-1 at first and at last, and whether that is all."""
+    """Train a batch, the better ones to the end; return cost, early and latest top-1, and whether it is complete."""
     costs = _costs(build, config, trainings)
     first = config.epochs // config.halving
     train(build, trainings, until=first if config.halving > 1 else None)

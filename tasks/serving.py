@@ -1,4 +1,4 @@
-"""For models that were registered while tasks.records.serving was called so: mlflow.pyfunc imports what they name."""
+"""Old name of tasks.records.serving, for models registered under it: mlflow.pyfunc imports the module they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dataset as a Prefect task: written here, or by the jobs of a work pool together, or found."""
+"""The dataset as a Prefect task: written here, written jointly by jobs of a work pool, or found to exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shard_dataset(config: FamilyConfig, store: Store, base: Path, screen: Screen
         config: the family.
         store: that it is written to.
         base: folder that relative paths in the config begin at.
-        screen: told how far it is, and what a person should know of it.
+        screen: shows the progress, and what a person should know about the dataset.
     """
 
     def progress(done: int, total: int) -> None:
@@ -49,7 +49,7 @@ def shard_dataset(config: FamilyConfig, store: Store, base: Path, screen: Screen
 
 
 def _shard_on_pool(data: DataConfig, compute: PoolCompute, store: Store, base: Path, screen: Screen) -> None:
-    """Have the dataset's shards written by jobs, unless it is there; without an exchange its index is still to write.
+    """Have jobs write the dataset's shards, unless it exists; without an exchange, its index remains to be written.
 
     Every job opens the source itself: it has to be on S3, or mounted at the same path everywhere.
     """

@@ -21,8 +21,8 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
     Args:
         build: the family.
         trainings: of one stage; those that are done are only forwarded.
-        ranks: processes of a machine that train each together; a work pool's config may ask for more.
-        until: epochs after which to leave them; a later call goes on with them.
+        ranks: processes per machine that train one network together; a work pool's config may ask for more.
+        until: epochs after which to stop early; a later call continues them.
     """
     if not trainings:
         return
@@ -75,22 +75,22 @@ def measure_latency(build: Build, trainings: Sequence[Training]) -> None:
 
 
 def keep_minival_hits(build: Build, trainings: Sequence[Training]) -> None:
-    """Keep which images of minival every finished training is right about, where it is not kept yet."""
+    """Store which images of minival each finished training gets right, where that is not stored yet."""
     missing = [training.folder.key for training in trainings if run_hits(training.folder, "minival") is None]
     if missing:
         _carry_out_one(build, Order(name="score on minival", action="hits", runs=tuple(missing)))
 
 
 def leave(build: Build, trainings: Sequence[Training]) -> None:
-    """End the runs in MLflow of trainings that halving left."""
+    """End the MLflow runs of trainings that halving dropped."""
     for training in trainings:
         build.tracker.leave(training.folder)
 
 
 def evaluate(build: Build, trainings: Sequence[Training]) -> int:
-    """Score every finished training on the validation split, once; return how many were scored before.
+    """Score every finished training on the validation split, once; return how many were scored already.
 
-    A latency that other work disturbed is measured again, while nothing of ours runs, on this machine's own trainings.
+    Latencies that other work disturbed are measured again while nothing of ours runs, except on a work pool.
     """
     missing = [each for each in trainings if each.folder.evaluation() is None or run_hits(each.folder, "val") is None]
     if missing:
@@ -103,7 +103,7 @@ def evaluate(build: Build, trainings: Sequence[Training]) -> int:
 
 
 def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
-    """Score trainings, one after the other: each is timed as well. On a pool one job does them all, on one machine."""
+    """Score trainings one after the other, as each is also timed; on a work pool, one job on one machine does all."""
     compute, total = build.config.compute, len(trainings)
     if isinstance(compute, PoolCompute):
         groups = {"evaluate all": trainings}
@@ -154,7 +154,7 @@ def epochs_done(training: Training) -> int:
 
 
 def score_after(training: Training, epochs: int) -> tuple[float, float]:
-    """Return minival's (top-1, -loss): of the kept weights if the training is over after so many epochs, or then."""
+    """Return (top-1, -loss) on minival after `epochs` epochs; of the kept weights if the training has ended by then."""
     result = training.folder.result()
     if result is not None and result.epochs <= epochs:
         return result.top1, -result.loss

@@ -48,10 +48,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the tables of faults of this process of xdist, if it is one, to the process that prints; or judge.
+    """In an xdist worker, hand its fault tables to the process that prints; elsewhere, check the promises.
 
-    EFFNET_PROMISES, which continuous integration sets, says that the whole suite was to run: it fails if a test that
-    docs/promises.md names did not.
+    EFFNET_PROMISES, which continuous integration sets, means that the whole suite was to run: the session then fails if
+    a test that docs/promises.md names did not run.
     """
     if (output := getattr(session.config, "workeroutput", None)) is not None:
         output["fault_tables"] = TABLES
@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _asked_to_stop_no_more() -> Iterator[None]:
-    """What a test asks this process to stop, it asks nobody after it."""
+    """Reset a request to stop this process, so that one test's request does not reach the next."""
     yield
     note_stopping(False)
 

@@ -1,4 +1,4 @@
-"""How pytest-xdist spreads the tests: what shares a costly fixture stays in one process, the longest first."""
+"""How pytest-xdist spreads the tests: those that share a costly fixture stay together, the longest groups first."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import PurePosixPath
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Fixtures that take many seconds to make and that every process of xdist would make anew, and the files that use them.
+# Fixtures that take many seconds to set up, once per xdist worker, and the files that use them.
 _SHARED = {
     "a family with every stage": ("test_explore", "test_runs", "test_stage_faults", "test_pages"),
     "a Prefect server with pools": ("test_pool", "test_task_runs", "test_templates", "test_nightly", "test_s3_faults"),
     "a real S3 server": ("test_storage", "test_remote", "test_roles", "test_parts"),
 }
 _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
-# Those that take minutes: begun first, so that no process is left with one of them at the end.
+# Groups that take minutes: started first, so that none of them is left running alone at the end.
 _LONG = (
     "test_operation_faults",
     *_SHARED,
@@ -27,7 +27,7 @@ _LONG = (
 
 
 def group(nodeid: str) -> str:
-    """Return the name of the tests that a test has to stay with: its file's, or those of files that share a fixture."""
+    """Return the group that a test has to stay in: its file, or the files that share a costly fixture."""
     file = PurePosixPath(nodeid.split("::")[0]).stem
     return _GROUPS.get(file, file)
 

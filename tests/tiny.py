@@ -81,7 +81,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def users_of(folder: Path) -> list[psutil.Process]:
-    """Return the other processes that work in a folder: stand in it, or have a file of it open."""
+    """Return the other processes that use a folder: whose working folder is in it, or that have a file in it open."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it ended meanwhile
@@ -103,5 +103,5 @@ def child_of(folder: RunFolder, ranks: int = 1) -> list[str]:
 
 
 def named(name: str, *, kind: Stage = Stage.MEMBER, family: str = "f" * 16, **labels: float) -> About:
-    """Return what people call a run of the family `tiny`."""
+    """Return the description (name, stage, labels) of a run of the family `tiny`."""
     return About(experiment="tiny", name=name, kind=kind, labels=labels, family=family)

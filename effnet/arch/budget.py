@@ -10,7 +10,7 @@ from effnet.arch.scaling import Strategy, scale
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
 
-_OCTAVES = 12  # how often the cost is halved, at most, in looking for a member that fits
+_OCTAVES = 12  # at most this many halvings of the cost, to find a member that fits
 _PRECISION = 1e-6  # of the factor, in octaves
 
 
@@ -44,11 +44,11 @@ def largest(
 ) -> Affordable:
     """Return the largest network that the strategy makes of the baseline within the budget.
 
-    The baseline is scaled down where it does not fit itself. Counted cost never falls while the factor rises, because
+    If the baseline itself does not fit, it is scaled down. Counted cost never falls while the factor rises, because
     every rounding rule is monotone; so the limit is found by bisection.
 
     Raises:
-        ConfigError: if the budget has no bound, or nothing of the family fits, or the strategy does not touch what is
+        ConfigError: if the budget has no bound, no member of the family fits, or the strategy does not change what is
             bounded.
     """
     if all(limit is None for limit in budget):

@@ -1,9 +1,9 @@
 """What a network costs, from the value alone: no torch, no tensor.
 
 Conventions. `params` counts every trainable number (batch norm's two per channel included). `macs` counts the
-multiply-adds of convolutions and the classifier for one image; the paper calls this number FLOPS. Norms, activations,
-pooling and element-wise work are not in it, biases are not in it. `activations` counts the numbers that convolutions
-and the classifier put out for one image.
+multiply-adds of convolutions and the classifier for one image; the paper calls this number FLOPS. It leaves out norms,
+activations, pooling, element-wise work and biases. `activations` counts the numbers that convolutions and the
+classifier output for one image.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def count(arch: Architecture, num_classes: int = 1000) -> Cost:
     """Return the cost of the network with a classifier of `num_classes` (with bias).
 
     Raises:
-        ConfigError: if `arch` is no Architecture, or `num_classes` below 1.
+        ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
     """
     check_architecture(arch)
     check_classes(num_classes)

@@ -26,7 +26,7 @@ class Coefficients(NamedTuple):
 
     @property
     def cost_ratio(self) -> float:
-        """α·β²·γ²: how many times the cost of the baseline φ = 1 has, before rounding (paper: about 2)."""
+        """α·β²·γ²: the cost at φ = 1, as a multiple of the baseline's, before rounding (paper: about 2)."""
         return self.alpha * self.beta**2 * self.gamma**2
 
     def at(self, phi: float) -> Multipliers:
@@ -73,7 +73,7 @@ def compound(coefficients: Coefficients) -> Strategy:
 def fast(width_share: float = 0.8) -> Strategy:
     """Return the fast rule of Dollar, Singh and Girshick (arXiv 2103.06877): most of the cost goes into width.
 
-    Activations, which run time follows, then grow with about the square root of the cost. A share of 0.8 is the
+    Activations, which run time tracks, then grow with about the square root of the cost. A share of 0.8 is the
     recommended dWr, 1/3 spends evenly (dwr), 1 is width alone.
 
     Raises:
@@ -105,7 +105,7 @@ def round_repeats(repeats: int, multiplier: float, rounding: Literal["up", "near
     """Scale a stage's repeats, rounding up (round_repeats in efficientnet_model.py of the official code), or to the
     nearest, halves up, and never below one (scaler.py of pycls).
     """
-    # α^φ of exactly 2 may come out as 2.0000000000000004; the ceiling must not turn that into one block more.
+    # α^φ of exactly 2 may come out as 2.0000000000000004; the ceiling must not add a block for that.
     exact = round(repeats * multiplier, 9)
     return math.ceil(exact) if rounding == "up" else max(1, math.floor(exact + 0.5))
 
@@ -137,7 +137,7 @@ def scale(
         name: label of the result; the baseline's if not given.
 
     Raises:
-        ConfigError: if a multiplier is not a positive number, or the result is no valid architecture.
+        ConfigError: if a multiplier is not a positive number, or the result is not a valid architecture.
     """
     check_architecture(arch)
     depth, width, fineness = _checked(multipliers)
@@ -154,7 +154,7 @@ def scale(
         "stages": tuple(
             stage.model_copy(
                 update={
-                    # a bottleneck's middle is a whole share of its channels
+                    # a bottleneck's middle width must divide its channels
                     "channels": filters(
                         stage.channels,
                         math.lcm(multiple, stage.expand_ratio) if stage.block == "bottleneck" else multiple,
@@ -194,7 +194,7 @@ def _checked(multipliers: Any) -> Multipliers:
 
 
 def _check_limits(arch: Architecture) -> None:
-    """Refuse what scaling can make impossible; model_copy checks nothing, which keeps scaling cheap."""
+    """Refuse what scaling can make invalid; model_copy validates nothing, which keeps scaling cheap."""
     if arch.resolution < arch.total_stride:
         raise ConfigError(
             f"{arch.name}: resolution {arch.resolution} is below the network's total stride {arch.total_stride}"
@@ -219,12 +219,12 @@ def realised(baseline: Architecture, scaled: Architecture) -> Multipliers:
 
 
 def shares_of_cost(multipliers: Multipliers, cost_factor: float) -> Multipliers:
-    """Return the shares of the log of cost that depth, width and resolution have: 0.28, 0.29, 0.43 is the paper's rule.
+    """Return depth's, width's and resolution's shares of the log of cost; by the paper's rule 0.28, 0.29 and 0.43.
 
     They add up to about 1: cost is not quite depth · width² · resolution².
 
     Args:
-        multipliers: realised.
+        multipliers: as `realised` returns them.
         cost_factor: counted multiply-adds, times the baseline's; not 1.
     """
     depth, width, resolution = (math.log(value) / math.log(cost_factor) for value in multipliers)

@@ -1,6 +1,6 @@
 """Networks as frozen values.
 
-An `Architecture` says everything that decides what a network computes and what it costs, except the number of classes.
+An `Architecture` holds everything that decides what a network computes and what it costs, except the number of classes.
 `effnet.arch.scaling` turns one into another, `effnet.arch.cost` prices it, `effnet.models.build` makes the module.
 
 The fields' defaults are those of the official EfficientNet code
@@ -10,7 +10,7 @@ The fields' defaults are those of the official EfficientNet code
 from __future__ import annotations
 
 import functools
-from numbers import Integral  # numpy's are some, too
+from numbers import Integral  # includes numpy's integers
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -101,7 +101,7 @@ class Architecture(Value):
     padding: Literal["same", "symmetric"] = "same"  # TensorFlow's SAME, or k // 2 on every side
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] = 1e-3
     norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # PyTorch's sense: weight of the new batch
-    se_base: Literal["input", "expanded"] = "input"  # filters that se_ratio is taken of
+    se_base: Literal["input", "expanded"] = "input"  # the filters that se_ratio is a fraction of
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.2  # rate at which residual branches are dropped
     # How the rate is spread over blocks i = 0 .. N-1: i / N of it (official code), (i + 1) / N (arXiv 1603.09382,
     # equation 4), or all of it.
@@ -189,7 +189,7 @@ class Architecture(Value):
 
 
 def check_architecture(given: object) -> None:
-    """Raise ConfigError in one line if somebody's code gave something else than an Architecture."""
+    """Raise ConfigError in one line if a caller passed something other than an Architecture."""
     if not isinstance(given, Architecture):
         raise ConfigError(
             f"no Architecture, such as zoo.get('efficientnet_b0') or Architecture.load(path) gives (got {given!r:.50})"
@@ -197,7 +197,7 @@ def check_architecture(given: object) -> None:
 
 
 def check_classes(num_classes: object) -> None:
-    """Raise ConfigError in one line if a number of classes is none."""
+    """Raise ConfigError in one line if `num_classes` is not a valid number of classes."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
         raise ConfigError(f"num_classes must be a whole number from 1 up (got {num_classes!r:.60})")
 
@@ -233,6 +233,6 @@ def _has_residual(stage: Stage, stride: int, in_channels: int) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _key(arch: Architecture) -> str:
     data = arch.model_dump(mode="json", exclude={"name"})
-    if arch.depth_rounding == "up":  # as it was before there was a choice: keys of what was trained stay
+    if arch.depth_rounding == "up":  # left out, as before the field existed: keys of earlier runs stay
         del data["depth_rounding"]
     return digest(data)

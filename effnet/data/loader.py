@@ -27,8 +27,8 @@ from effnet.errors import ConfigError, DataError, StoppedError
 from effnet.process import stopping
 
 _AHEAD = 2  # batches that are prepared while one is used
-LOOK_SECONDS = 0.2  # between looks for a request to stop, while data is waited for
-_SOON = 32  # batches whose shards are fetched ahead, where they come from elsewhere
+LOOK_SECONDS = 0.2  # between checks for a request to stop, while waiting for data
+_SOON = 32  # batches whose shards are fetched ahead, if the dataset lies elsewhere
 
 
 class WaitedError(StoppedError):
@@ -38,7 +38,7 @@ class WaitedError(StoppedError):
 class Batch(NamedTuple):
     """One rank's share of a step."""
 
-    images: Tensor  # uint8, (n, 3, resolution, resolution), channels last in memory; pinned where CUDA is
+    images: Tensor  # uint8, (n, 3, resolution, resolution), channels last in memory; pinned if there is CUDA
     labels: Tensor  # int64, (n,)
     samples: NDArray[np.int64]  # positions in the split's index
 
@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 class Loader:
     """Batches of one split.
 
-    Training (`train=True`) shuffles by (seed, epoch), augments by (seed, epoch, sample) and leaves away the last,
+    Training (`train=True`) shuffles by (seed, epoch), augments by (seed, epoch, sample) and drops the last,
     smaller batch. Otherwise every sample comes once, in the order of the index, cropped at the centre. Threads decode
     straight into the batch; their number, like the number of ranks, changes no pixel.
 
@@ -59,8 +59,8 @@ class Loader:
         train: see above.
         seed: of order and augmentation.
         rank, world: this process's share: of each step's samples, every `world`-th from `rank` on.
-        shuffle_shards: mix the samples of so many shards at a time, in an order of shards that is drawn anew for every
-            epoch; 0 mixes all. With shards that are fetched from elsewhere few have to be here at once.
+        shuffle_shards: mix the samples of this many shards at a time, in an order of shards that is drawn anew for
+            every epoch, so that of shards fetched from elsewhere few have to be here at once; 0 mixes all.
         threads: that read and decode.
         cache: folder for decoded pixels, if they are to be kept; for splits small enough (effnet.data.pixel_cache).
 
@@ -119,7 +119,7 @@ class Loader:
         return np.lexsort((mix(self.seed, epoch, np.arange(num)), group))
 
     def epoch(self, epoch: int, start_step: int = 0, resolution: int | None = None) -> Iterator[Batch]:
-        """Yield this rank's batches of an epoch from a step on, in another resolution than the loader's if given."""
+        """Yield this rank's batches of an epoch from a step on; `resolution` overrides the loader's."""
         side = resolution or self.resolution
         order = self.order(epoch)
         pool = ThreadPoolExecutor(self.threads, f"load-{self.split}", initializer=torch.set_num_threads, initargs=(1,))
@@ -145,7 +145,7 @@ class Loader:
     def _submit(
         self, pool: ThreadPoolExecutor, samples: NDArray[np.int64], epoch: int, side: int
     ) -> tuple[Batch, list[Future[None]]]:
-        """Return a batch that threads are filling, each a part of it."""
+        """Return a batch that threads are filling, each thread its part."""
         shape = (len(samples), side, side, 3)
         images = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         rows = images.numpy()  # not a tensor: in inference mode threads may not write to this thread's
@@ -169,7 +169,7 @@ class Loader:
                 resize_into(torch.from_numpy(rows[row]), self._pixels(sample, box), flip=flip)
 
     def _pixels(self, sample: int, box: Box) -> Pixels:
-        """Return the box of an image, from the cache or decoded; what the cache keeps is decoded whole."""
+        """Return the box of an image, from the cache or decoded; an image that goes into the cache is decoded whole."""
         if self._decoded and (pixels := self._decoded.get(sample)) is not None:
             return cut(pixels, box)
         data, where = self._read(sample), f"{self.folder}/{self.index.describe(sample)}"
@@ -180,7 +180,7 @@ class Loader:
         return cut(pixels, box)
 
     def _read(self, sample: int) -> bytes:
-        """Return an image's bytes, which are those that were written."""
+        """Return an image's bytes, checked to be those that were written."""
         index = self.index
         data = self._files.read(int(index.shards[sample]), int(index.offsets[sample]), int(index.lengths[sample]))
         if hashlib.sha256(data).digest() != index.sha256[sample].tobytes():

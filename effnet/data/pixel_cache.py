@@ -1,7 +1,7 @@
 """Decoded images of a split in one memory-mapped file, shared by all processes of this machine.
 
 Each image is decoded once, by whoever needs it first; later epochs and other candidates find its pixels. The file's
-name holds the machine's boot: after a crash nobody trusts pages that may not have reached the disk.
+name holds the machine's boot ID: after a crash, pages that may not have reached the disk are not trusted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from effnet.data.shards.index import Index
 from effnet.store import new_file
 
 MAX_BYTES = 8 << 30
-_MAX_SHARE = 4  # of the free disk: at most one part in so many
+_MAX_SHARE = 4  # of the free disk: at most one part in this many
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -59,7 +59,7 @@ class DecodedCache:
 
 
 def _reserve(path: Path, size: int) -> bool:
-    """Make a file whose blocks are all there, so that its map cannot run out of disk; say whether it worked."""
+    """Make a file with all blocks allocated, so that its memory map cannot run out of disk; say whether it worked."""
     try:
         with new_file(path, replace=False) as temporary, temporary.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -18,7 +18,7 @@ from effnet.models.preprocess import normalize
 
 @torch.no_grad()
 def class_activation_maps(network: Network, images: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return each image's map, and the class that it is of.
+    """Return each image's map, and the class that the map is for.
 
     The logit of a class is the mean over positions of the classifier's row times the last features, plus its bias; the
     map is what is averaged, so it needs no gradient.
@@ -26,11 +26,11 @@ def class_activation_maps(network: Network, images: Tensor, classes: Tensor | No
     Args:
         network: on the images' device, in evaluation mode.
         images: uint8, (N, 3, H, W).
-        classes: int64, (N,); the class that the network finds, if not given.
+        classes: int64, (N,); the predicted class if not given.
 
     Returns:
-        float32 (N, H, W) in 0..1, stretched so that each map's highest value is 1 and what speaks against is 0; and
-        int64 (N,).
+        float32 (N, H, W) in 0..1, scaled so that each map's highest value is 1 and evidence against the class is 0;
+        and int64 (N,).
     """
     features: Tensor = network.head(network.blocks(network.stem(normalize(images, network.architecture))))
     logits = network.classifier(features.mean((2, 3)))
@@ -45,7 +45,7 @@ class Seen(NamedTuple):
 
     pixels: NDArray[np.uint8]  # (side, side, 3): as the network gets it
     map: NDArray[np.float32]  # (side, side), 0..1
-    label: str  # the class that it finds, and how sure it is
+    label: str  # the predicted class, and how sure the network is
 
 
 def activation_panel(

@@ -64,7 +64,7 @@ def match_classes(known: Known, num_outputs: int, manifest: Manifest, where: str
 
     Raises:
         ConfigError: naming the classes that the network does not have; or, where nothing is known of its classes, if
-            their number is another one.
+            their number differs.
     """
     if known.ids == manifest.classes and num_outputs == len(manifest.classes):
         return Matching(np.arange(num_outputs), "")

@@ -1,7 +1,7 @@
 """Images as people and programs hand them to a model: what training accepts, through the same policy.
 
-A file's bytes go through what shards are made by (effnet.data.images.intake): 16 bits become 8, transparency is laid
-over black, what a camera stored lying is turned upright as EXIF says. Arrays are treated alike.
+A file's bytes go through the code that makes shards (effnet.data.images.intake): 16 bits become 8, transparency is laid
+over black, and an image that a camera stored sideways is turned upright as EXIF says. Arrays are treated the same way.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def pixels_of(images: Any) -> list[Pixels]:
             image files, or base64 text of such bytes; or a table (pandas) or map with a column of them.
 
     Raises:
-        ConfigError: in one line, naming the image that is something else.
+        ConfigError: in one line, naming the image that is none of these.
     """
     return [_pixels(image, f"image {number}") for number, image in enumerate(_items(images))]
 
 
 def _items(images: Any) -> Iterator[Any]:
-    if hasattr(images, "columns") and hasattr(images, "to_dict"):  # a table of pandas, which is not imported for this
+    if hasattr(images, "columns") and hasattr(images, "to_dict"):  # a pandas table; pandas is not imported for this
         images = {str(name): images[name].tolist() for name in images.columns}
     if isinstance(images, Mapping):
         name = COLUMN if COLUMN in images else next(iter(images), COLUMN)
@@ -89,7 +89,7 @@ def _array(image: Any, where: str) -> Pixels:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not min(pixels.shape):
         raise ConfigError(f"{where}: {_EXPECTED}, got {_kind(image, pixels)}")
     pixels = _eight_bit(pixels, where)
-    if pixels.shape[2] == 4:  # over black, as the policy lays it
+    if pixels.shape[2] == 4:  # over black, as in the policy
         alpha = pixels[..., 3:].astype(np.uint32)
         return ((pixels[..., :3] * alpha + 127) // 255).astype(np.uint8)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

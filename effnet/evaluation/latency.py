@@ -14,21 +14,21 @@ from torch import nn
 
 from effnet.runs import Latency
 
-WARM_UP, RUNS = 5, 20  # at least; the paper's table 4 is the average of 20 runs
+WARM_UP, RUNS = 5, 20  # minimums; the paper's table 4 is the average of 20 runs
 MAX_BATCH = 256
-ROUNDS = 3  # of measuring, until one is quiet
+ROUNDS = 3  # of measuring, at most, until one is quiet
 PAUSE_SECONDS = 0.5  # between them
 _SECONDS = 0.15  # of measuring each batch
 _LATENCY_SECONDS = 0.3  # of a round of latency, at least
 
-# What makes a round one that other work disturbed.
+# What marks a round as disturbed by other work.
 OTHERS_SHARE = 0.25  # of all cores kept busy by other processes
 OWN_SHARE = 0.9  # of the time that this thread had a core
 SPREAD = 0.2  # between the quartiles, of the median
 
 
 class _Load(NamedTuple):
-    """Seconds since some time ago: of all processors at work, of this process, of this thread, on the clock."""
+    """Seconds since an arbitrary time: all processors' busy time, this process's, this thread's, and the clock's."""
 
     busy: float
     own: float
@@ -72,7 +72,7 @@ def quieter(one: Latency, other: Latency) -> Latency:
 
 
 def cpu_name() -> str:
-    """Return what the processor calls itself."""
+    """Return the processor's name for itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

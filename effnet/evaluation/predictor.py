@@ -1,6 +1,6 @@
 """A member as people use it: images of any size in, class names and probabilities out. Needs no MLflow.
 
-It is read from a folder of tensors and JSON: nothing in a model is run. tasks.records.serving hands it to MLflow.
+It is read from a folder of tensors and JSON: no code in a model is run. tasks.records.serving hands it to MLflow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Predictor:
     Args:
         network: in evaluation mode, on the CPU.
         class_names: one per output.
-        crop_padding: of the central crop, as it was evaluated (Augment.crop_padding).
+        crop_padding: of the central crop, as in the evaluation (Augment.crop_padding).
     """
 
     def __init__(self, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
@@ -49,7 +49,7 @@ class Predictor:
             params: `top`: how many classes to list.
 
         Raises:
-            ConfigError: if the images are something else, in one line.
+            ConfigError: in one line, if the images are anything else.
         """
         top = (params or {}).get("top", DEFAULT_TOP)
         if not isinstance(top, int | np.integer) or top < 1:
@@ -99,5 +99,5 @@ def load_predictor(folder: Path) -> Predictor:
 
 
 def _load_pyfunc(path: str) -> Predictor:
-    """Load for mlflow.pyfunc a model that was registered before effnet had a module for serving."""
+    """Load a model for mlflow.pyfunc that was registered before effnet had a serving module."""
     return load_predictor(Path(path))

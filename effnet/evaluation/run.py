@@ -1,4 +1,4 @@
-"""A split's verdict on weights."""
+"""The scores of weights on a split."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from effnet.statistics import Hits
 from effnet.store import publish, sha256_file
 
 BATCH = 256
-RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it bears other images
+RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
 
 
 def evaluate_run(folder: RunFolder) -> Evaluation:
-    """Score a finished run on the validation split and time it; write what is not there of hits.json, evaluation.json.
+    """Score a finished run on the validation split and time it; write hits.json and evaluation.json if missing.
 
     Raises:
         DataError: if the run is not finished, or its weights are not those it was finished with.
@@ -63,7 +63,7 @@ def keep_run_hits(folder: RunFolder) -> None:
 
 
 def time_run(folder: RunFolder) -> float:
-    """Time a run's network, trained or not, and return the milliseconds; one that is settled is not timed again.
+    """Time a run's network, trained or not, and return the milliseconds; a settled time is not measured again.
 
     The figure is the evaluation's, if there is one, else that of latency.json. A quiet one replaces a noisy one.
     """
@@ -93,10 +93,10 @@ def judge(
     cache: Path | None,
     known: Known | None = None,
 ) -> Predictions:
-    """Return what a network says of every image of a dataset's split, by one pass; its classes are found by id.
+    """Return a network's predictions for every image of a dataset's split, by one pass; classes are matched by id.
 
     Args:
-        network: on the CPU, in evaluation mode; it comes back there.
+        network: on the CPU, in evaluation mode; it is moved back there at the end.
         dataset: folder.
         split: "train", "minival" or "val".
         augment: says how the central crop is cut.
@@ -123,9 +123,9 @@ def evaluate_weights(
     cache: Path | None,
     known: Known | None = None,
 ) -> tuple[Evaluation, Hits]:
-    """Score a network on every image of a dataset's split, each once, and time it; arguments and errors as of `judge`.
+    """Score a network on every image of a dataset's split, each once, and time it; arguments and errors as for `judge`.
 
-    `key` says whose weights these are. Classes of the result are the network's.
+    `key` says whose weights these are. The classes in the result are the network's.
     """
     manifest = _manifest(dataset)
     matching = _matching(network, manifest, known, dataset)
@@ -181,7 +181,7 @@ def _matching(network: Network, manifest: Manifest, known: Known | None, dataset
 def _opened(
     network: Network, dataset: Path, split: str, augment: Augment, cache: Path | None, matching: Matching
 ) -> Iterator[tuple[Loader, torch.device]]:
-    """Give a loader whose labels are the network's outputs, and the device where the network is meanwhile."""
+    """Yield a loader whose labels are the network's outputs, and the device where the network is meanwhile."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = Loader(
         dataset,

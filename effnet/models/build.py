@@ -20,7 +20,7 @@ class Noise(NamedTuple):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that can be told its random numbers."""
+    """Dropout that can be given its random numbers."""
 
     def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
         """Zero the share `p` of (N, C), where `draw` is below it; scale the rest."""
@@ -79,7 +79,7 @@ def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = Non
         seed: makes the initial weights a pure function of it; without one torch's global generator is used.
 
     Raises:
-        ConfigError: if `arch` is no Architecture, or `num_classes` below 1.
+        ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
     """
     check_architecture(arch)
     check_classes(num_classes)

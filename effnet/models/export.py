@@ -51,7 +51,7 @@ def export_onnx(network: Network, path: Path) -> float:
     except ImportError as error:
         raise ConfigError(f"ONNX export needs the package {error.name}: pip install 'effnet[onnx]'") from error
     network.eval()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision's operators are not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision's operators are missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch about itself
         program = torch.onnx.export(

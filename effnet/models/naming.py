@@ -19,7 +19,7 @@ _Modules: TypeAlias = dict[str, str]
 
 
 def modules(arch: Architecture, naming: str) -> _Modules | None:
-    """Return their path of every module of ours that holds tensors; None if the code base has no such network."""
+    """Return their path for every module of ours that holds tensors; None if the code base has no such network."""
     return _NAMINGS[naming](arch)
 
 

@@ -30,10 +30,10 @@ _WRAPPERS = (
     "model_ema",
     "state_dict",
     "model",
-)  # in this order: averaged weights are the judged ones
+)  # in this order: averaged weights are the ones that are evaluated
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 _ZIP = b"PK\x03\x04"
-_COUNTER = "num_batches_tracked"  # counts steps where momentum is None; ours is not, old files lack it
+_COUNTER = "num_batches_tracked"  # counts steps where momentum is None; ours never is, and old files lack the counter
 
 
 class Loaded(NamedTuple):
@@ -55,7 +55,7 @@ def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_class
 
     Args:
         path: a .safetensors file, or what torch.save made of a state dict (also one wrapped in a checkpoint).
-        arch: the network that the weights are of. Padding and norms are its own: a file does not tell them.
+        arch: the network that the weights belong to. It decides padding and norms, which a file does not tell.
         naming: `effnet`, `timm`, `torchvision`, `lukemelas`, or `auto` to see from the tensors' names.
         num_classes: classes wanted; the file's if not given. If they differ, the classifier is initialised anew.
 
@@ -83,7 +83,7 @@ def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_class
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return a weights file's tensors by name; wrappers and prefixes of checkpoints are taken off.
+    """Return a weights file's tensors by name; wrappers and prefixes of checkpoints are removed.
 
     Raises:
         DataError: if there is no such file, it is cut short or broken, or it holds anything but tensors.
@@ -107,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise DataError(
             f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
         ) from error
-    except Exception as error:  # what broken bytes make of the readers: a dozen kinds of errors
+    except Exception as error:  # broken bytes make the readers raise a dozen kinds of errors
         if not (isinstance(error, MemoryError) and path.stat().st_size < psutil.virtual_memory().available):
             raise_if_broken(error)  # a file that asks for more memory than its own size is broken itself
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
@@ -118,7 +118,7 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
     """Compare every part of a file of torch.save with its checksum, which torch itself does not.
 
     Raises:
-        DataError: if one does not match, or the parts are not stored as torch stores them: as they are, each once.
+        DataError: if one does not match, or the parts are not stored as torch stores them: uncompressed, each once.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -130,7 +130,7 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
                 raise DataError(f"{path}: '{broken}' in it does not match its checksum; get it again")
     except DataError:
         raise
-    except Exception as error:  # zipfile's readers meet broken bytes with as many kinds of errors
+    except Exception as error:  # zipfile, too, raises many kinds of errors on broken bytes
         raise_if_broken(error)
         raise DataError(f"{path}: not a weights file, or cut short; get it again") from error
 
@@ -155,7 +155,7 @@ def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _stretched(tensor: Tensor) -> bool:
-    """Say whether a tensor claims more numbers than it has: a file of a few bytes could then ask for any memory."""
+    """Say whether a tensor claims more numbers than it has: a file of a few bytes could then claim any memory."""
     return tensor.is_quantized or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
 
 
@@ -207,7 +207,7 @@ def _empty(arch: Architecture, num_classes: int) -> Network:
 def _match(
     network: Network, theirs: _Theirs, tensors: Mapping[str, Tensor], path: Path, *, new_classifier: object
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return our state dict and the names in it that stay to be initialised, or list all that does not fit."""
+    """Return our state dict and the names in it still to be initialised; DataError lists all that does not fit."""
     state: dict[str, Tensor] = {}
     problems, fresh, left = [], [], set(tensors)
     for ours, empty in network.state_dict().items():

@@ -52,12 +52,12 @@ class Facts(NamedTuple):
 
     @property
     def best(self) -> MemberFacts:
-        """The member with the best top-1 on the validation split; of equals the cheapest."""
+        """The member with the best top-1 on the validation split; the cheapest of several equals."""
         return max(self.members, key=lambda member: (member.evaluation.top1, -member.result.macs))
 
 
 def load_facts(store: Store, key: str) -> Facts:
-    """Read a finished build; raise DataError if something of it has gone."""
+    """Read a finished build; raise DataError if part of it is gone."""
     folder = store.families / key
     family, config = read_value(FamilyResult, folder / RESULT), read_value(FamilyConfig, folder / CONFIG)
     if family is None or config is None:

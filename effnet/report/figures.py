@@ -58,7 +58,7 @@ def accuracy_figure(
 def latency_figure(points: Sequence[Point], title: str, targets: Targets) -> None:
     """Draw top-1 against the time for one image on one core (paper, table 4)."""
     with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
-        _members(axis, [point.latency_ms for point in points], points)  # no line: times of near sizes differ by noise
+        _members(axis, [point.latency_ms for point in points], points)  # no line: times of like sizes differ by noise
         axis.set_xlabel("milliseconds for one image on one core")
         axis.set_ylabel("top-1 on the validation split (%)")
         axis.set_title(title, fontsize=11)
@@ -93,7 +93,7 @@ def learning_figure(curves: Mapping[str, Sequence[tuple[int, float]]], title: st
 def confusion_figure(
     pairs: Sequence[tuple[int, int, int]], samples: Sequence[int], names: Sequence[str], title: str, targets: Targets
 ) -> None:
-    """Draw what classes are taken for: of the 30 classes with the most mistakes, if there are more.
+    """Draw which classes are mistaken for which: for the 30 with the most mistakes, if there are more.
 
     Args:
         pairs: (class, class found, images).
@@ -229,7 +229,7 @@ def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)
     for number, (value, point, (_, high)) in enumerate(zip(x, points, intervals, strict=True)):
         axis.plot([value], [100 * point.top1], "o", color=BLUE, gid=f"point-{point.name}")
-        # Higher and lower in turn: members that cost nearly the same keep readable names.
+        # Alternately higher and lower: names of members that cost nearly the same stay readable.
         offset = (0, 4 + 11 * (number % 2))
         axis.annotate(point.name, (value, 100 * high), offset, textcoords="offset points", ha="center", size=9)
     axis.margins(0.08, 0.12)

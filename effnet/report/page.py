@@ -1,4 +1,4 @@
-"""The family's report: one HTML page that needs nothing else, and the same in short as Markdown."""
+"""The family's report: one HTML page that needs nothing else, and the same in brief as Markdown."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
 
 
 def markdown(facts: Facts) -> str:
-    """Return the report in short."""
+    """Return the report in brief."""
     lines = [f"# {facts.family.family}", "", _summary(facts), ""]
     heads = ("φ", "pixels", "top-1", "top-5", "params", "ratio", "MACs", "ratio", "latency, 1 thread")
     lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]

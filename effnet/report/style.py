@@ -26,7 +26,7 @@ DPI = 120
 def drawing(
     targets: Sequence[Path], size: tuple[float, float], columns: int = 1, rows: int = 1
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """Give a figure of so many inches and its axes, row by row; when the block ends, write it to every target."""
+    """Yield a figure of this size (inches) and its axes, row by row; when the block ends, write it to every target."""
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -56,8 +56,8 @@ class Decision(NamedTuple, Generic[_K]):
 def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     """Return the decision among finalists, at least one: the best is compared with each of the others.
 
-    Compared are the same images, over all seeds (effnet.statistics.difference), and p is corrected for the number of
-    comparisons (Holm).
+    The comparisons are on the same images, over all seeds (effnet.statistics.difference), and p is corrected for their
+    number (Holm).
     """
     ranked = sorted(finalists, key=lambda key: (-finalists[key].mean, finalists[key].macs))
     best = ranked[0]
@@ -67,7 +67,7 @@ def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     p_values = holm({key: gap.p for key, gap in gaps.items()})
     within = [best, *(key for key in ranked[1:] if p_values[key] > ALPHA)]
     winner = min(within, key=lambda key: (finalists[key].macs, ranked.index(key)))
-    # The second by top-1 may be worse for certain where a later one, right about other images, may not.
+    # The second by top-1 may be significantly worse while a lower one, right about other images, is not.
     rival = within[1] if len(within) > 1 else ranked[1]
     gap, p = gaps[rival], p_values[rival]
     return Decision(winner, best, rival, gap.lead, gap.noise, p, tie=p > ALPHA, seeds=gap.seeds)

@@ -1,7 +1,7 @@
-"""Which networks to try next: regularised evolution (arXiv 1802.01548), or at random as its control.
+"""Which networks to try next: regularised evolution (arXiv 1802.01548), or random search as its control.
 
-A search has no state besides its history: proposals are a pure function of the seed and of what was told. So the order
-in which a batch's results arrive changes nothing, and a search that was killed goes on by proposing again what it had.
+A search has no state besides its history: proposals are a pure function of the seed and of the results so far. So the
+order in which a batch's results arrive changes nothing, and a killed search resumes by proposing the same networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
 from effnet.search.space import Genes, Space
 
-MAX_DRAWS = 10_000  # of one proposal, before the filter is found to let nothing pass
+MAX_DRAWS = 10_000  # for one proposal, before the filter is taken to let nothing pass
 
 
 class Trial(NamedTuple):
@@ -38,9 +38,9 @@ class Search:
         space: of networks.
         admits: the cheap filter: whether a network is worth training; its cost window, usually.
         seed: decides everything together with the history.
-        method: `evolution`, or `random` without looking at rewards.
+        method: `evolution`, or `random`, which ignores rewards.
         population: networks alive; the oldest dies.
-        sample: of the population, whose best is mutated.
+        sample: networks drawn from the population; the best of them is mutated.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class Search:
             if self.space.simplest(genes) not in known:
                 return genes
             if start:
-                start = genes  # proposed before: one mutation further
+                start = genes  # proposed before: mutate once more
         raise ConfigError(
             f"search: none of {MAX_DRAWS:,} networks costs what is wanted; widen search.window or change the target"
         )
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return which (cost, accuracy) points no other is at least as good as in both and better in one, by cost."""
+    """Return the indices of the (cost, accuracy) points that no other matches in both and beats in one, by cost."""
     front: list[int] = []
     best = float("-inf")
     for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):

@@ -26,7 +26,7 @@ class SearchFindings(Value):
 
     config: SearchConfig
     trials: tuple[TrialFound, ...]
-    control: tuple[TrialFound, ...]  # as many at random, if the config wants them
+    control: tuple[TrialFound, ...]  # the same number of random trials, if the config wants them
     pareto: tuple[int, ...]  # places among the trials
 
 
@@ -79,7 +79,7 @@ class StudyFindings(Value):
     coefficients: tuple[float, float, float]  # α, β, γ of `compound`
     baselines: dict[str, tuple[NetworkFound, ...]]
     contests: dict[str, tuple[Contest, ...]]
-    gains: dict[str, tuple[Gain, ...]]  # none where the study has not all three dimensions
+    gains: dict[str, tuple[Gain, ...]]  # none where the study lacks one of the three dimensions
 
 
 class CandidateFound(Value):

@@ -30,7 +30,7 @@ class Grid(NamedTuple):
     points: int  # all combinations of the grid
     duplicates: int  # points that build a network which another point builds too
     off_cost: int  # networks whose counted MACs miss the wanted ratio
-    left_out: int  # networks that would do, beyond max_candidates
+    left_out: int  # networks that qualify, beyond max_candidates
 
     @property
     def compound(self) -> int:
@@ -53,7 +53,7 @@ class Grid(NamedTuple):
 def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, resolution_multiple: int) -> Grid:
     """Return the candidates of the grid, in rising order of (α, β, γ).
 
-    Of several points that build the same network the one closest to the wanted cost by α·β²·γ² stands for all.
+    Of several points that build the same network, the one whose α·β²·γ² is closest to the wanted cost represents all.
 
     Raises:
         ConfigError: if no point has the wanted cost.
@@ -104,7 +104,7 @@ def paper_candidate(baseline: Architecture, num_classes: int, config: FitConfig,
 
 
 def in_window(candidate: Candidate, baseline: Architecture, num_classes: int, config: FitConfig) -> bool:
-    """Say whether a candidate costs what is wanted: others are reported, and never chosen."""
+    """Say whether a candidate has the wanted cost: others are reported, but never chosen."""
     wanted = config.cost_ratio * count(baseline, num_classes).macs
     return abs(candidate.macs / wanted - 1) <= config.tolerance
 
@@ -119,9 +119,9 @@ def _miss(point: Coefficients, config: FitConfig) -> float:
 
 
 def _spread_over_kinds(candidates: Sequence[Candidate], most: int) -> list[Candidate]:
-    """Return at most `most` of the candidates: of those that grow in three dimensions, two and one, as many each.
+    """Return at most `most` of the candidates: equally many that grow in three dimensions, in two and in one.
 
-    What a kind lacks goes to the others, to compound ones first; within a kind they are spread evenly.
+    Places that a kind cannot fill go to the others, compound ones first; within a kind the choice is spread evenly.
     """
     kinds = [[one for one in candidates if one.grows == grows] for grows in (3, 2, 1, 0)]
     places = [0] * len(kinds)

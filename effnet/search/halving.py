@@ -1,4 +1,4 @@
-"""Successive halving (arXiv 1502.07943): train all a little, the better ones on, and the best to the end."""
+"""Successive halving (arXiv 1502.07943): train all a little, the better ones longer, and the best to the end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-FIRST = 4  # the first rung is at least one part in so many of all epochs
+FIRST = 4  # the first rung is at least one part in this many of all epochs
 
 _K = TypeVar("_K", bound=Hashable)
 
 
 class Rung(NamedTuple):
-    """So many candidates, trained up to so many epochs in all."""
+    """This many candidates, each trained for this many epochs."""
 
     candidates: int
     epochs: int
@@ -22,8 +22,8 @@ def rungs(candidates: int, epochs: int, factor: int = 4) -> list[Rung]:
     """Return the rungs from all candidates to the last few, which are trained for all `epochs`.
 
     The candidates shrink by `factor` from rung to rung, the epochs grow by it; the last rung has at least two, so that
-    there is a winner and one that it beat. No rung is shorter than a quarter of the epochs: a shorter one would ask
-    who learns fastest in the beginning, and those are the wide ones.
+    there is a winner and one that it beat. No rung is shorter than a quarter of the epochs: a shorter one would pick
+    those that learn fastest at first, and they are the wide ones.
     """
     number = 1
     while candidates > 2 * factor ** (number - 1) and factor**number <= FIRST and epochs >= factor**number:
@@ -36,7 +36,7 @@ def rungs(candidates: int, epochs: int, factor: int = 4) -> list[Rung]:
 
 
 def total_epochs(plan: Sequence[Rung]) -> int:
-    """Return the epochs of all trainings together; each rung's begin anew, with a whole schedule of its own."""
+    """Return the epochs of all trainings together; each rung starts from scratch, with a whole schedule of its own."""
     return sum(rung.candidates * rung.epochs for rung in plan)
 
 

@@ -20,9 +20,10 @@ _FILTERS, _DEPTHS = (16, 24, 32, 64, 96, 160, 320), (1, 2, 3, 4, 3, 3, 1)
 
 
 class Choices(NamedTuple):
-    """What a stage may be. MnasNet's own filters are 0.75, 1 and 1.25 times the reference's.
+    """What a stage may choose from. MnasNet's own filters are 0.75, 1 and 1.25 times the reference's.
 
-    With these alone B0 is not in the space: its 112 and 192 filters are 7/6 and 6/5 of MobileNetV2's. So are they here.
+    With these alone B0 is not in the space, as its 112 and 192 filters are 7/6 and 6/5 of MobileNetV2's: both
+    ratios are added here.
     """
 
     kernels: tuple[int, ...] = (3, 5)
@@ -46,8 +47,8 @@ class Space:
 
     def __init__(self, reference: Architecture, choices: Choices | None = None) -> None:
         self.reference, self.choices = reference, choices or Choices()
-        # There are few stages, and a search builds thousands of networks of them: the stage of each gene, and the first
-        # gene that made it.
+        # There are few stages, and a search builds thousands of networks from them: the stage of each gene, and the
+        # first gene that made it.
         self._known: list[dict[tuple[int, ...], tuple[Stage, tuple[int, ...]]]] = [{} for _ in reference.stages]
         self._first: list[dict[Stage, tuple[int, ...]]] = [{} for _ in reference.stages]
 
@@ -58,7 +59,7 @@ class Space:
         return int(per_stage ** len(self.reference.stages))
 
     def draw(self, source: random.Random) -> Genes:
-        """Draw genes, each choice evenly."""
+        """Draw genes, each choice uniformly."""
         return tuple(tuple(source.randrange(len(options)) for options in self.choices) for _ in self.reference.stages)
 
     def mutate(self, genes: Genes, source: random.Random) -> Genes:
@@ -77,7 +78,7 @@ class Space:
         return self.reference.model_copy(update={"name": name, "stages": stages})
 
     def simplest(self, genes: Genes) -> Genes:
-        """Return the same genes for all that make the same network."""
+        """Return canonical genes: the same for all genes that make the same network."""
         return tuple(self._remembered(*pair)[1] for pair in enumerate(genes))
 
     def find(self, arch: Architecture) -> Genes | None:

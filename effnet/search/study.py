@@ -23,8 +23,8 @@ REMEDIES = {
     "resolution": "give the baseline more pixels and fewer channels",
 }
 
-MISS = 1.5  # a network may cost so many times less than wanted
-EQUAL = 1.05  # costs that differ by no larger factor
+MISS = 1.5  # a network may cost up to this many times less than wanted
+EQUAL = 1.05  # costs that differ by no more than this factor count as equal
 BUDGETS = 16  # that are tried
 
 
@@ -51,10 +51,10 @@ def study_points(
     num_classes: int,
     resolution_multiple: int,
 ) -> list[StudyPoint]:
-    """Return a network of each strategy for each factor of the baseline's multiply-adds, at costs as equal as can be.
+    """Return a network of each strategy for each factor of the baseline's multiply-adds, at costs as equal as possible.
 
-    Rounding makes steps, of whole layers above all: where a strategy's largest network within factor times the
-    baseline's cost falls short of it, the others are cut to that cost too.
+    Rounding makes cost jump, above all by whole layers: where a strategy's largest network within factor times the
+    baseline's cost falls short of that, the others are cut to its cost, too.
 
     Raises:
         ConfigError: if a strategy cannot make a network of about that cost: it must not miss it by more than a third.
@@ -87,7 +87,7 @@ def study_points(
 
 
 def _evened(within: Callable[[int], list[Affordable]], wanted: int) -> list[Affordable]:
-    """Return what the largest budget gives at which costs are equal, or the most equal of all."""
+    """Return the networks of the largest budget at which costs are equal, or else those of the most equal costs."""
     least = round(wanted / MISS)
     best = within(wanted)
     for step in range(1, BUDGETS):
@@ -151,8 +151,8 @@ def balance(found: Sequence[Gain]) -> str:
     """Say whether a baseline is balanced, which dimension is starved if it is not, and what to change.
 
     Balanced: the largest gain is less than half a point per doubling above the smallest, and by less than a point for
-    certain. There every rule of scaling is worth the same to first order; elsewhere the starved dimension wins. The
-    interval of the gap adds those of both gains as if they were independent: they share the baseline, so it is wide.
+    certain. There every scaling rule gains the same to first order; elsewhere the starved dimension wins. The gap's
+    interval combines those of both gains as if they were independent: they share the baseline, so it is too wide.
     """
     most, least = max(found, key=lambda each: each.gain), min(found, key=lambda each: each.gain)
     gap, noise = most.gain - least.gain, math.hypot(most.noise, least.noise)

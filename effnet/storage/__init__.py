@@ -1,4 +1,4 @@
-"""Places with files: a folder, or a prefix of an S3 bucket. A name that can be seen there is whole."""
+"""Places with files: a folder, or a prefix of an S3 bucket. A file that can be seen there is whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class File(NamedTuple):
 
     name: str  # relative to the place, with slashes
     size: int  # bytes
-    tag: str  # changes when the content does: time of change, or ETag
+    tag: str  # changes when the content does: modification time, or ETag
 
 
 class Folder(Protocol):
@@ -28,7 +28,7 @@ class Folder(Protocol):
         ...
 
     def list(self, prefix: str = "") -> list[File]:
-        """Return the files whose names begin so, sorted by name."""
+        """Return the files whose names begin with `prefix`, sorted by name."""
         ...
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
@@ -66,7 +66,7 @@ def open_folder(location: str | Path, *, known: bool = False) -> Folder:
 
     Args:
         location: see above.
-        known: others have used it, so a server that does not answer is away, and not a mistake in the address.
+        known: others have used it, so no answer means that the server is away, not that the address is wrong.
     """
     if is_remote(location):
         from effnet.storage.s3 import S3Folder

@@ -26,9 +26,9 @@ class LocalFolder:
         return str(self._path)
 
     def list(self, prefix: str = "") -> list[File]:
-        """Return the files whose names begin so; unfinished ones are not seen."""
+        """Return the files whose names begin with `prefix`; unfinished ones are not seen."""
         found = []
-        top = self._path / prefix.rpartition("/")[0]  # nothing above it begins so
+        top = self._path / prefix.rpartition("/")[0]  # no name above it begins with `prefix`
         for folder, _, names in os.walk(top):  # passes over folders that vanish meanwhile
             for path in (Path(folder) / name for name in names if not name.startswith(TEMPORARY)):
                 name = path.relative_to(self._path).as_posix()

@@ -1,9 +1,9 @@
 """A prefix of an S3 bucket, through boto3. Credentials, region and endpoint come from boto3's usual places.
 
-boto3 retries once what fails before an answer; a body that breaks off or stalls in the middle it does not resume, so
-reads here are ranges that are asked for again, of the same version of the object. A server that is away is waited for
-(effnet.outage). Every object goes up with a checksum that
-the server verifies, and carries its own (CRC32), which is verified when it is read whole.
+boto3 retries once what fails before an answer, but does not resume a body that breaks off or stalls in the middle. So
+reads here are ranges, retried on the same version of the object. A server that is away is waited for (effnet.outage).
+Every object goes up with a checksum that the server verifies, and carries its own (CRC32), which is verified when it is
+read whole.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from effnet.store import new_file
 PART_BYTES = 16 << 20  # of one request
 PARALLEL = 8  # requests at a time for one file
 ATTEMPTS = 8  # of one request whose answers are not what was asked for
-BRIEF_SECONDS = 10.0  # a server that is away is waited for at least so long, by who has no patience
-UNKNOWN_SECONDS = 0.1  # one that never answered, hardly: the address may be wrong
-CONNECT_SECONDS, READ_SECONDS = 5, 10  # a connection that is silent for so long is cut
+BRIEF_SECONDS = 10.0  # even an impatient caller waits this long for a server that is away
+UNKNOWN_SECONDS = 0.1  # anyone waits only this long for one that never answered: the address may be wrong
+CONNECT_SECONDS, READ_SECONDS = 5, 10  # a connection that is silent for this long is cut
 _CRC = "effnet-crc32"  # the object's own checksum, in its metadata
 
 _T = TypeVar("_T")
@@ -68,7 +68,7 @@ class S3Folder:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def list(self, prefix: str = "") -> list[File]:
-        """Return the objects whose names begin so."""
+        """Return the objects whose names begin with `prefix`."""
 
         def run() -> list[File]:
             pages = (
@@ -83,7 +83,7 @@ class S3Folder:
         return self._patient(run, self.url)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        """Return an object's bytes; whole ones are checked against the checksum they went up with."""
+        """Return an object's bytes; whole objects are checked against the checksum they were uploaded with."""
         if length == 0:
             return b""
         ends = "" if length is None else offset + length - 1
@@ -117,7 +117,7 @@ class S3Folder:
 
     @functools.cached_property
     def conditional(self) -> bool:
-        """Say whether the server honours If-None-Match: two writes of one name tell."""
+        """Say whether the server honours If-None-Match, by writing one name twice."""
         name = f".probe-{random.getrandbits(64):016x}"  # a name that nobody else has
         try:
             self._patient(functools.partial(self._put, name, b""), self.url)
@@ -207,7 +207,7 @@ class S3Folder:
             file.truncate(size)
 
             def part(start: int) -> None:
-                if given_up.is_set():  # each part that began now would wait for the server anew
+                if given_up.is_set():  # a part that began now would wait for the server all over again
                     return
                 length = min(PART_BYTES, size - start)
 
@@ -246,7 +246,7 @@ _REFUSED = object()  # the name was taken
 
 
 def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient: bool = True) -> _T:
-    """Run a request, again and again while the server is unwell; raise our own errors, in one line each.
+    """Run a request, retrying while the server fails; raise our own errors, in one line each.
 
     Args:
         run: the request.
@@ -265,7 +265,7 @@ def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient:
     )
     from urllib3.exceptions import HTTPError
 
-    since: float | None = None  # when the first try began that failed
+    since: float | None = None  # when the first failed try began
     broken = 0
     for attempt in itertools.count():
         asked = time.monotonic()
@@ -309,19 +309,19 @@ def _delete(bucket: str, key: str) -> None:
 
 
 def _note(since: float, error: Exception, patient: bool) -> None:
-    if patient:  # else the caller waits, and tells
+    if patient:  # else the caller waits and reports
         _outage.failed(since, _short(error))
 
 
 def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
-    """Return an answer that has what every real one has; some servers and proxies send errors with status 200."""
+    """Return an answer if it has what every real one has; some servers and proxies send errors with status 200."""
     if field not in answer:
         raise _BrokenBodyError(f"an answer without {field}")
     return answer
 
 
 def _judge(error: Any, where: str) -> None:
-    """Raise what makes no sense to try again."""
+    """Raise the errors that no retry can cure."""
     code = _code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     if status < 500:

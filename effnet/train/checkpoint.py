@@ -1,7 +1,7 @@
 """A training's state on disk: whole or not there, checked by sha256, the newest valid one found by looking.
 
 checkpoints/step-N/  weights.safetensors  the weights that are evaluated (averaged, if the recipe averages)
-                     state.pt             everything else that the training goes on from
+                     state.pt             everything else that the training resumes from
                      MANIFEST.json        sha256 of both
 """
 
@@ -40,7 +40,7 @@ def save(
     with publish_folder(target, replace=anew) as folder:
         tensors = {name: value.contiguous() for name, value in weights.items()}
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
-        buffer = io.BytesIO()  # torch's own writer hides what the disk says
+        buffer = io.BytesIO()  # torch's own writer hides the disk's errors
         torch.save(dict(state), buffer)
         (folder / STATE).write_bytes(buffer.getbuffer())
         sums = {name: sha256_file(folder / name) for name in (WEIGHTS, STATE)}
@@ -69,7 +69,7 @@ def problem(folder: Path) -> str | None:
 
 
 def newest(checkpoints: Path, warn: Callable[[str], None], among: Container[int] | None = None) -> Path | None:
-    """Return the newest valid checkpoint; broken ones are named to `warn` and passed over.
+    """Return the newest valid checkpoint; broken ones are reported to `warn` and skipped.
 
     Args:
         checkpoints: folder of checkpoints.

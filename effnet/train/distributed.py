@@ -1,8 +1,8 @@
 """Several processes that train one network: who they are, what they add up, and batch norms that see all of a batch.
 
 Gradients are summed in one all-reduce after the backward pass, not overlapped with it as torch's
-DistributedDataParallel does: these networks have few weights for their arithmetic, and one buffer for all of them makes
-accumulation, unequal shares of a batch and an exact order of summation plain.
+DistributedDataParallel does: these networks have few weights for their arithmetic, and one buffer for all
+gradients makes accumulation, unequal shares of a batch and an exact order of summation simple.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PATIENCE = datetime.timedelta(minutes=15)  # for another rank, which may be wri
 
 
 class World:
-    """The ranks of a training; one process alone is a world of one. As torchrun sets them in the environment."""
+    """The ranks of a training; one process alone is a world of one. Read from the environment, as torchrun sets it."""
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -82,7 +82,7 @@ class World:
                 dist.broadcast(buffer, src=0)
 
     def close(self) -> None:
-        """End the group, in order."""
+        """Shut the process group down cleanly."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 

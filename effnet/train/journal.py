@@ -12,7 +12,7 @@ from effnet.runs import read_journal
 
 
 class Journal:
-    """Appends epochs to a run's journal. An epoch that has its line keeps it: a resumed training writes it no more.
+    """Appends epochs to a run's journal. An epoch that has its line keeps it: a resumed training does not rewrite it.
 
     With `writes=False`, for all ranks but one, nothing is written.
     """

@@ -16,17 +16,17 @@ from effnet.process import warn
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-RENDEZVOUS_SECONDS = 600  # for the other machines to come
+RENDEZVOUS_SECONDS = 600  # for the other machines to join
 
 
 def launch(order: Order) -> None:
     """Train a run with several processes; see effnet.child for what is raised.
 
-    torch's elastic launcher starts them, passes signals on, and ends all of them when one is gone. It does not start
-    them again: whoever started this process decides that, and the training goes on from its last checkpoint.
+    torch's elastic launcher starts them, passes signals on, and ends all of them when one is gone. It does not
+    restart them: whoever started this process decides that, and the training resumes from its last checkpoint.
 
     Args:
-        order: of one run; with a rendezvous its other machines train it as well, each with as many ranks.
+        order: of one run; with a rendezvous its other machines train it as well, each with the same number of ranks.
     """
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -48,7 +48,7 @@ def launch(order: Order) -> None:
     except ChildFailedError as error:
         # A rank that was killed may be noticed after those that lost their connection to it, or were told to end.
         killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
-        # One that failed by itself may be noticed together with those that lost it, and ended with StoppedError.
+        # One that failed by itself may be noticed together with those that lost it and ended with StoppedError.
         failed = [(r, f) for r, f in error.failures.items() if f.exitcode > 0 and f.exitcode != StoppedError.exit_code]
         rank, failure = next(iter([*killed, *failed]), error.get_first_failure())
         if failure.exitcode > 0:

@@ -1,7 +1,7 @@
 """Train one run to its end, from wherever it stands.
 
 The state of a training is its step and its tensors: the order of samples, augmentation, dropout and stochastic depth
-are pure functions of (seed, epoch, sample). So a training that was stopped or killed goes on bit for bit as if nothing
+are pure functions of (seed, epoch, sample). So a training that was stopped or killed resumes bit for bit as if nothing
 had happened (same machine, threads and ranks), and with other ranks every sample still comes once per epoch.
 """
 
@@ -31,7 +31,7 @@ from effnet.train.step import take_step
 
 
 class Stop:
-    """A request to stop, looked at at every block of the network; by several ranks, after every step."""
+    """A request to stop, checked at every block of the network; with several ranks, only after every step."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
@@ -53,12 +53,12 @@ def train(
         folder: holds config.json; its dataset lies in the same store.
         started: Unix seconds at which the process began.
         stop: checked after every step.
-        warn: told about broken checkpoints, which are passed over, and what else differs from the recipe's word.
+        warn: told about broken checkpoints, which are skipped, and about other deviations from the recipe.
         until: epochs after which to leave the run, with a checkpoint and without a result: None is returned then.
 
     Raises:
         ConfigError: if config.json cannot be used.
-        DataError: if the dataset, a checkpoint or the weights to start from are missing, broken or of something else,
+        DataError: if the dataset, a checkpoint or the weights to start from are missing, broken or not this run's,
             or the disk is full.
         BusyError: if another process trains this run.
         StoppedError: if `stop` asked for it, and a checkpoint was written; or if another rank is gone.
@@ -175,7 +175,7 @@ def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
 
 
 def _is_due(training: TrainingState) -> bool:
-    """Say whether a checkpoint is due, by steps or by time; of ranks the leader's time counts."""
+    """Say whether a checkpoint is due, by steps or by time; with several ranks the leader's clock counts."""
     recipe = training.spec.recipe
     if recipe.checkpoint_every and training.progress.step % recipe.checkpoint_every == 0:
         return True
@@ -190,7 +190,7 @@ def _stopped(training: TrainingState, stop: Stop) -> str:
 
 @contextmanager
 def _given_up(training: TrainingState, stop: Stop, lost: str) -> Iterator[None]:
-    """Save what was whole before something was given up in the middle, and say what is done again."""
+    """Save the state from before work that was given up midway, and say what will be done again."""
     try:
         yield
     except AbandonedError as error:
@@ -204,7 +204,7 @@ def _given_up(training: TrainingState, stop: Stop, lost: str) -> Iterator[None]:
 
 
 def _look_often(training: TrainingState, stop: Stop) -> None:
-    """Look for a request to stop at every block of the network, forward and backward: a step may take minutes."""
+    """Check for a request to stop at every block of the network, forward and backward: a step may take minutes."""
 
     def look() -> None:
         if stop.reason is not None:
@@ -222,7 +222,7 @@ def _look_often(training: TrainingState, stop: Stop) -> None:
 
 
 def _judge(training: TrainingState, epoch: int, usage: Mapping[str, float], stop: Stop) -> None:
-    """End an epoch (counted from 0); where that is given up in the middle, it is done again later."""
+    """End an epoch (counted from 0); if that is given up midway, it is done again later."""
     training.progress.unjudged = dict(usage)
     with _given_up(training, stop, f"epoch {epoch + 1} is judged again"):
         _end_epoch(training, epoch, usage)

@@ -1,7 +1,7 @@
 """Update all weights in one pass: gather the gradients, take the step, follow with the average.
 
 All weights lie in one buffer, and the network's parameters are views of it. On a CPU the pass goes in pieces that stay
-in the cache, because it is memory that it waits for; on a device in one piece per group, because it is launches.
+in the cache, because it is bound by memory; on a device in one piece per group, because it is bound by launches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.optim.sgd import sgd
 from effnet.config import Recipe
 from effnet.models.build import Network
 
-PIECE = 1 << 16  # weights: with gradient, state and average they fit into a core's second cache
+PIECE = 1 << 16  # weights: with gradient, state and average they fit into a core's level-2 cache
 MOMENTUM, RMS_DECAY, RMS_EPSILON = 0.9, 0.9, 1e-3  # utils.py, build_optimizer, of the official code
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 
@@ -94,12 +94,12 @@ class Optimizer:
             _follow(self.average, self.network, ema_decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state, each slot as one line in the order of the buffer."""
+        """Return the state, each slot as a flat tensor in the order of the buffer."""
         return self._state
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take a state over; raise ValueError if it is not one of this optimizer over this network."""
+        """Load a state; raise ValueError if it is not one of this optimizer over this network."""
         if state.keys() != self._state.keys() or any(
             state[name].shape != slot.shape for name, slot in self._state.items()
         ):
@@ -221,7 +221,7 @@ def _grad(param: nn.Parameter) -> Tensor:
 
 
 def _line(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return the numbers as one line, in the order in which `like` lies in memory."""
+    """Return the numbers as a flat tensor, in the order in which `like` lies in memory."""
     if tensor.stride() != like.stride():
         tensor = torch.empty_like(like).copy_(tensor)
     return tensor.as_strided((tensor.numel(),), (1,))

@@ -8,15 +8,15 @@ from typing import NamedTuple
 from effnet.arch.spec import Architecture
 from effnet.config import Augment, Recipe
 
-EMA_SHARE = 20  # the average looks back over at most one part in so many of the training's steps
-WARMUP_SHARE = 10  # warming up takes at most one part in so many of the epochs
+EMA_SHARE = 20  # the average looks back over at most one part in this many of the training's steps
+WARMUP_SHARE = 10  # warming up takes at most one part in this many of the epochs
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Return the rate of a step (counted from 0): linear warm-up, then the recipe's schedule.
 
     The peak is the recipe's rate per 256 images times the batch (utils.py, build_learning_rate, of the official code).
-    The staircase counts from step 0, not from the end of the warm-up, as there.
+    As there, the staircase counts from step 0, not from the end of the warm-up.
     """
     peak = recipe.learning_rate * recipe.batch_size / 256
     warmup = warmup_epochs(recipe) * steps_per_epoch
@@ -53,7 +53,7 @@ def ema_decay(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def adapted(recipe: Recipe, steps_per_epoch: int) -> list[str]:
-    """Say in one line each what a short training does otherwise than its recipe states."""
+    """Say, a line each, where a short training deviates from its recipe."""
     notes = []
     if recipe.ema_decay and (decay := final_ema_decay(recipe, steps_per_epoch)) < recipe.ema_decay:
         notes.append(

@@ -19,13 +19,13 @@ from effnet.plan import Speed
 from effnet.train.optim import Optimizer
 
 SECONDS = 0.6  # of steps of each network
-MOST_MACS = 2e9  # of a step forward: larger batches are cut, larger networks left out
+MOST_MACS = 2e9  # of a step's forward pass: larger batches are cut, larger networks left out
 
 
 def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Recipe, threads: int) -> Speed:
-    """Return the speed of training networks here: the smallest, and the largest that a short look allows.
+    """Return the speed of training networks here: the smallest, and the largest that a short measurement allows.
 
-    Two sizes tell what a step costs whatever its size, which rules for small networks, from what a multiply-add costs.
+    Two sizes separate a step's fixed cost, which dominates for small networks, from the cost of a multiply-add.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     before = torch.get_num_threads()
@@ -44,7 +44,7 @@ def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Re
 
 
 def _line(points: Sequence[tuple[int, float]], device: str) -> Speed:
-    """Return the line through one or two (multiply-adds, seconds), neither part of it below 0."""
+    """Return the line through one or two (multiply-adds, seconds), neither its intercept nor its slope below 0."""
     (macs, seconds), (more_macs, more_seconds) = points[0], points[-1]
     if more_macs > macs and 0 <= (slope := (more_seconds - seconds) / (more_macs - macs)) * macs <= seconds:
         return Speed(seconds - slope * macs, slope, f"{device}, measured just now")
@@ -61,7 +61,7 @@ def _seconds_per_image(arch: Architecture, num_classes: int, recipe: Recipe, dev
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, num_classes, (batch,), device=device)
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
-    # On a CPU in processor time: what else the machine does just now is not the training's price.
+    # On a CPU in processor time: other work on the machine is no part of the training's price.
     gpu, times = device.type == "cuda", list[float]()
     clock = time.perf_counter if gpu else lambda: time.process_time() / torch.get_num_threads()
     begun = time.monotonic()

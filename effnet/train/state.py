@@ -31,22 +31,22 @@ EVALUATION_BATCH = 256
 
 
 class AbandonedError(Exception):
-    """A step or a judgement was given up in the middle, since the training is to stop; what was before it is whole."""
+    """A step or an evaluation was given up midway because the training is to stop; the state before it is whole."""
 
 
 class Buffers:
-    """The statistics of batch norms, which a forward pass changes, as they were before it."""
+    """A copy of the batch norms' statistics, from before a forward pass changes them."""
 
     def __init__(self, network: Network) -> None:
         self._now = list(network.buffers())
         self._kept = [buffer.clone() for buffer in self._now]
 
     def keep(self) -> None:
-        """Keep them as they are now."""
+        """Copy the current statistics."""
         torch._foreach_copy_(self._kept, self._now)
 
     def put_back(self) -> None:
-        """Have them as they were kept."""
+        """Restore the copied statistics."""
         torch._foreach_copy_(self._now, self._kept)
 
 
@@ -58,7 +58,7 @@ class Progress:
     loss_sum: float = 0.0  # over the images of the current epoch so far
     best_epoch: int = 0
     best_step: int = 0
-    unjudged: dict[str, float] | None = None  # usage in an epoch whose last step is done, and which is not judged yet
+    unjudged: dict[str, float] | None = None  # usage in an epoch whose last step is done, but which is not judged yet
     best: tuple[float, float, float] = (-1.0, 0.0, math.inf)  # minival top-1, top-5, loss
     seconds: float = 0.0  # of earlier processes
 
@@ -86,7 +86,7 @@ class TrainingState:
     buffers: Buffers
     micro_batch: int  # images of a rank that go through the network at a time
     progress: Progress = field(default_factory=Progress)
-    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or it began
+    saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or the training began
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
 
     @property
@@ -191,7 +191,7 @@ def _start(folder: RunFolder, spec: RunSpec) -> Network:
 
 
 def environment(training: TrainingState) -> dict[str, str]:
-    """Return what a result depends on besides its spec, to the bit."""
+    """Return what a result depends on, to the bit, besides its spec."""
     device = training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
     return {
@@ -205,10 +205,10 @@ def environment(training: TrainingState) -> dict[str, str]:
 
 
 def save(training: TrainingState, *, anew: bool = False) -> None:
-    """Write a checkpoint, from the leader; the others go on when it is there.
+    """Write a checkpoint, from the leader; the other ranks go on once it is written.
 
     Args:
-        training: whose state is whole, between two steps.
+        training: between two steps, so that its state is whole.
         anew: write it even if there is one of this step, which was written before the epoch was judged.
     """
     training.world.sum_(training.loss_sum)
@@ -233,18 +233,18 @@ def save(training: TrainingState, *, anew: bool = False) -> None:
 
 
 def _usable_steps(checkpoints: Path, world: World) -> set[int]:
-    """Return the steps that this rank could go on from; the leader looks at its own when it chooses, and tells."""
+    """Return the steps that this rank could resume from; the leader checks its own when it chooses, with warnings."""
     steps = checkpoint.steps(checkpoints)
     return {step for step in steps if world.is_leader or checkpoint.problem(checkpoints / f"step-{step}") is None}
 
 
 def resume(training: TrainingState) -> None:
-    """Take the newest valid checkpoint over, if there is one; the leader chooses among those that all ranks see.
+    """Resume from the newest valid checkpoint, if there is one; the leader chooses among those that all ranks see.
 
-    Machines that share no store may have come to different ones: the leader's newest may not have been sent.
+    Machines that share no store may hold different ones: the leader's newest may not have been sent.
 
     A checkpoint of another run or of another version of effnet is refused. One that was written with other threads,
-    ranks or versions of torch is used and told about: the training goes on with every sample in its place, but its
+    ranks or versions of torch is used with a warning: the training resumes with every sample in its place, but its
     weights are not the same to the bit.
 
     Raises:

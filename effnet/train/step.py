@@ -20,10 +20,10 @@ _DEPTH, _FEATURES = 0xD0, 0xD1  # streams of random numbers
 
 
 def take_step(training: TrainingState, batch: Batch, stage: Stage) -> None:
-    """Take one step; the loss is added up where the network is, so that nothing waits for it.
+    """Take one step; the loss is added up on the network's device, so that nothing waits for it.
 
     What does not fit into the device's memory is cut in half until it does; the weights see the same batch. A step that
-    is given up in the middle leaves nothing behind.
+    is given up midway leaves nothing behind.
     """
     recipe, step = training.spec.recipe, training.progress.step
     images, labels, noise = _inputs(training, batch, stage)
@@ -52,7 +52,7 @@ def take_step(training: TrainingState, batch: Batch, stage: Stage) -> None:
 
 
 def _inputs(training: TrainingState, batch: Batch, stage: Stage) -> tuple[Mixed, Tensor, Noise]:
-    """Return what the network gets. All that is random is a function of seed, epoch and sample."""
+    """Return the network's inputs. All that is random is a function of seed, epoch and sample."""
     spec, step = training.spec, training.progress.step
     epoch, device = step // training.steps_per_epoch, training.device
     noise = draw_noise(training, batch.samples, epoch)
@@ -65,7 +65,7 @@ def _inputs(training: TrainingState, batch: Batch, stage: Stage) -> tuple[Mixed,
 
 
 def draw_noise(training: TrainingState, samples: NDArray[np.int64], epoch: int) -> Noise:
-    """Return what stochastic depth and dropout are decided by, for each sample."""
+    """Return the random numbers that decide stochastic depth and dropout, for each sample."""
     network, seed = training.network, training.spec.seed
 
     def draw(stream: int, number: int) -> Tensor:

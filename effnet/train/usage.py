@@ -33,7 +33,7 @@ class Clock:
         self._begun, self._waited, self._cpu = time.perf_counter(), 0.0, self._cpu_seconds()
 
     def waiting(self, batches: Iterator[_T]) -> Iterator[_T]:
-        """Yield the batches, and add up the time that they were waited for."""
+        """Yield the batches, adding up the time spent waiting for them."""
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)

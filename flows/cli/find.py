@@ -1,13 +1,13 @@
 """What a RUN, a MODEL or a CONFIG means, in every command.
 
-A CONFIG is a file. Else, if it is a bare word, it is NAME.yaml in the working folder, or the config of that name that
-comes with effnet, and the command says which.
+A CONFIG is a file. Otherwise, if it is a bare word, it is NAME.yaml in the working folder or the config of that name
+that comes with effnet; the command says which.
 
 A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 
-`models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Else it is a file or folder that is
-there; the key of a run of the store, or the beginning of one; or the name of a run (`b3`, `fit α1.2 β1.1 γ1.15`), where
-of equal names that of the family which was built last counts. What may mean several things is refused, and told.
+`models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Anything else is an existing file
+or folder; the key of a run in the store, or its beginning; or the name of a run (`b3`, `fit α1.2 β1.1 γ1.15`); if
+several runs share it, the most recently built family's counts. An ambiguous name is refused, with a list.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
-_MIN_KEY = 4  # letters that are taken for the beginning of a key
+_MIN_KEY = 4  # shortest text that is tried as the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
 
 
@@ -47,10 +47,10 @@ CONFIG = click.argument("config", type=ConfigFile())
 
 
 def find_config(name: str) -> Path:
-    """Return the config that a path or a name means; a path need not be there.
+    """Return the config that a path or a name refers to; a path need not exist.
 
     Raises:
-        ConfigError: if nothing is called so; the configs that come with effnet are listed.
+        ConfigError: if there is no such config; the message lists those that come with effnet.
     """
     if Path(name).name != name or Path(name).suffix or os.path.isfile(name):
         return Path(name)
@@ -65,7 +65,7 @@ def find_config(name: str) -> Path:
 
 
 def open_store(path: str | Path) -> Store:
-    """Return the store at a path, made if there is none, with its addresses mended; tracebacks go into it from here."""
+    """Return the store at a path, created if missing, with its addresses updated; tracebacks now go to its logs."""
     from effnet.store import Store
     from tasks.servers.relocation import settle
 
@@ -84,7 +84,7 @@ def find(name: str, store: Path) -> Path:
         store: the store's folder; it need not be there if a path is meant.
 
     Raises:
-        ConfigError: if nothing is called so, or several things are; they are listed.
+        ConfigError: if nothing has that name, or several things do; the message lists them.
     """
     from effnet.store import Store
 
@@ -144,7 +144,7 @@ def _in_store(name: str, store: Store) -> Path | None:
 
 
 def _of_latest_family(store: Store, named: Sequence[tuple[RunFolder, About]]) -> list[RunFolder]:
-    """Return the runs that the family which was built last wants; all of them if no family says so."""
+    """Return the runs that are members of the most recently built family; all of them if no family has any."""
     if len(named) < 2:
         return [folder for folder, _ in named]
     results = sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime)

@@ -1,4 +1,4 @@
-"""The command that one begins with: init."""
+"""The command to start with: init."""
 
 from __future__ import annotations
 

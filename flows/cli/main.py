@@ -1,8 +1,8 @@
 """The `effnet` command. Heavy imports happen inside the commands that need them.
 
-Exit codes: 0 done; 2 a configuration or argument that cannot be used; 65 broken data; 70 a training failed, or a bug of
-ours; 73 another process does this already; 75 stopped with its state saved, or a server is away: the same command goes
-on; 76 this machine is broken: start it on another.
+Exit codes: 0 done; 2 an unusable configuration or argument; 65 broken data; 70 a training failed, or a bug in effnet;
+73 another process is already doing this; 75 stopped with its state saved, or a server is away: the same command
+resumes; 76 this machine is broken: run the command on another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
     settings = _settings(config)
     root = open_store(store or settings.store)
     with root.building(settings.family):
-        pass  # told before anything is started; the flow holds it while it builds
+        pass  # fail early if the family is being built already; the flow itself holds it while it builds
     result = _run("flows.build_family", "build_family", settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
@@ -127,7 +127,7 @@ def main() -> None:
 
 
 def _usage(error: click.ClickException) -> str:
-    """Return in one line what is wrong with how a command was written."""
+    """Return one line that says what is wrong with the command line."""
     told = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     command = context.command_path if context else "effnet"
@@ -149,7 +149,7 @@ def _check_names() -> None:
 
 
 def _option(store: Path) -> str:
-    """Return the option that names a store, where it has to be named."""
+    """Return the --store option for a command line; empty for the default store."""
     return "" if store.expanduser().absolute() == options.DEFAULT_STORE.absolute() else f" --store {store}"
 
 
@@ -183,7 +183,7 @@ def search(config: Path, store: Path | None) -> None:
 
 
 def _settings(config: Path) -> FamilyConfig:
-    """Load a config; mistakes in it or its baseline are told before anything is started."""
+    """Load a config and its baseline, so that mistakes in them are reported before anything starts."""
     from effnet.config import load_baseline, load_config
 
     settings = load_config(config)
@@ -210,7 +210,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
     console = Console(stderr=True)
     if not console.is_terminal:
         Screen().say("starting Prefect")
-    # Prefect's own lines are kept from the terminal by what configured_api sets: nothing may import Prefect before it.
+    # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
     with PrefectApi(root.root, configured_api()) as api:
         flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
         with console.status("starting Prefect"):

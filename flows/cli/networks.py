@@ -204,7 +204,7 @@ def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
 
 
 def _speed(family: _Family, members: list[Member], macs_per_second: int | None) -> Speed:
-    """Return the speed to price by: the one that is stated, an A100's for a work pool, else what is measured here."""
+    """Return the speed to price by: the stated one, else an A100's for a work pool, else one measured here."""
     from effnet.config import PoolCompute
     from effnet.plan import A100_MACS, steady
 
@@ -376,7 +376,7 @@ COMMANDS = (describe, plan, import_weights, export)
 def _counts(
     settings: FamilyConfig, config: Path, store: Path, num_classes: int | None, images: int | None
 ) -> tuple[int, int | None]:
-    """Return the classes, and the images to train on if they are known; what is stated is not looked for."""
+    """Return the number of classes, and of training images if known; stated numbers are not looked up."""
     from effnet.errors import AwayError, DataError
     from effnet.plan import counts_of
 

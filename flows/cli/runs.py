@@ -1,4 +1,4 @@
-"""The commands that look at what there is: runs, show, compare. They read the store; no server is needed."""
+"""The commands that look at existing runs: runs, show, compare. They read the store; no server is needed."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _store(path: Path) -> Store:
 
 
 def _row(folder: RunFolder) -> dict[str, Any] | None:
-    """Return what a list shows of a run; None of a folder that another version wrote."""
+    """Return a run's row in the list; None for a folder that another version wrote."""
     from effnet.runs import read_journal
 
     try:
@@ -172,7 +172,7 @@ def _text(value: Any) -> str:
 
 
 def _cut(value: Any) -> str:
-    """Return a value for a narrow column: of text its beginning, of a number all its digits."""
+    """Return a value for a narrow column: text is truncated, a number keeps all its digits."""
     return _text(value)[:SHORT] if isinstance(value, str) else _text(value)
 
 

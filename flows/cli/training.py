@@ -226,7 +226,7 @@ def _load(path: Path, network: str | None) -> Network:
 
 
 def _classes(path: Path) -> Known:
-    """Return what is known of the classes of what `_load` loads."""
+    """Return what is known about the classes of the network that `_load` loads."""
     from effnet.evaluation.classes import Known, classes_of_model, classes_of_run
     from effnet.runs import RunFolder
 
@@ -313,7 +313,8 @@ def job(order: Path, store: Path | None, threads: int) -> None:
     if store:
         wanted = wanted.model_copy(update={"store": str(open_store(store).root)})
     command = [sys.executable, "-P", "-m", "effnet.child", wanted.model_dump_json()]
-    # Threads decide the last bits: as many as in a family, whatever the machine has. Libraries look when they load.
+    # The thread count affects the last bits of results: use as many as in a family, however many cores there are.
+    # Libraries read these variables when they are loaded.
     os.environ |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     os.execv(sys.executable, command)  # noqa: S606 - signals reach the training itself
 

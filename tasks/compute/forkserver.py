@@ -1,11 +1,11 @@
-"""Child processes that start at once: forked from a process in which torch and effnet are imported already.
+"""Child processes that start immediately: forked from a process that has already imported torch and effnet.
 
 An import of torch takes two seconds, a small training not much more. The standard library's fork server imports the
 parent's main module in every child (Prefect's, in a deployment) and does not end children whose parent is gone.
 
-`python -P -m tasks.compute.forkserver ALIVE_FD` is the process that forks; without -P, a `tasks` in the folder that one
-stands in would be taken for ours. It reads requests and writes what became of them, as JSON lines; it ends when its
-standard input does and its last child has ended.
+`python -P -m tasks.compute.forkserver ALIVE_FD` is the process that forks; without -P, a `tasks` in the working
+folder would be imported instead of ours. It reads requests and writes their outcomes, as JSON lines; it exits once its
+standard input is closed and its last child has ended.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ POLL_SECONDS = 0.02
 
 
 class ForkServer:
-    """The side that asks for children; several threads may.
+    """The client side, which requests children; safe to use from several threads.
 
     Args:
-        threads: that OpenMP and BLAS libraries may use in every child; they look when they are loaded.
+        threads: number that OpenMP and BLAS libraries may use in every child; they read it when they are loaded.
     """
 
     def __init__(self, threads: int) -> None:
         alive, self._alive = os.pipe()  # children see its end when this process is gone, however it ended
         number = str(threads)
-        self._threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}  # ranks are new processes, and look too
+        self._threads = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}  # ranks are processes that read them too
         self._server = subprocess.Popen(
             [sys.executable, "-P", "-m", "tasks.compute.forkserver", str(alive)],
             stdin=subprocess.PIPE,
@@ -66,9 +66,9 @@ class ForkServer:
         return self._server.poll() is None
 
     def start(self, name: str, module: str, arguments: Sequence[str], log: Path, changes: Mapping[str, str]) -> Fork:
-        """Start `python -m module arguments`, with this process's environment and `changes`; it adds to the log.
+        """Start `python -m module arguments`, with this process's environment and `changes`; append to the log.
 
-        `ps` and `top` show it by its name.
+        `ps` and `top` show the child by its name.
         """
         number = next(self._started)
         request = {"child": number, "name": name, "module": module, "arguments": list(arguments), "log": str(log)}
@@ -89,7 +89,7 @@ class ForkServer:
         self._send({"child": child, "signal": int(number)})
 
     def close(self) -> None:
-        """Let it end, when its children have."""
+        """Let the server exit once its children have ended."""
         with contextlib.suppress(OSError):
             self._server.stdin.close()  # type: ignore[union-attr]
         os.close(self._alive)
@@ -143,7 +143,7 @@ def main() -> None:
         with contextlib.suppress(Exception):  # the child that needs it will say what is wrong
             importlib.import_module(name)
     gc.freeze()  # what is imported stays shared between the children
-    children: dict[int, tuple[int, int]] = {}  # by a descriptor of its process: its number, its process
+    children: dict[int, tuple[int, int]] = {}  # by pidfd: the child's number, its process id
     unread, open_ = b"", True
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)

@@ -30,13 +30,13 @@ from tasks.compute.watch import Watch
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
-BUSY_SECONDS = 30.0  # a run may still be held by a child whose parent was killed and that is saving its state
+BUSY_SECONDS = 30.0  # a run may still be held by an orphaned child that is saving its state
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
 MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
 
 _ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, BusyError, StoppedError, MachineError)}
 
-_KILLED = (-signal.SIGKILL, -signal.SIGBUS)  # by the system, for want of memory or because of bad memory
+_KILLED = (-signal.SIGKILL, -signal.SIGBUS)  # by the system: out of memory, or faulty memory
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Child:
     job: Job
     process: Fork
     log_start: int  # where its own output begins in the log
-    slot: int  # its place among those that run at a time: which GPUs are its own
+    slot: int  # its place among the parallel jobs: decides which GPUs are its own
     attempt: int = 1
     busy_since: float | None = None
     looked: float = field(default_factory=time.monotonic)
@@ -105,9 +105,9 @@ def _job(order: Order, store: Store) -> Job:
 
 
 def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
-    """Run all jobs, largest first; in a flow run each is a task run of it.
+    """Run all jobs, largest first; in a flow run, each is one of its task runs.
 
-    A child that is killed is started again: it goes on from where it was.
+    A child that is killed is started again and resumes where it was.
 
     Args:
         jobs: what to run.
@@ -115,7 +115,7 @@ def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
         watch: told what becomes of them.
 
     Raises:
-        EffnetError: of the kind that a child's exit code names, with the child's own line; the others are stopped.
+        EffnetError: the kind for a failed child's exit code, with the child's own message; the others are stopped.
         BaseException: whatever interrupts the wait (Ctrl-C, SIGTERM); the children are stopped first, each with a
             checkpoint.
     """
@@ -160,7 +160,7 @@ def _shown(name: str, work: Callable[[], None]) -> None:
 
 
 def _supervise(job: Job, compute: LocalCompute, slot: int, stop: threading.Event, watch: Watch) -> None:
-    """Run a job to its end, in one child after the other if the first ones are killed; or until it is to stop."""
+    """Run a job to its end, or until `stop` is set; a child that is killed is replaced by another."""
     child = _start(job, compute, slot)
     while not stop.wait(POLL_SECONDS):
         code = child.process.poll()
@@ -177,7 +177,7 @@ def _supervise(job: Job, compute: LocalCompute, slot: int, stop: threading.Event
     raise StoppedError(f"{job.name}: stopped, with what it did saved")
 
 
-_servers: dict[int, ForkServer] = {}  # by threads; they serve all stages of a flow
+_servers: dict[int, ForkServer] = {}  # by number of threads; shared by all stages of a flow
 _starting = threading.Lock()
 
 
@@ -189,7 +189,10 @@ def _close_servers() -> None:
 
 @functools.cache
 def gpus() -> tuple[str, ...]:
-    """Return the GPUs that children may use, as CUDA_VISIBLE_DEVICES names them. No CUDA call: forks would not live."""
+    """Return the GPUs that children may use, as CUDA_VISIBLE_DEVICES names them.
+
+    It makes no CUDA call: forked children would not survive one.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())
@@ -200,11 +203,11 @@ def gpus() -> tuple[str, ...]:
     found = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", done.stdout)
     return tuple(name for name in found if name.startswith("MIG-")) or tuple(
         found
-    )  # a divided GPU is used by its parts
+    )  # use a partitioned GPU's instances, not the GPU itself
 
 
 def _own_gpus(slot: int, ranks: int) -> dict[str, str]:
-    """Return what tells a child which GPUs are its own; nothing where there are not enough for all of its ranks."""
+    """Return the variable that tells a child which GPUs are its own; empty if there are too few for its ranks."""
     there = gpus()
     if len(there) < max(ranks, 2):
         return {}
@@ -224,7 +227,7 @@ def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
 
 
 def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable[[str], None]) -> _Child:
-    """Start a child again that was killed, or that found its run held by another process; raise if it may not be."""
+    """Restart a child that was killed or found its run held by another process; raise if that is not allowed."""
     now = time.monotonic()
     if code < 0 and not child.job.alone:
         raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines start again together")
@@ -260,7 +263,7 @@ def _signal_name(code: int) -> str:
 
 
 def _stop(child: _Child, warn: Callable[[str], None]) -> None:
-    """End a child; it says what of its work is lost, if anything is."""
+    """Stop a child; warn if any of its work is lost."""
     child.process.terminate()
     try:
         code = child.process.wait(GRACE_SECONDS)

@@ -1,8 +1,8 @@
 """A request to stop that cannot get lost.
 
 The signal raises KeyboardInterrupt wherever the main thread happens to be. If that is inside a callback of a library or
-of the garbage collector, Python prints the exception and goes on; so the request is remembered, and raised again at the
-next place where somebody looks.
+of the garbage collector, Python prints the exception and carries on; so the request is remembered, and raised again at
+the next call of `check`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check() -> None:
 
 
 def done() -> None:
-    """Take no more requests: the process ends, and another one would make a signal of its exit code."""
+    """Ignore further requests: the process is exiting, and another signal would replace its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

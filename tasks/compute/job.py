@@ -1,4 +1,4 @@
-"""What a job of a work pool does on its machine: fetch, carry out here, hand back; a heartbeat meanwhile."""
+"""What a job of a work pool does on its machine: fetch, carry out, send back results; heartbeats meanwhile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         folders = []
         if not job.shared:
             folders = [patient(lambda key=key: exchange.fetch(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
-        # Of several machines the first one's first rank writes what there is to send.
+        # With several machines, only the first one's first rank writes anything to send.
         sender = _Sender(exchange, [] if job.machine else folders, patient)
 
         try:
@@ -87,10 +87,10 @@ def _store(job: PoolJob) -> Store:
 
 
 def _rendezvous(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Rendezvous:
-    """Agree with the other machines of a training on an address: the first one says it, the others wait for it.
+    """Agree with the other machines of a training on an address: the first one posts it, the others wait for it.
 
     Raises:
-        StoppedError: if the first one does not come in time.
+        StoppedError: if the first one does not post it in time.
     """
     if job.machine == 0:
         own = _own_address()
@@ -106,7 +106,7 @@ def _rendezvous(job: PoolJob, name: str, exchange: Exchange, patient: Patience) 
 
 
 def _own_address() -> str:
-    """Return HOST:PORT of a free port here: ADDRESS if it is set, else where this machine leaves towards Prefect."""
+    """Return HOST:PORT of a free port here: at ADDRESS if set, else the local address of the route to Prefect."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
@@ -115,7 +115,7 @@ def _own_address() -> str:
     server = urlsplit(os.environ.get("PREFECT_API_URL", "")).hostname or "localhost"
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((server, 9))  # sends nothing: it only asks which way
+            probe.connect((server, 9))  # sends nothing: it only looks up the route
             return f"{probe.getsockname()[0]}:{port}"
     except OSError as error:
         raise ConfigError(f"no way from {os.uname().nodename} to {server} ({error}); set {ADDRESS}") from error
@@ -123,7 +123,7 @@ def _own_address() -> str:
 
 @contextmanager
 def _beating(exchange: Exchange, name: str) -> Iterator[None]:
-    """Say now and then that the job is alive; a place that is away for a while does not matter."""
+    """Post the job's heartbeats during the block; an exchange that is away for a while does not matter."""
     ended = threading.Event()
 
     def beat() -> None:

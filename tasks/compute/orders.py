@@ -9,7 +9,7 @@ from pydantic import Field
 from effnet.order import Order
 from effnet.values import Value
 
-BEAT_SECONDS = 5.0  # between a job's heartbeats, and between looks for what is new
+BEAT_SECONDS = 5.0  # between a job's heartbeats, and between checks for news
 
 
 class PoolJob(Value):

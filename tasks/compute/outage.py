@@ -1,4 +1,4 @@
-"""Waiting for servers that are away: told once when they go and once when they are back."""
+"""Waiting for servers that are away: one warning when a server goes away, and one when it is back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from effnet.outage import Outage, duration, impatient, outage_seconds
 from tasks.compute import interrupt
 
 POLL_SECONDS = 1.0
-QUIET_SECONDS = 15.0  # a server that was just found away is not asked again by who need not wait
+QUIET_SECONDS = 15.0  # after a failure, calls that need not wait are skipped for so long
 _T = TypeVar("_T")
 
 
@@ -20,8 +20,9 @@ class Patience:
 
     Args:
         server: its name, for people.
-        warn: told when it goes and when it is back.
-        away: says in a line that an error means that the server is away, or None; without it, AwayError does.
+        warn: told when the server goes away and when it is back.
+        away: returns a one-line reason if an error means that the server is away, else None; by default, only AwayError
+            means that.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Patience:
             return answer
 
     def once(self, call: Callable[[], object]) -> None:
-        """Call once; that the server is away does not matter, another call will come."""
+        """Call once; it does not matter if the server is away, since another call will follow."""
         if (asked := time.monotonic()) < self._quiet_until:
             return
         try:

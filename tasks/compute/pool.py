@@ -1,8 +1,8 @@
 """Orders as jobs of a Prefect work pool: submitted, watched, started again when their machine vanishes, cancelled.
 
-A job is a run of the deployment `run_job/POOL`. Its idempotency key is made from what it is to do and its attempt, so a
-parent that was killed finds its jobs again, and only a job that ended badly is followed by another attempt. A network
-that several machines train is a job for each of them: they end together, and are started again together.
+A job is a run of the deployment `run_job/POOL`. Its idempotency key is made from its content and its attempt, so a
+parent that is restarted finds its jobs again, and only a job that ended badly is followed by another attempt. A network
+trained by several machines is one job on each: these end together, and are started again together.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tasks.compute.watch import Watch
 
 FLOW = "run_job"
 POLL_SECONDS = 1.0
-ATTEMPTS = 5  # of a job that gets no further: its machine vanishes
-SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job that says nothing for so long is taken for dead
-DEAD_SECONDS = 3 * BEAT_SECONDS  # one that is marked as crashed, and says nothing for so long, is dead
-BUSY_SECONDS = 30.0  # between looks whether a run that another process holds is free
-UNTAKEN_SECONDS = 60.0  # a job that no worker takes is told of
-STOP_SECONDS = 3 * GRACE_SECONDS  # cancelled jobs: their worker has to notice, they save, and send what they saved
+ATTEMPTS = 5  # of a job that makes no progress because its machines vanish
+SILENT_SECONDS = 8 * BEAT_SECONDS  # a running job without a heartbeat for so long is considered dead
+DEAD_SECONDS = 3 * BEAT_SECONDS  # the same for a job that is marked as crashed
+BUSY_SECONDS = 30.0  # between checks whether a run held by another process is free
+UNTAKEN_SECONDS = 60.0  # after so long, warn that no worker takes a job
+STOP_SECONDS = 3 * GRACE_SECONDS  # for cancelled jobs: the worker must notice, and they save and send their state
 
 _NAMES: dict[str, type[EffnetError]] = {
     "Bad configuration": ConfigError,
@@ -69,7 +69,7 @@ class _Part:
     run: UUID
     began: bool = False
     pulse: str | None = None
-    heard: float = field(default_factory=time.monotonic)  # submitted, begun, or its pulse seen to change
+    heard: float = field(default_factory=time.monotonic)  # when it was submitted, began, or its heartbeat last changed
     looked: float = 0.0  # at its pulse
 
 
@@ -84,9 +84,9 @@ class _Running:
     looked: float = 0.0  # at what it sent
     progress: int = 0  # bytes of journals when the attempt began
     warned: bool = False
-    found: bool = False  # was started by an earlier parent: how that one ended is no try of this one
-    doubted: float = 0.0  # since when it is said to have crashed
-    busy_until: float = 0.0  # its runs are held elsewhere: that one is waited for
+    found: bool = False  # was started by an earlier parent: a bad end of that attempt does not count as a try
+    doubted: float = 0.0  # since when Prefect says that it has crashed
+    busy_until: float = 0.0  # its runs are held by another process: when to check again
 
     @property
     def run(self) -> UUID:
@@ -140,7 +140,7 @@ class _Pool:
         waiting = deque(batches)
         running: list[_Running] = []
         try:
-            # Two of several machines each could take half of the pool, and wait for the rest for ever.
+            # Two jobs of several machines could each take half of the pool, and wait for the rest forever.
             several = any(order.machines > 1 for batch in batches for order in batch)
             most = self._compute.jobs or (1 if several else len(batches))
             while waiting or running:
@@ -188,7 +188,7 @@ class _Pool:
                 raise
             parts.append(_Part(run.id))
             if run.state is not None and run.state.is_final() and not run.state.is_completed():
-                if run.state.is_crashed() and job.machines == 1:  # which its own pulse may deny
+                if run.state.is_crashed() and job.machines == 1:  # its own heartbeat may prove that wrong
                     return _Running(job, name, tries, parts, progress=self._progress(job), found=True)
                 self._end(parts, "another machine's part ended before")
                 return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
@@ -234,7 +234,7 @@ class _Pool:
         return each
 
     def _look_at_bad_end(self, each: _Running, bad: Sequence[tuple[_Part, Any]]) -> _Running | None:
-        """Do as `_look` does for a job of which parts ended badly, or were only said to have crashed."""
+        """Do what `_look` does for a job some of whose parts ended badly, or are only said to have crashed."""
         if crashed := all(state.is_crashed() for _, state in bad):
             each.doubted = each.doubted or time.monotonic()
             if all(self._lives(part) for part, _ in bad):
@@ -283,7 +283,7 @@ class _Pool:
         return self._submit(job, 1 if further else each.tries + 1)
 
     def _wait_for_other(self, each: _Running) -> _Running | None:
-        """Wait for a process that holds the runs of a job: that it holds them proves that it lives."""
+        """Wait for the process that holds a job's runs: as long as it holds them, it must be alive."""
         if time.monotonic() < each.busy_until:
             return each
         if self._is_handed_back(each):
@@ -313,14 +313,14 @@ class _Pool:
         return self._patient(lambda: self._client.read_flow_run(part.run)).state or Pending()
 
     def _silent(self, part: _Part) -> bool:
-        """Say whether a running job has said nothing for so long that it must be dead."""
+        """Say whether a running job has sent no heartbeat for so long that it must be dead."""
         if not part.began:
             part.began, part.heard = True, time.monotonic()
         self._listen(part)
         return time.monotonic() - part.heard > SILENT_SECONDS
 
     def _lives(self, part: _Part) -> bool:
-        """Say whether a job that is marked as crashed was heard a moment ago."""
+        """Say whether a job that is marked as crashed sent a heartbeat a moment ago."""
         self._listen(part)
         return part.pulse is not None and time.monotonic() - part.heard <= DEAD_SECONDS
 
@@ -365,7 +365,7 @@ class _Pool:
         self._patient(lambda: self._client.set_flow_run_state(part.run, state, force=True))
 
     def _end(self, parts: Sequence[_Part], why: str) -> None:
-        """Cancel what runs of a job of several machines, and wait until it has ended or is silent."""
+        """Cancel the parts of a job that still run, and wait until they have ended or gone silent."""
         from prefect.states import Cancelling
 
         left = [part for part in parts if not self._state(part).is_final()]
@@ -412,7 +412,7 @@ def _ended_badly(state: Any) -> bool:
 
 
 def _gravity(state: Any) -> int:
-    """Rank how parts of a job ended: what one of them did wrong comes before what that did to the others."""
+    """Rank how a part of a job ended: a cause ranks before its effects on the other parts."""
     if state.is_failed() and _NAMES.get(state.name) in (ConfigError, DataError, None):
         return 0
     broken = _NAMES.get(state.name) is MachineError
@@ -420,7 +420,7 @@ def _gravity(state: Any) -> int:
 
 
 def _away(error: Exception) -> str | None:
-    """Say that an error means that the Prefect server is away; refusals do not."""
+    """Return the reason if an error means that the Prefect server is away, else None; a refusal does not mean that."""
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 

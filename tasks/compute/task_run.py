@@ -12,7 +12,7 @@ from prefect.states import Cancelled, Failed
 
 from effnet.errors import EffnetError, StoppedError
 
-# The page's timeline has no signs for these, and draws nothing where they stand.
+# The page's timeline has no glyphs for these, and leaves them blank.
 _PLAIN = str.maketrans({"α": "a", "β": "b", "γ": "g", "φ": "phi ", "×": "x"})
 
 
@@ -27,7 +27,7 @@ def as_task_run(name: str, work: Callable[[], None]) -> None:
     def attempt() -> State[Any] | None:
         try:
             work()
-        except EffnetError as error:  # as a state: Prefect logs what is raised as a traceback
+        except EffnetError as error:  # returned as a state: Prefect would log a raised error with its traceback
             raised.append(error)
             state = Cancelled if isinstance(error, StoppedError) else Failed
             return state(message=str(error))

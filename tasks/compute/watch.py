@@ -22,7 +22,7 @@ class Watch:
     done: Callable[[str], None] = lambda _name: None
 
     def one_at_a_time(self) -> Watch:
-        """Return the same for several threads: no two of its calls overlap."""
+        """Return a version for use from several threads: its calls never overlap."""
         lock = Lock()
 
         def warn(line: str) -> None:

@@ -1,7 +1,7 @@
-"""Calls to a server that may be away, or that accepts and never answers: bounded in all, and tried again later.
+"""Calls to a server that may be away, or that accepts and never answers: bounded in total time, and retried later.
 
-No setting of a client bounds a server that sends a byte a second, so a call has a thread of its own, which is left to
-itself when time is up.
+No setting of a client bounds a server that sends a byte a second, so each call has its own thread, which is
+abandoned when time is up.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any, TypeVar
 
 from effnet.errors import AwayError
 
-QUICK_SECONDS = 5.0  # after so long a call is told of
-PATIENCE_SECONDS = 40.0  # that all calls of a breaker together may take beyond that
-RETRY_SECONDS = 60.0  # until a server that failed is looked at again; doubled every time,
-LONGEST_SECONDS = 900.0  # up to this: a server that was away often is still noticed when it is back
+QUICK_SECONDS = 5.0  # a call that takes longer is warned about
+PATIENCE_SECONDS = 40.0  # total beyond that, for all calls of a breaker together
+RETRY_SECONDS = 60.0  # until a failed server is probed again; doubled every time,
+LONGEST_SECONDS = 900.0  # up to this, so that even after many failures a server that is back is noticed
 
 _T = TypeVar("_T")
 _inside = threading.local()
 
 
 class Breaker:
-    """Makes calls while the server answers, and none while it does not; looks now and then whether it is back.
+    """A circuit breaker: makes calls only while the server answers, and probes now and then whether it is back.
 
     Args:
         server: its name, for people.
@@ -40,7 +40,7 @@ class Breaker:
         self._open = self._answered = False
 
     def closed(self) -> bool:
-        """Say whether calls may be made; while they may not, a look at the server is due now and then."""
+        """Say whether calls may be made; while they may not, this starts a probe of the server now and then."""
         if self._open and self._answered:
             self._open = self._answered = False
             self._warn(f"{self._server}: back; what was not sent follows")
@@ -50,7 +50,7 @@ class Breaker:
         return not self._open
 
     def call(self, work: Callable[[], _T], allowance: float) -> _T:
-        """Return what a call gives; an error of it opens the circuit. A call within a call belongs to that one.
+        """Return a call's result; any error opens the circuit. A nested call counts as part of the outer one.
 
         Args:
             work: the call.

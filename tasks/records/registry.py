@@ -59,7 +59,9 @@ class Registry:
     warn: Callable[[str], None]
 
     def register(self, member: str, folder: RunFolder) -> Registered | None:
-        """Register an evaluated member unless it is, and let the gate decide on the champion; None if MLflow is away.
+        """Register an evaluated member unless it already is, and let the gate decide on the champion.
+
+        Return None if MLflow is away.
 
         Args:
             member: its name, as B3.
@@ -132,7 +134,7 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
 
 
 def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Verdict:
-    """Compare a candidate with the champion, and with the best that was one, on the candidate's val."""
+    """Compare a candidate with the current champion, and with the best champion so far, on the candidate's val."""
     if (hits := run_hits(folder, "val")) is None:
         raise DataError(f"{folder.hits_path}: has gone; run the command again")
     new = Contender(str(found.version), hits, folder.trained().macs)
@@ -153,7 +155,7 @@ def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Ve
 
 
 def _best(registry: Registry, name: str, known: Any) -> Contender | None:
-    """Return the best that ever was champion, if it is another version than the one known and can be scored."""
+    """Return the best champion ever, if it is a version other than `known` and can be scored."""
     from mlflow.exceptions import MlflowException
 
     number = registry.tracker.client.get_registered_model(name).tags.get(BEST_TAG)
@@ -170,7 +172,7 @@ def _best(registry: Registry, name: str, known: Any) -> Contender | None:
 
 
 def _contender(registry: Registry, version: Any) -> Contender:
-    """Return a registered version with its hits on a dataset's val: kept ones, or by one pass over it.
+    """Return a registered version with its hits on the dataset's val, as stored or from one pass over it.
 
     Raises:
         EffnetError: if the version holds no model of ours, or lacks classes of the dataset.
@@ -230,7 +232,7 @@ def _score(registry: Registry, version: Any, folder: Path, network: Network) -> 
 
 
 def _crop_padding(folder: Path) -> int | None:
-    """Return how the central crop of a model folder's images was cut; the default, where it does not say."""
+    """Return the padding of the central crop that a model folder records; the default if it does not say."""
     try:
         padding = json.loads((folder / "predictor.json").read_bytes())["crop_padding"]
         return None if padding is None else int(padding)

@@ -1,6 +1,6 @@
-"""A registered model as MLflow loads and serves it: effnet's Predictor, whose errors are answers and no faults.
+"""A registered model as MLflow loads and serves it: effnet's Predictor, which answers bad input with an error.
 
-MLflow calls `_load_pyfunc` by name. Nothing in a model is run: it is tensors and JSON.
+MLflow calls `_load_pyfunc` by name. No code from a model is run: it is only tensors and JSON.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tasks.records.tracking import Tracker, tracker_at
 class Sent(NamedTuple):
     """What a sync did."""
 
-    runs: int  # that MLflow has everything of now
+    runs: int  # MLflow now has everything of these
     unnamed: int  # folders that no family or command made: MLflow has no place for them
     failed: int  # of the others
 
@@ -43,5 +43,5 @@ def _send(tracker: Tracker, folder: RunFolder, about: About) -> bool:
     tracker.open_training(folder, about)
     whole = tracker.verify(folder)
     if folder.result() is None:
-        tracker.pause(folder.key)  # nobody trains it that this process knows of
+        tracker.pause(folder.key)  # as far as this process knows, nobody is training it
     return whole

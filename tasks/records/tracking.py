@@ -1,6 +1,6 @@
-"""MLflow's runs (its models: tasks.records.registry). What lies in run folders is the truth; this forwards it.
+"""MLflow's runs (its models: tasks.records.registry). Run folders are the source of truth; this forwards them.
 
-MLflow that cannot be reached is told once and never stops the work.
+If MLflow cannot be reached, one warning says so; the work never stops for it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from effnet.store import Store, canonical_json, digest, sha256_file
 from tasks.records.breaker import Breaker
 from tasks.servers.local import HOST, MLFLOW, mlflow_uri
 
-# Tags. SENT is the watermark: how much of its run folder a run has. It lies in the run that it speaks of, so that a
-# database that was replaced, or restored from an older copy, is sent what it does not have.
+# Tags. SENT is the watermark: how much of its run folder an MLflow run has. It is stored in that run itself, so that a
+# database that was replaced, or restored from an older copy, is sent what it lacks.
 KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effnet.sent"
 NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
 BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
-DATABASE_SECONDS = 60.0  # beyond the usual for a file, whose work this process does itself, on a loaded machine too
+DATABASE_SECONDS = 60.0  # extra time for a database file: this process does its work, perhaps on a loaded machine
 _ARCHITECTURE = "architecture.json"
 _ON_VAL = {stage.value for stage in Stage if stage.on_val}  # their top1 is val's, and comes with it
 _LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of an infinity
@@ -83,7 +83,7 @@ class Tracker:
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None, warn: Callable[[str], None]) -> None:
         self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
-        self.broken = False  # whether the last call failed, or none is made since one did
+        self.broken = False  # whether the last call failed; true until calls are made again
         self._breaker = Breaker(f"MLflow at {_without_password(uri)}", self._probe, warn)
         self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
         self._family: Callable[[], str] | None = None  # opens the family's run
@@ -99,9 +99,9 @@ class Tracker:
         return self.attempt(lambda: self._known[key].run_id if key in self._known else None)
 
     def page(self, key: str, artifact: str = "") -> str | None:
-        """Return the address of MLflow's page of a run or its artifact, as far as this process knows that there is one.
+        """Return the address of MLflow's page of a run or its artifact, if this process knows of one.
 
-        The page of a database of a store is there while `effnet up` is.
+        For a store's own database, the page is up while `effnet up` runs.
         """
         if not (self.pages and (run_id := self.run_id(key))):
             return None
@@ -172,7 +172,7 @@ class Tracker:
         self.attempt(call, uploads=_files(folder))
 
     def verify(self, folder: RunFolder) -> bool:
-        """Forward what MLflow really does not have, whatever was noted; say whether it has everything now."""
+        """Forward what MLflow really lacks, whatever its watermark says; say whether it has everything now."""
 
         def call() -> bool:
             if folder.key in self._known:
@@ -183,7 +183,7 @@ class Tracker:
         return bool(self.attempt(call, uploads=_files(folder)))
 
     def leave(self, folder: RunFolder) -> None:
-        """End the run of a training that was left before its end, because others promised more."""
+        """End the run of a training that was stopped early because others promised more."""
         self.forward(folder)
         lines = read_journal(folder.metrics_path)[0]
         if folder.result() is not None or not lines:
@@ -222,9 +222,9 @@ class Tracker:
         self.attempt(call)
 
     def attempt(self, call: Callable[[], _T], uploads: Sequence[Path] = (), seconds: float = 0.0) -> _T | None:
-        """Return what a call gives that talks to MLflow; None, and a warning once, if MLflow is broken.
+        """Return the result of a call that talks to MLflow; None, with a single warning, if MLflow is broken.
 
-        All calls together wait for at most about a minute for a server that does not answer.
+        For a server that does not answer, all calls together wait at most about a minute.
 
         Args:
             call: the call.
@@ -233,12 +233,12 @@ class Tracker:
         """
         if not self._breaker.closed():
             return None
-        if self.broken:  # and back: it may be another database now
+        if self.broken:  # and now back, perhaps with another database
             self.broken = False
             for name in ("_known", "_experiment"):
                 self.__dict__.pop(name, None)
             self._seen.clear()
-        import mlflow  # noqa: F401 - here, so that the clock does not run for it
+        import mlflow  # noqa: F401 - here, so that the import does not count against the time limit
 
         here = self.uri.startswith("sqlite:")
         seconds += sum(_size(path) for path in uploads) / UPLOAD_RATE + (DATABASE_SECONDS if here else 0)
@@ -313,7 +313,7 @@ class Tracker:
         return run_id
 
     def _open_family_again(self) -> None:
-        """Open the family's run if it was wanted while MLflow was away."""
+        """Open the family's run if that could not be done while MLflow was away."""
         if self._family:
             self._family()
 
@@ -348,12 +348,12 @@ class Tracker:
         self._known[key] = run._replace(status=status)
 
     def _forward(self, folder: RunFolder) -> None:
-        if folder.key not in self._known and (about := folder.about()):  # it was wanted while MLflow was away
+        if folder.key not in self._known and (about := folder.about()):  # it was to be opened while MLflow was away
             with contextlib.suppress(KeyError):
                 self._open_family_again()
             self._open_training(folder, about)
         run = self._known[folder.key]
-        if run.sent is None:  # made by a version that noted it elsewhere
+        if run.sent is None:  # made by a version that stored the watermark elsewhere
             self._look_again(folder)
         self._send_epochs(folder)
         closing = _closing(folder)
@@ -385,7 +385,7 @@ class Tracker:
             self._send_batch(folder.key, metrics, last)
 
     def _send_batch(self, key: str, metrics: Sequence[Any], epochs: int) -> None:
-        """Send whole epochs, and note them in the same request."""
+        """Send whole epochs, and move the watermark in the same request."""
         from mlflow.entities import RunTag
 
         run = self._known[key]
@@ -401,7 +401,7 @@ class Tracker:
         self._known[key] = run._replace(sent=sent)
 
     def _look_again(self, folder: RunFolder) -> None:
-        """Note what MLflow really has of a run folder: its epochs, and whether its files and numbers are there."""
+        """Set the watermark to what MLflow really has of a run folder: its epochs, and whether it is complete."""
         run = self._known[folder.key]
         steps = {metric.step for metric in self.client.get_metric_history(run.run_id, "minival_top1")}
         epochs = next(epoch for epoch in range(len(steps) + 1) if epoch + 1 not in steps)
@@ -423,7 +423,7 @@ class Tracker:
         final |= _latency(folder)
         run = self._known[folder.key]
         split = "minival"
-        # The same name in every run: top1 is of val in those that are evaluated there, of minival in the others.
+        # The same name in every run: top1 is on val if the run is evaluated there, else on minival.
         if evaluation:
             split = "val"
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
@@ -445,9 +445,9 @@ class Tracker:
         self._set_status(key, FINISHED)
 
     def _log_final(self, run_id: str, values: Mapping[str, float], seconds: float) -> None:
-        """Log numbers of a whole run: at step 0, where MLflow's page draws them as bars; a changed one at the next.
+        """Log a run's final numbers at step 0, where MLflow's page draws them as bars; a changed one at the next step.
 
-        Of two values at one step MLflow shows the larger.
+        Of two values at the same step, MLflow would show the larger.
         """
         from mlflow.entities import Metric
 
@@ -488,10 +488,10 @@ def store_tracker(store: Store, family: str, warn: Callable[[str], None]) -> Tra
 
 
 def tracker_at(uri: str, store: Store, family: str, warn: Callable[[str], None]) -> Tracker:
-    """Return the tracker of a family of a store for any MLflow.
+    """Return the tracker of a store's family, for any MLflow.
 
-    A database that is opened from here has no server that keeps files, and MLflow would put them where the command was
-    started: they go to the store.
+    If a database is opened directly, no server stores the artifacts, and MLflow would write them where the command was
+    started: here, they go to the store.
     """
     server = uri.startswith(("http://", "https://", "databricks", "uc:"))
     return Tracker(uri, family, None if server else store.root / "artifacts" / family, warn)
@@ -532,9 +532,9 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _default_artifacts(artifacts: Path | None) -> Iterator[None]:
-    """Let a database that is made in the block keep the files of MLflow's own first experiment in the store as well.
+    """Let a database created in the block keep the files of MLflow's default experiment in the store as well.
 
-    It gets `./mlruns` otherwise: a folder where the command was started.
+    Otherwise, they go to `./mlruns`, where the command was started.
     """
     name = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # what `mlflow server --default-artifact-root` sets
     if artifacts is None or name in os.environ:

@@ -30,7 +30,7 @@ class Deployed(NamedTuple):
 
     name: str  # flow/deployment
     pool: str
-    schedule: str  # "", or when it starts by itself
+    schedule: str  # when it starts by itself; "" if never
 
 
 def deploy(
@@ -46,7 +46,7 @@ def deploy(
     Args:
         project: folder with prefect.yaml and infra/prefect.
         pool_type: of both pools.
-        settings: defaults of the trainings pool's job variables to replace.
+        settings: new defaults for job variables of the trainings pool.
         store: the store that deployed flows use.
         home: folder that flows start in where they run.
         crashed_after: seconds without a heartbeat after which a run counts as crashed; None: see `silence`.
@@ -133,7 +133,7 @@ def _register(project: Path, store: str, home: str) -> None:
     )
     if not done.returncode:
         return
-    if told := re.search(r"^effnet\.errors\.\w+: (.+)$", done.stderr, re.MULTILINE):  # of a config that it names
+    if told := re.search(r"^effnet\.errors\.\w+: (.+)$", done.stderr, re.MULTILINE):  # in a config that it names
         raise ConfigError(told[1])
     lines = (done.stdout + done.stderr).strip().splitlines()
     raise RunFailedError(f"prefect deploy: {lines[-1].strip() if lines else 'failed without a word'}")
@@ -142,17 +142,16 @@ def _register(project: Path, store: str, home: str) -> None:
 def silence(frequencies: Iterable[int]) -> int:
     """Return after how many seconds without a heartbeat a run counts as crashed.
 
-    Heartbeats that a server missed while it was away are lost, and when it is back it judges at once. So: as long as
-    everything here waits for a server that is away, and three of the slowest beats in use.
+    Heartbeats that a server missed while it was away are lost, and once back it judges at once. So the limit is the
+    time that everything here waits for a server that is away, plus three of the slowest heartbeats in use.
     """
     return round(OUTAGE_SECONDS) + 3 * max((DEFAULT_BEAT_SECONDS, *frequencies))
 
 
 def _watch(client: Any, deployments: Sequence[Any], crashed_after: int | None) -> None:
-    """Have the server mark our runs as crashed whose process has gone without a word; by itself it does not.
+    """Have the server mark those of our runs as crashed whose process died silently; by itself it does not.
 
-    An automation that is there, also one of an earlier version, becomes the one that is wanted; whether it is switched
-    on stays as it is.
+    An existing automation, even of an earlier version, is updated; it stays switched on or off as it was.
     """
     from prefect.automations import AutomationCore
 
@@ -179,7 +178,7 @@ def _trigger(deployments: Sequence[Any], seconds: int) -> Any:
 
     return EventTrigger(
         after={"prefect.flow-run.heartbeat"},
-        expect={"prefect.flow-run.*"},  # the next one, or a state: ends have names of our own, and retries wait
+        expect={"prefect.flow-run.*"},  # a heartbeat or any state: final states have names of our own, and retries wait
         match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
         match_related=ResourceSpecification(
             {
@@ -217,7 +216,7 @@ def _ours(client: Any) -> list[Any]:
 
 
 def active_schedules(client: Any) -> dict[str, int]:
-    """Return how many runs are scheduled by every active schedule of our deployments, by `flow/deployment when`."""
+    """Return the number of scheduled runs of each active schedule of our deployments, by `flow/deployment when`."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterId,

@@ -23,7 +23,7 @@ from effnet.errors import EffnetError
 from effnet.storage import is_remote
 from effnet.store import Store, publish
 
-# Older ones have known holes or do not work together: what each floor is for.
+# Older versions have known vulnerabilities or do not work together; the text says what each floor is for.
 FLOORS = {
     "prefect": ("3.8.8", "earlier ones leave requests unauthenticated (CVE-2026-7722) and lack settings used here"),
     "mlflow": ("3.17", "earlier ones have path traversal and default passwords (CVE-2026-2614)"),
@@ -32,7 +32,7 @@ FLOORS = {
     "boto3": ("1.40", "earlier ones lack conditional writes"),
     "safetensors": ("0.5", "earlier ones are not tested"),
 }
-# As in pyproject.toml: whoever upgraded past them did so against pip's advice.
+# As in pyproject.toml: an environment beyond them was upgraded despite pip's warning.
 CEILINGS = {
     "fastapi": ("0.151", "Prefect 3.8's server does not start with it"),
     "sqlalchemy": ("2.1", "Prefect 3.8's scheduler schedules nothing with it"),

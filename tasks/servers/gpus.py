@@ -10,7 +10,7 @@ def require_gpus(wanted: int) -> None:
     """Make sure that GPUs are there and work, before anything is fetched.
 
     Raises:
-        MachineError: if they are not or do not.
+        MachineError: if GPUs are missing or broken.
     """
     if not wanted:
         return

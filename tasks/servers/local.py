@@ -1,8 +1,8 @@
 """The servers of a store: Prefect's, and MLflow's page, on this machine.
 
-`start` and `stop` are for servers that stay (`effnet up`, `effnet down`); they are noted in servers.json, by process
-id and start time, so that a reused process id is never taken for a server. `PrefectApi` gives a flow the server that
-there is, or one of its own that ends with it.
+`start` and `stop` are for servers that stay up (`effnet up`, `effnet down`); these are recorded in servers.json by
+process id and start time, so that a reused process id is never taken for a server. `PrefectApi` gives a flow an
+existing server, or a temporary one that ends with the flow.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None
             for kind, port in zip(missing, chosen, strict=True):
                 found[kind.name] = server = _launch(kind, port, root)
                 started.append((kind, server))
-            # Noted before they answer: a start that is killed leaves servers that `effnet down` finds.
+            # Recorded before they answer, so that `effnet down` finds them even if this start is killed.
             _note(root, found.values())
             for kind, server in started:
                 _wait_until_healthy(kind, server.url, server.pid, root)
@@ -121,16 +121,16 @@ def running(root: Path) -> list[Server]:
 
 
 def is_of_store(root: Path, api: str) -> bool:
-    """Say whether an API's address is that of a server of the store, by either name of this machine."""
+    """Say whether an API's address, with 127.0.0.1 or localhost, is that of a server of the store."""
     here = api.rstrip("/").replace("//localhost:", f"//{HOST}:", 1)
     return here in [f"{server.url}/api" for server in running(root)]
 
 
 class PrefectApi:
-    """A Prefect API for one flow: the configured one, the store's server, or one of its own that ends with the block.
+    """A Prefect API for one flow: the configured one, the store's server, or a temporary one that ends with the block.
 
-    The server of its own starts when the block is entered; `url` waits for it, so imports can go on meanwhile. Until
-    it answers no other server of the store starts: two that make its database at once spoil each other's start.
+    The temporary server starts when the block is entered; `url` waits for it, so imports can go on meanwhile. Until it
+    answers, no other server of the store starts: two that create the database at once break each other's start.
 
     Args:
         root: the store's folder.
@@ -150,12 +150,12 @@ class PrefectApi:
 
     @property
     def pages(self) -> str | None:
-        """Where `effnet up` will show this server's pages once the server of its own has ended; else None."""
+        """Where `effnet up` will show this server's pages once it has ended, if it is temporary; else None."""
         return f"http://{HOST}:{PREFECT.port}" if self._process else None
 
     @property
     def login(self) -> str | None:
-        """The login, where the server is the store's; None: the user's settings have it, if there is one."""
+        """The login of the store's server; None for another one, whose login, if any, is in the user's settings."""
         return login(self.root) if not self.configured or is_of_store(self.root, self.configured) else None
 
     def __enter__(self) -> PrefectApi:
@@ -173,7 +173,7 @@ class PrefectApi:
         with _log(self.root, "prefect-temporary").open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tasks.servers.prefect_server", str(port)],
-                stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+                stdin=subprocess.PIPE,  # when it closes, the server knows that this process is gone
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C must not end it before the flow
@@ -230,10 +230,10 @@ def login_path(root: Path) -> Path:
 
 
 def login(root: Path) -> str:
-    """Return the login of the store's Prefect server; make it if there is none.
+    """Return the login of the store's Prefect server; create it if there is none.
 
-    Other users of this machine reach the server's port as well, and whoever can talk to it has what it knows started
-    by our workers.
+    Other users of this machine can reach the server's port too, and anyone who can talk to it can have our workers run
+    its deployments.
     """
     path = login_path(root)
     if not path.exists():
@@ -245,7 +245,7 @@ def login(root: Path) -> str:
 def login_page(root: Path) -> Path:
     """Return the page that, opened in a browser on this machine, logs in to the store's Prefect server.
 
-    As Jupyter does it: so the login need not be printed, where it could end in a log.
+    As Jupyter does: the login need not be printed, so it cannot end up in a log.
     """
     return login_path(root).with_suffix(".html")
 
@@ -257,7 +257,7 @@ def _write_login_page(root: Path, url: str) -> None:
 
 
 def _write_private(path: Path, text: str, *, replace: bool) -> None:
-    """Write a file for its owner alone, whole or not at all; an empty login would lock everybody out."""
+    """Write a file readable by its owner alone, atomically: an empty login would lock everybody out."""
     with new_file(path, replace=replace) as temporary:
         temporary.touch(0o600)
         temporary.write_text(text)
@@ -293,10 +293,10 @@ def _launch(kind: Kind, port: int, root: Path) -> Server:
 def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
     base = os.environ | {"DO_NOT_TRACK": "true", "PYTHONSAFEPATH": "1"}  # for the processes that they start
     hosts = [f"{host}:{port}" for host in (HOST, "localhost")]
-    pages = ",".join(f"http://{host}" for host in hosts)  # scripts of these alone may ask
+    pages = ",".join(f"http://{host}" for host in hosts)  # only scripts from these origins may send requests
     if kind is MLFLOW:
         return base | {
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes, for jobs that a family has none of
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves seven processes, for jobs that no family has
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(hosts),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": pages,
@@ -307,7 +307,7 @@ def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # what is older than 90 days, events than 7
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # deletes runs after 90 days, events after 7
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": pages,
         "PREFECT_SERVER_API_AUTH_STRING": login(root),
@@ -344,7 +344,7 @@ def _free_port() -> int:
 
 
 def _wait_until_healthy(kind: Kind, url: str, pid: int, root: Path, log: str | None = None) -> None:
-    """Wait until the server that the process is answers: another one may have taken the port meanwhile."""
+    """Wait until the server answers, and check that it is this process: another may have taken the port."""
     deadline = time.monotonic() + START_SECONDS
     path, port = _log(root, log or kind.name), urlsplit(url).port
     while not (_listens(pid, port) and _answers(url + kind.health, seconds=2)):

@@ -1,6 +1,6 @@
-"""Keeps Prefect's database in a store from growing for ever: of ended flow runs, only the newest stay.
+"""Keeps Prefect's database in a store from growing forever: only the newest of the ended flow runs are kept.
 
-Prefect's own service that does this looks once an hour, and the server of one flow is gone before.
+Prefect's own cleanup service runs once an hour, and the server of a single flow is gone before that.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ _TRIM = (
     "delete from artifact_collection where latest_id not in (select id from artifact)",
     "delete from task_run where flow_run_id in (select id from old)",
     "delete from flow_run where id in (select id from old)",
-    # Events belong to no run; those from before the oldest run that is left are of none that can be looked at.
+    # Events belong to no run; those older than the oldest remaining run concern none that can still be viewed.
     "delete from events where occurred < (select min(created) from flow_run)",
     "delete from event_resources where event_id not in (select id from events)",
 )
 
 
 def trim(path: Path) -> None:
-    """Remove what is known of old flow runs from a Prefect database that no server has open; keep it as it is if that
-    is of another version, in use, or broken, which the server will tell: no flow fails for want of tidiness.
+    """Remove old flow runs and their records from a Prefect database that no server has open.
+
+    A database of another version, in use or broken is left as it is: no flow fails for lack of cleanup, and the server
+    will report what is wrong.
     """
     if not path.exists():
         return

@@ -1,8 +1,8 @@
 """`python -m tasks.servers.prefect_server PORT`: Prefect's server, for this machine alone.
 
 What Prefect's own command lacks: a request whose Host header names another machine is refused, so that a web page
-cannot reach the server under a name of its own (DNS rebinding). And the one of a single flow ends with the process that
-started it, which it hears from its standard input; Prefect's own outlives a flow that is killed.
+cannot reach the server under a name of its own (DNS rebinding). And the server of a single flow ends with the process
+that started it, when its standard input is closed; Prefect's own server outlives a flow that is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from effnet.process import PARENT_PIPE, child_main, keep_nice, stop_on_signals
 
-LOGIN_PAGE = "/effnet-login"  # logs the browser in that comes with the login behind a #, which stays in the browser
+LOGIN_PAGE = "/effnet-login"  # logs in a browser that brings the login after a #, which is never sent to the server
 _LOGIN_HTML = """<!doctype html><meta charset="utf-8"><title>Prefect</title><script>
 localStorage.setItem("prefect-password", btoa(location.hash.slice(1))); location.replace("/");
 </script>"""

@@ -1,4 +1,4 @@
-"""Prefect's settings for a flow that a person starts at a terminal, and what kills left in its database."""
+"""Prefect's settings for a flow that a person starts at a terminal, and cleanup after killed runs in its database."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from effnet.process import no_tracebacks
 
 DRAIN_SECONDS = 10.0
 
-# The terminal shows our own lines, which Prefect's pages show as the flow run's log; Prefect's own lines stay away.
+# The terminal shows only our own lines, which Prefect's pages show as the flow run's log; Prefect's own are hidden.
 _QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for whoever watches the server that the flow reports to
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # for an automation on the server that the flow reports to
 }
 
 
@@ -63,12 +63,12 @@ def connected(url: str, pages: str | None = None, *, login: str | None = None, p
         settings[PREFECT_UI_URL] = pages
     if login:
         settings[PREFECT_API_AUTH_STRING] = login
-    if patient:  # waits of 2, 4, 8 … s: over four minutes; 500 is what a server without its database answers
+    if patient:  # retries after 2, 4, 8 … s, over four minutes in all; a server without its database answers 500
         settings |= {PREFECT_CLIENT_MAX_RETRIES: 7, PREFECT_CLIENT_RETRY_EXTRA_CODES: {500}}
     with temporary_settings(settings):
         try:
             yield
-        finally:  # a server of our own stops next, and both would try again for a minute
+        finally:  # a temporary server stops next, and both workers would retry for a minute
             for worker in (APILogWorker, EventsWorker):
                 worker.drain_all(timeout=DRAIN_SECONDS)
 
@@ -84,9 +84,9 @@ def started_here() -> Iterator[None]:
 
 @contextlib.contextmanager
 def untagged() -> Iterator[None]:
-    """Let task runs that begin in the block have no tags of the flow run's.
+    """Keep the flow run's tags off task runs that begin in the block.
 
-    For every tag of a task run Prefect asks its server for a concurrency slot, which SQLite locks its database for.
+    For every tag of a task run, Prefect asks its server for a concurrency slot, which locks an SQLite database.
     """
     from prefect.context import TagsContext
 
@@ -99,10 +99,10 @@ def _machine_tag() -> str:
 
 
 def crash_stale_runs(flow_name: str, family: str, store: Path, *, of_store: bool) -> None:
-    """Mark runs of a flow for this family, and of their tasks, as crashed that Prefect takes for running.
+    """Mark as crashed those runs of a flow for this family, and their task runs, that Prefect believes to be running.
 
-    Only runs with this store: the caller holds the family there, so none can be running. The flow run of one that was
-    stopped is marked already, but maybe not its tasks.
+    Only runs with this store are marked: the caller holds the family there, so none can be running. If a run was
+    stopped, its flow run is already in a final state, but perhaps not its task runs.
 
     Args:
         flow_name: of the flow.
@@ -132,7 +132,7 @@ def crash_stale_runs(flow_name: str, family: str, store: Path, *, of_store: bool
 
     crashed: State[Any] = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
-    here = None if of_store else FlowRunFilterTags(all_=[_machine_tag()])  # a container's name is new every time
+    here = None if of_store else FlowRunFilterTags(all_=[_machine_tag()])  # a container's host name is always new
     running = FlowRunFilterState(type=FlowStateType(any_=[StateType.RUNNING]))
     begun = TaskRunFilterState(type=TaskStateType(any_=[StateType.RUNNING, StateType.PENDING]))
     with get_client(sync_client=True) as client:

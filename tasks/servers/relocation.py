@@ -1,7 +1,7 @@
-"""A store that was moved or copied works where it is: the absolute addresses inside of it are made those of today.
+"""Makes a moved or copied store work in its new place: the absolute addresses inside it are updated.
 
-MLflow's database keeps the address of every run's and model's files, Prefect's the store that a deployed flow works in,
-and a run the weights that it starts from. Left as they are, a copy would write into the original.
+MLflow's database holds the address of every run's and model's files, Prefect's the store that a deployed flow works in,
+and a run the weights that it starts from. If these stayed as they are, a copy would write into the original.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NO_ADDRESSES = frozenset({"metrics", "latest_metrics", "log", "events", "event_
 
 
 def settle(store: Store, say: Callable[[str], None]) -> None:
-    """Mend a store that was moved or copied since it was opened last, and note where it is; told in one line.
+    """Update the addresses in a store that was moved or copied since it was last opened, and record where it is now.
 
     Args:
         store: the store; its root is there.
-        say: told if there was anything to mend.
+        say: told in one line if there was anything to update.
     """
     root = store.root
     if _recorded(root) == root:
-        return  # every time but the first one, or after a move
+        return  # the usual case, except at the first opening or after a move
     with hold(root / "store.lock"):
         old = _recorded(root) or _guessed(root)
         if old and old.exists() and os.path.samefile(old, root):
@@ -75,14 +75,14 @@ def _is_store(path: Path) -> bool:
 
 
 def _forget_servers(root: Path, *, copied: bool) -> None:
-    """Servers that are noted here belong to the original, or work in a folder that is not there any more."""
+    """Forget the recorded servers: they belong to the original, or work in a folder that no longer exists."""
     if not copied:
         servers.stop(root)
     (root / "servers.json").unlink(missing_ok=True)
 
 
 def _mover(old: Path, new: Path) -> Callable[[str], str]:
-    """Return what puts `new` for `old` in a text: as a path, in an address, and within JSON."""
+    """Return a function that replaces `old` with `new` in a text: as a path, in a URI, and within JSON."""
     pairs = {form(old): form(new) for form in (str, Path.as_uri, lambda path: json.dumps(str(path))[1:-1])}
     names = "|".join(map(re.escape, sorted(pairs, key=len, reverse=True)))
     pattern = re.compile(rf"(?<![\w.~%-])(?:{names})(?=$|[/\"'?#\s\\])")
@@ -90,7 +90,7 @@ def _mover(old: Path, new: Path) -> Callable[[str], str]:
 
 
 def _mend_database(path: Path, moved: Callable[[str], str]) -> None:
-    """Mend every text of a database, in one transaction."""
+    """Update every text in a database, in one transaction."""
     with closing(sqlite3.connect(path, timeout=60)) as database, database:
         database.execute("begin immediate")
         tables = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
@@ -105,7 +105,7 @@ def _mend_database(path: Path, moved: Callable[[str], str]) -> None:
 
 
 def _mend_starts(store: Store, moved: Callable[[str], str]) -> None:
-    """Mend where runs find the weights that they start from; it is no part of their keys."""
+    """Update the paths of the weights that runs start from; these paths are not part of the runs' keys."""
     for path in store.runs.glob("*/config.json"):
         try:
             spec = json.loads(path.read_bytes())

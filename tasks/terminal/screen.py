@@ -30,7 +30,7 @@ class Screen:
     """Writes to standard error, so that standard output is free for results.
 
     Args:
-        page: that also shows every line that stays, and how far every stage is.
+        page: also shows every permanent line, and the progress of every stage.
     """
 
     def __init__(self, page: Page | None = None) -> None:
@@ -38,7 +38,7 @@ class Screen:
         self._page = page
         self._live: Live | None = None
         self._told = time.monotonic()
-        self._started = self._told - (time.time() - process_started())  # the clock of who waits
+        self._started = self._told - (time.time() - process_started())  # users count from the start of the process
         self._stage: tuple[str, float, float] | None = None  # title, when it began, its share done then
 
     def say(self, line: str, style: str = "") -> None:
@@ -53,7 +53,7 @@ class Screen:
         self.say(line, style="yellow")
 
     def note(self, name: str, line: str, text: str) -> None:
-        """Tell the page alone of a thing that is done: a line of its log, and Markdown if there is any."""
+        """Report something finished on the page only: a line in its log, and Markdown if there is any."""
         if self._page:
             self._page.say(line)
             if text:
@@ -85,7 +85,7 @@ class Screen:
             self.say(f"{title}: {share:.0%} {left}".rstrip())
 
     def settle(self) -> None:
-        """Take away what changes."""
+        """Remove the changing part of the display."""
         if self._live:
             self._live.stop()
         self._live = self._stage = None

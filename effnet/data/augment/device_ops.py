@@ -1,4 +1,4 @@
-"""Pillow's image operations on batches: uint8 (n, 3, H, W) in and out, a value of its own for every sample.
+"""Pillow's image operations on batches: uint8 (n, 3, H, W) in and out, with a separate value for every sample.
 
 Each gives Pillow's result bit for bit (tests/data/augment/test_device_ops.py). Pointwise operations become a
 table of 256 entries per sample and channel; affine ones compute every source pixel in integers, as Pillow does. They
@@ -29,13 +29,13 @@ def invert(images: Tensor, _values: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Invert what is not below the threshold (0..256)."""
+    """Invert values at or above the threshold (0..256)."""
     levels = _levels(images).int()
     return _look_up(images, torch.where(levels < thresholds[:, None], levels, 255 - levels).to(torch.uint8)[:, None])
 
 
 def solarize_add(images: Tensor, additions: Tensor) -> Tensor:
-    """Add (0..110) to what is below 128 (autoaugment.py of the official code)."""
+    """Add (0..110) to values below 128 (autoaugment.py of the official code)."""
     levels = _levels(images).int()
     added = (levels + additions.int()[:, None]).clamp_(max=255)
     return _look_up(images, torch.where(levels < 128, added, levels).to(torch.uint8)[:, None])
@@ -48,25 +48,25 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with black: 0 black, 1 as it is."""
+    """Blend with black: 0 black, 1 unchanged."""
     black = torch.zeros(len(images), 1, device=images.device)
     return _look_up(images, _blend(black, _levels(images), factors)[:, None])
 
 
 def contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the mean grey: 0 grey, 1 as it is."""
+    """Blend with the mean grey: 0 grey, 1 unchanged."""
     grey = luma(images)
     mean = (grey.flatten(1).sum(1, dtype=torch.int64).double() / grey[0].numel() + 0.5).floor()
     return _look_up(images, _blend(mean[:, None], _levels(images), factors)[:, None])
 
 
 def color(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the grey image: 0 grey, 1 as it is."""
+    """Blend with the grey image: 0 grey, 1 unchanged."""
     return _blend(luma(images)[:, None].float(), images.float(), factors)
 
 
 def sharpness(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend with the smoothed image (3x3, centre 5, others 1, of 13): 0 smooth, 1 as it is; the border stays."""
+    """Blend with the smoothed image (3x3, centre 5, others 1, of 13): 0 smooth, 1 unchanged; the border is kept."""
     smooth = images.clone()
     if min(images.shape[2:]) >= 3:
         v = images.short()
@@ -75,7 +75,7 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
         total = v[:, :, 1:-1, 1:-1] * 4
         for part in (rows[..., :-2], rows[..., 1:-1], rows[..., 2:]):
             total += part
-        # (total + 6.5) / 13, cut: exact in float32, total being at most 3,315
+        # (total + 6.5) / 13, truncated: exact in float32, as total is at most 3,315
         smooth[:, :, 1:-1, 1:-1] = ((total.float() + 6.5) / 13).to(torch.uint8)
     return _blend(smooth.float(), images.float(), factors)
 
@@ -166,7 +166,7 @@ def _levels(images: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, image: Tensor, factors: Tensor) -> Tensor:
-    """Return base + factor * (image - base) in float32, cut to 0..255 and towards zero, as Pillow's blend."""
+    """Return base + factor * (image - base) in float32, clipped to 0..255 and truncated, as in Pillow's blend."""
     factors = factors.float().reshape(-1, *[1] * (max(base.ndim, image.ndim) - 1))
     base = base.float()
     return (image.float() - base).mul_(factors).add_(base).clamp_(0, 255).to(torch.uint8)
@@ -182,8 +182,8 @@ def _look_up(images: Tensor, tables: Tensor) -> Tensor:
 def _affine(images: Tensor, matrix: Callable[[float], tuple[float, ...]], values: Tensor) -> Tensor:
     """Return images whose pixel (x, y) is the nearest to (a x + b y + c, d x + e y + f), grey where there is none.
 
-    Fixed-point arithmetic with 16 bits, as affine_fixed in Pillow's Geometry.c; without rotation or shear the float
-    arithmetic of its ImagingScaleAffine, which for whole steps comes to the same.
+    Fixed-point arithmetic with 16 bits, as affine_fixed in Pillow's Geometry.c. Without rotation or shear Pillow uses
+    the float arithmetic of its ImagingScaleAffine, which gives the same for whole steps.
     """
     n, channels, height, width = images.shape
     device = images.device

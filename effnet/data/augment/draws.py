@@ -17,7 +17,7 @@ def mix(*parts: int | NDArray[Any]) -> NDArray[np.uint64]:
     """
     state = np.zeros((), np.uint64)
     for part in parts:
-        # Wrapping multiplication is the algorithm; numpy warns of it for scalars only.
+        # Wrapping multiplication is the algorithm; numpy warns about it for scalars only.
         with np.errstate(over="ignore"):
             state = _finalize((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
     return np.asarray(state)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-FILL = 128  # grey, what the official code puts where an image was moved away
+FILL = 128  # grey, which the official code fills in where an image was moved away
 _GREY = (FILL,) * 3
 
 Step = tuple[str, float]  # operation, value

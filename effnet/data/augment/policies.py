@@ -20,12 +20,12 @@ from effnet.data.augment import pillow_ops
 from effnet.data.augment.device_ops import OPS
 from effnet.data.augment.draws import mix, uniform
 
-LEVELS = 10.0  # the strongest usual magnitude; those of tables go from 0 to this
-FAINT = 0.1  # the least factor of brightness, colour, contrast and sharpness
+LEVELS = 10.0  # the strongest usual magnitude; the tables' go from 0 to this
+FAINT = 0.1  # the smallest factor of brightness, colour, contrast and sharpness
 FAR = 0.75  # of the side: the furthest that an image is moved
 
 _STREAM = 0xA06  # keeps these draws apart from the crop's
-_PER_STEP = 3  # draws of one operation: whether, sign, and which (RandAugment)
+_PER_STEP = 3  # draws per operation: whether it applies, its sign, and which it is (RandAugment)
 
 # (operation, probability, magnitude). autoaugment.py of the official code, policy_v0.
 _V0 = """
@@ -81,14 +81,14 @@ POLICIES = {"v0": _parse(_V0), "imagenet": _parse(_IMAGENET)}
 def value_of(policy: str, op: str, magnitude: float, size: int, sign: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return an operation's value for a magnitude (0..30) and signs (±1), in the units of `device_ops`.
 
-    `v0` as the official code's: posterize keeps 1..4 bits (its 0 bits come out as 1: TensorFlow shifts a byte by 7 at
-    most), translation goes up to 250 pixels whatever the image's side, here never beyond three quarters of it.
-    `imagenet` as the paper's table 6: 4..8 bits, translation up to 150 of 331 pixels. `rand`: stronger is always
-    further from the image; translation up to 100 of 224 pixels, as the official code's default. Magnitudes go up to 30:
-    from 10 on solarize inverts the whole image and translation stays where it is, from 17.5 on posterize keeps a bit.
+    `v0` follows the official code: posterize keeps 1..4 bits (its 0 bits come out as 1: TensorFlow shifts a byte by at
+    most 7), translation goes up to 250 pixels whatever the image's side, but here never beyond three quarters of it.
+    `imagenet` follows the paper's table 6: 4..8 bits, translation up to 150 of 331 pixels. `rand`: stronger is always
+    further from the image; translation up to 100 of 224 pixels, the official code's default. Magnitudes go up to 30:
+    from 10 on solarize inverts the whole image and translation grows no further, from 17.5 on posterize keeps one bit.
 
-    No value turns an image into one colour: factors stay at 0.1 or above, as the official code's, a bit is kept, and a
-    part of the image stays in sight.
+    No value turns an image into a single colour: factors stay at 0.1 or above, as in the official code, at least one
+    bit is kept, and part of the image stays visible.
     """
     level = magnitude / LEVELS
     flat = np.ones_like(sign)
@@ -126,7 +126,7 @@ def augment_batch(images: Tensor, config: Augment, samples: NDArray[np.int64], s
 
 
 def mix_batch(images: Tensor, labels: Tensor, config: Augment, seed: int, step: int) -> Mixed:
-    """Apply a config's mixup or cutmix, one of them by a draw if it has both, to float images."""
+    """Apply a config's mixup or cutmix to float images; if it has both, a draw picks one."""
     if config.mixup and config.cutmix:
         function = mixup if uniform(seed, step, _STREAM + 4) < 0.5 else cutmix
     elif config.mixup or config.cutmix:
@@ -219,7 +219,7 @@ def cutmix(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float
     side = np.sqrt(1 - share.cpu().numpy().astype(np.float64))
     h, w = np.trunc(side * height), np.trunc(side * width)
     x, y = uniform(seed, step, _STREAM + 3, np.arange(len(images))[:, None], np.arange(2)).T
-    left, top = np.floor(x * width) - w // 2, np.floor(y * height) - h // 2  # the centre is anywhere; the edge cuts
+    left, top = np.floor(x * width) - w // 2, np.floor(y * height) - h // 2  # the centre is anywhere; the edge clips
     boxes = _boxes(left, top, w, h, height, width, images.device)
     stays = 1 - boxes.float().mean((1, 2))
     return Mixed(torch.where(boxes[:, None], images[other], images), labels[other], stays)
@@ -240,7 +240,7 @@ def _boxes(
     width: int,
     device: torch.device,
 ) -> Tensor:
-    """Return bool (n, height, width), true inside of each rectangle."""
+    """Return bool (n, height, width), true inside each rectangle."""
     corners = torch.from_numpy(np.stack([left, top, left + w, top + h], axis=1)).to(device)
     x0, y0, x1, y1 = (corner[:, None] for corner in corners.T)
     columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
@@ -253,7 +253,7 @@ def _boxes(
 class _Layer(NamedTuple):
     """One operation for each sample of a batch."""
 
-    ops: NDArray[np.object_]  # names; None where the sample stays
+    ops: NDArray[np.object_]  # names; None where the sample is unchanged
     values: NDArray[np.float64]
 
 
@@ -270,6 +270,6 @@ def _apply_batched(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
     for ops, values in layers:
         for op in sorted({op for op in ops if op not in (None, "Identity")}):
             rows = torch.from_numpy(np.flatnonzero(ops == op)).to(images.device)
-            # As numbers of Python: the exact matrix is worked out from them in double precision.
+            # As Python numbers: the exact matrix is computed from them in double precision.
             changed[rows] = OPS[op](changed[rows], torch.from_numpy(values[ops == op]).to(images.device))
     return changed

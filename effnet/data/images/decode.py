@@ -16,7 +16,7 @@ from effnet.errors import DataError
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), RGB
 
-MAX_PIXELS = 178_000_000  # Pillow takes no more; shards hold none, data.images.max_pixels sees to it
+MAX_PIXELS = 178_000_000  # Pillow refuses larger images; data.images.max_pixels keeps them out of shards
 CROP_PADDING = 32  # pixels, of the official code's central crop
 _FORMATS = ("PNG", "JPEG")
 _JPEG = b"\xff\xd8"
@@ -76,8 +76,8 @@ def center_box(width: int, height: int, resolution: int, padding: int | None) ->
     """Return the central square for evaluation: resolution / (resolution + padding) of the shorter side.
 
     Source: _decode_and_center_crop in preprocessing.py of the official code, where padding is 32 pixels. For networks
-    below 224 pixels that would leave too much away (half of each side at 32): without a padding it is a seventh of the
-    resolution there, which is 32 pixels at 224 and what the official code does since 2021.
+    below 224 pixels that would crop away too much (half of each side at 32): if `padding` is None it is a seventh of
+    the resolution there, which is 32 pixels at 224 and what the official code has done since 2021.
     """
     if padding is None:
         padding = min(CROP_PADDING, round(resolution / 7))

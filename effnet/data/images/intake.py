@@ -1,7 +1,7 @@
 """What happens to an image's bytes on the way into a shard. docs/data.md has the table.
 
 Most images are kept byte for byte: their structure is read, not their pixels. What a loader would stumble over (CMYK,
-alpha, 16 bits, formats other than JPEG and PNG, sides that EXIF turns) is decoded and encoded again; what cannot be
+alpha, 16 bits, formats other than JPEG and PNG, rotation by EXIF) is decoded and encoded again; what cannot be
 trusted is refused.
 """
 
@@ -23,7 +23,7 @@ from PIL.Image import Transpose
 
 from effnet.config import ImagePolicy
 
-# What Pillow warns of is refused (sizes, damage) or harmless (EXIF); a thousand warnings would hide the summary.
+# What Pillow warns about is refused (sizes, damage) or harmless (EXIF); a thousand warnings would hide the summary.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _SOI, _EOI, _PNG = b"\xff\xd8\xff", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
@@ -53,19 +53,19 @@ _TURNS = {
     6: Transpose.ROTATE_270,
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
-}  # of EXIF orientations, to upright
+}  # from EXIF orientations to upright
 _RARE_TIFF = "TIFF of a rare kind"
 DENIED = "permission denied"
 _NO_HEIC, _NO_AVIF = "HEIC needs an extra", "AVIF is not read by this Pillow"
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
-# What else people keep among images, to say it by name.
+# Other files that people keep among images, for messages to name.
 _STRANGERS = {b"%PDF": "PDF", b"PK\3\4": "zip", b"8BPS": "Photoshop", b"<svg": "SVG", b"\x1aE\xdf\xa3": "video"}
 HEAD = 512  # bytes that say what a file is
 
 
 class BadImage(Exception):  # noqa: N818 - a verdict about data, caught and listed
-    """An image that does not go into a shard. `kind` is the reason that it shares with others; the text says more."""
+    """An image that does not go into a shard. `kind` is the reason, shared with other images; the text says more."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -120,7 +120,7 @@ def prepare(data: bytes, policy: ImagePolicy, *, turn: bool = False) -> Prepared
 
 
 def is_image(head: bytes) -> bool:
-    """Say whether a file that begins so may be an image that can be used, or could be with an extra."""
+    """Say whether a file that begins like this may be a usable image, or would be one with an extra installed."""
     return head.startswith((_SOI, _PNG)) or _foreign_kind(head) is not None
 
 
@@ -141,7 +141,7 @@ def _read_header(data: bytes, max_pixels: int) -> _Header:
 
 
 def what_else(data: bytes) -> tuple[str, str]:
-    """Return kind and detail of bytes that are no image."""
+    """Return kind and detail of bytes that are not an image."""
     if not data:
         return "empty", ""
     detail = f"{len(data):,} bytes"
@@ -165,7 +165,7 @@ def _looks_like_text(text: str, length: int) -> bool:
 
 
 def _read_jpeg(data: bytes) -> _Header:
-    """Read the frame header, and look for the end after the first scan's start: it cannot occur inside of a scan."""
+    """Read the frame header, and look for the end after the first scan's start: it cannot occur inside a scan."""
     frame, scan, orientation = None, 0, 1
     try:
         for marker, position in _segments(data):
@@ -246,7 +246,7 @@ def _read_png(data: bytes) -> _Header:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, end) of every chunk's data up to the end of the image; their checksums are right."""
+    """Yield (name, start, end) of every chunk's data up to the end of the image, after checking its checksum."""
     position, name = len(_PNG), b""
     while name != b"IEND":
         if position + 12 > len(data):
@@ -264,7 +264,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _foreign_kind(data: bytes) -> str | None:
-    """Return the name of a format that is converted, from the bytes' beginning."""
+    """Recognise one of the formats that are converted, by the first bytes; None for anything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[4:8] == b"ftyp":
@@ -276,7 +276,7 @@ def _foreign_kind(data: bytes) -> str | None:
 
 
 def _read_foreign(data: bytes, kind: str) -> _Header:
-    """Read what a format that is converted says of itself. Its pixels are not decoded."""
+    """Read the header of an image in a format that is converted. Its pixels are not decoded."""
     with _opened(data, kind) as image:
         exif = image.getexif()
         lossy = kind in ("avif", "heif") or (kind == "webp" and b"VP8L" not in data[:64] and b"VP8 " in data)
@@ -294,7 +294,7 @@ def _read_foreign(data: bytes, kind: str) -> _Header:
 
 @contextlib.contextmanager
 def _opened(data: bytes, kind: str) -> Iterator[Image.Image]:
-    """Open an image with Pillow, by this format's reader alone; whatever it raises is a BadImage."""
+    """Open an image with Pillow's reader of this format alone; whatever that raises becomes a BadImage."""
     from PIL import UnidentifiedImageError
 
     if kind == "heif" and not _heif_opener():
@@ -333,12 +333,12 @@ def _heif_opener() -> bool:
     return True
 
 
-# By the reason of a refusal that the lack of a reader is: whether it is there now.
+# By reason of refusal, where that is a missing reader: whether the reader is there now.
 READERS: dict[str, Callable[[], bool]] = {_NO_HEIC: lambda: _heif_opener(), _NO_AVIF: _reads_avif}
 
 
 def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
-    """Decode strictly to RGB, (height, width, 3), as the pixels lie: no warning of a decoder is let pass."""
+    """Decode strictly to RGB, (height, width, 3), in the stored orientation: a decoder's warning is an error."""
     if header.kind == "jpg" and "cmyk" not in header.actions:
         import simplejpeg
 
@@ -354,7 +354,7 @@ def _pixels(data: bytes, header: _Header) -> NDArray[np.uint8]:
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Return a decoded image as 8-bit RGB: alpha over black, 16-bit grey from 0..65535 to 0..255, rounded.
 
-    16-bit colour Pillow itself reads as 8-bit.
+    Pillow itself reads 16-bit colour as 8-bit.
     """
     if image.mode.startswith("I"):
         levels = np.asarray(image)
@@ -371,7 +371,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _encode(data: bytes, header: _Header, policy: ImagePolicy, actions: tuple[str, ...]) -> Prepared:
-    """Decode, turn and shrink if that is among the actions, and encode again: without loss what came without loss."""
+    """Decode, turn and shrink if the actions say so, and encode again: losslessly if the original was lossless."""
     image = Image.fromarray(np.ascontiguousarray(_pixels(data, header)))
     if "turned" in actions and header.orientation != 1:
         image = image.transpose(_TURNS[header.orientation])

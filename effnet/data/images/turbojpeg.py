@@ -21,7 +21,7 @@ _DECOMPRESS, _TRANSFORM = 1, 2  # TJINIT_...
 _RGB = 0  # TJPF_RGB
 _ALIGN = 32  # pixels: a region's left edge lies between blocks of every subsampling
 _MARGIN = 4  # pixels around a region: chroma is interpolated from neighbours
-_COPY_NOTHING = 64  # TJXOPT_COPYNONE: leaves comments and EXIF away
+_COPY_NOTHING = 64  # TJXOPT_COPYNONE: drops comments and EXIF
 
 
 class _Transform(ctypes.Structure):
@@ -50,9 +50,9 @@ def decode_region(
     Args:
         data: the JPEG.
         size: its (width, height).
-        left, top, width, height: the rectangle, inside of the image.
+        left, top, width, height: the rectangle, inside the image.
 
-    Returns None where the library is not there or will not (a rare kind of JPEG): decode it whole then.
+    Returns None if the library is missing or refuses (a rare kind of JPEG): then decode the JPEG whole.
     """
     library = _library_if_any()
     if library is None:

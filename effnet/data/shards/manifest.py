@@ -28,7 +28,7 @@ class ShardInfo(Value):
 class Manifest(Value):
     """What a dataset holds."""
 
-    format: int = 2  # of the folder, and the rule by which images were split; 2 did not say so
+    format: int = 2  # of the folder's layout and of the split rule; manifests of format 2 lack this field
     digest: str
     classes: tuple[str, ...]  # ids (folder names, WordNet ids); a label is a position here
     class_names: tuple[str, ...]  # what people call them
@@ -53,7 +53,7 @@ def load_manifest(folder: Path) -> Manifest | None:
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Return a manifest from its bytes; raise DataError naming `where` if they are none."""
+    """Return a manifest from its bytes; raise DataError naming `where` if they are not one."""
     try:
         return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:

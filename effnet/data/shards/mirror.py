@@ -1,7 +1,7 @@
 """Datasets that lie elsewhere: on S3, or in a folder that several machines share.
 
 A mirror is a dataset folder that has manifest and index, and `origin.json`, which says where the shards are. They are
-fetched when they are needed, whole and checked, and the longest unused ones make room.
+fetched whole when they are needed, and checked; those unused for longest are removed to make room.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ShardFiles(Files):
         self._shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
         self._users: dict[int, int] = {}
         self._soon: set[int] = set()  # shards that will be wanted next
-        self._arriving = 0  # bytes that room was made for and that are not here yet
+        self._arriving = 0  # bytes that room was made for, but that have not arrived yet
         self._room = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[None]] = {}
@@ -113,7 +113,7 @@ class ShardFiles(Files):
         """Close what is open and fetch nothing more."""
         if self._pool:
             self._pool.shutdown(wait=not stopping(), cancel_futures=True)
-        if not stopping():  # else threads may still read
+        if not stopping():  # else threads may still be reading
             super().close()
 
     def _fetch_ahead(self, file: int) -> None:
@@ -125,7 +125,7 @@ class ShardFiles(Files):
 
     @contextmanager
     def _in_use(self, file: int) -> Iterator[None]:
-        """Keep a shard from making room for others."""
+        """Keep a shard from being removed to make room for others."""
         with self._room:
             self._users[file] = self._users.get(file, 0) + 1
         try:
@@ -135,11 +135,11 @@ class ShardFiles(Files):
                 self._users[file] -= 1
 
     def _bring(self, file: int) -> None:
-        """Have the shard here, checked."""
+        """Make sure that the shard is here, checked."""
         path = self.paths[file]
-        assert self._remote is not None  # noqa: S101 - callers looked
+        assert self._remote is not None  # noqa: S101 - callers checked
         with hold(self._folder / ".locks" / path.name):  # another process may be fetching it
-            for left in self._folder.glob(f"{TEMPORARY}*{path.name}-*"):  # by one that was killed while it fetched
+            for left in self._folder.glob(f"{TEMPORARY}*{path.name}-*"):  # by a process killed while fetching
                 left.unlink()
             if not path.exists():
                 size = self._shards[path.name].bytes
@@ -187,7 +187,7 @@ class ShardFiles(Files):
 class Publisher:
     """Copies a dataset to another place while it is being written; the manifest goes last.
 
-    A place that holds another dataset is left as it is. One that holds the same is made whole again, if it is not.
+    A place that holds another dataset is left as it is. One that holds part of the same dataset is completed.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -223,17 +223,17 @@ class Publisher:
             raise self._taken(self._whole)
         for name in (INDEX, QUARANTINE):
             if name == INDEX and self._whole and self._whole.index_sha256 != manifest.index_sha256:
-                continue  # the same rows, written by another version; the manifest there states the bytes of its own
+                continue  # the same rows, written by another version; the manifest there has that file's checksum
             if (folder / name).is_file():
                 self._folder.upload(folder / name, name)
         if not self._folder.create(MANIFEST, (folder / MANIFEST).read_bytes()):
-            there = remote_manifest(self._folder)  # of a writer that was faster
+            there = remote_manifest(self._folder)  # by a writer that finished first
             if there.digest != manifest.digest:
                 raise self._taken(there)
         self._clear_marks()
 
     def stop(self) -> None:
-        """Give up what has not begun."""
+        """Cancel the copies that have not begun."""
         self._pool.shutdown(wait=not stopping(), cancel_futures=True)
 
     def _taken(self, there: Manifest) -> DataError:

@@ -1,8 +1,8 @@
 """A dataset that several machines write, each some of its shards.
 
-`write_part` carries out an order of a part (effnet.order). On machines that share the store the shards and what is
-noted of each lie where `write_shards` looks for them, which then has only the index left to write. Elsewhere they are
-copied to a place that all reach, and `gather` writes index and manifest there:
+`write_part` carries out an order of a part (effnet.order). On machines that share the store, the shards and the notes
+on each lie where `write_shards` looks for them, and it has only the index left to write. Otherwise they are copied to a
+place that all machines reach, and `gather` writes index and manifest there:
 
     parts/<source key>/train-00000.tar, .idx, .tar.part.json ...   index.parquet  manifest.json
 """
@@ -60,12 +60,12 @@ def _place(part: Part, datasets: Path) -> Folder:
 
 
 def split_work(data: DataConfig, datasets: Path, base: Path, parts: int, to: str | None) -> list[Part]:
-    """Return the parts of a dataset; none if it is there, or lies elsewhere and has only to be found.
+    """Return the parts of a dataset; none if it exists, or lies elsewhere and only has to be found.
 
     Args:
         data: source, split and shard settings.
         datasets: folder of datasets.
-        base: folder that the source's relative paths begin at.
+        base: folder that the source's relative paths are relative to.
         parts: how many.
         to: place that all machines reach, if they do not share the store.
     """
@@ -85,7 +85,7 @@ def write_part(part: Part, datasets: Path) -> int:
 
     Raises:
         BusyError: if another process writes this part here.
-        ConfigError, DataError: as `write_shards` does, but for images that are left out: `gather` counts them.
+        ConfigError, DataError: as `write_shards` does, except for images that are left out: `gather` counts those.
     """
     opened = open_source(part.data.source, Path(part.base), _scratch(datasets))
     with told_in_a_line(datasets), contextlib.closing(opened) as source:
@@ -120,12 +120,12 @@ def write_part(part: Part, datasets: Path) -> int:
 
 
 def gather(data: DataConfig, datasets: Path, base: Path, to: str, cache_bytes: int) -> Manifest:
-    """Name the dataset whose parts lie at a place, and return it; here it is a mirror, whose shards stay there.
+    """Name the dataset whose parts lie at a place, and return it; here it becomes a mirror, and its shards stay there.
 
     Args:
         data: as it was sharded.
         datasets: folder of datasets here.
-        base: folder that the source's relative paths begin at.
+        base: folder that the source's relative paths are relative to.
         to: the parts' place.
         cache_bytes: disk that fetched shards may take here.
 
@@ -144,7 +144,7 @@ def gather(data: DataConfig, datasets: Path, base: Path, to: str, cache_bytes: i
 
 
 def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> None:
-    """Write index and manifest over the shards of a place, and remove the notes of each."""
+    """Write the index and manifest of the shards at a place, and remove the notes on each."""
     scratch.mkdir(parents=True, exist_ok=True)
     plans = plan_shards(source, data)
     written = []
@@ -160,13 +160,13 @@ def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> Non
     for name in (INDEX, QUARANTINE):
         if (scratch / name).is_file():
             place.upload(scratch / name, name)
-    place.create(MANIFEST, (scratch / MANIFEST).read_bytes())  # who else does the same writes the same
+    place.create(MANIFEST, (scratch / MANIFEST).read_bytes())  # another process that does this writes the same bytes
     place.delete([file.name for file in place.list() if file.name.endswith(NOTE)])
     remove_folder(scratch)
 
 
 def _forget_lacking(place: Folder, written: Sequence[Written]) -> None:
-    """Remove the notes of shards that a machine with more rights or readers would write otherwise, and of all parts."""
+    """Remove the notes on all parts, and on shards that a machine with more rights or readers would write otherwise."""
     names = [f"{part.info['name']}{NOTE}" for part in written if any(map(was_lacking, part.bad))]
     if names:
         place.delete(names + [file.name for file in place.list() if file.name.endswith(NOTE) and "-of-" in file.name])

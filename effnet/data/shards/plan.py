@@ -1,8 +1,8 @@
 """Which sample goes into which split and shard: decided before any shard is written.
 
 A split is a function of an image's bytes: they give a number between 0 and 1, and the shares of val and minival are
-thresholds on it. So images that are added or removed move no others, and equal images are on the same side. Only a
-class that would have no image in one of the splits gives it the next one in the order of those numbers
+thresholds on it. So adding or removing images moves no others, and equal images are on the same side. Only a class that
+would have no image in one of the splits gives that split its next image in the order of those numbers
 (`Thresholds.bounds`); docs/data.md says what that means for images that are added.
 """
 
@@ -47,9 +47,9 @@ class Thresholds(NamedTuple):
     def bounds(self, draws: Sequence[float], lacking: Collection[str]) -> tuple[int, int]:
         """Return where, among a class's rising numbers, minival begins, and where train begins.
 
-        That is at the thresholds, but moved so far that each of the `lacking` splits gets at least one image: for
-        minival from val if that has two, so that none leaves train for it. If there are fewer images than that, train
-        comes first, then val.
+        That is at the thresholds, but moved far enough that each of the `lacking` splits gets at least one image;
+        minival takes its image from val if val has two, so that train loses none. If there are too few images for all
+        splits, train comes first, then val.
         """
         wanted = [split for split in ("train", "val", "minival") if split in lacking][: len(draws)]
         train, val, minival = (split in wanted for split in ("train", "val", "minival"))
@@ -96,8 +96,8 @@ def split_entries(entries: Sequence[Entry], marks: Sequence[bytes], config: Data
     """Return shuffled entries per split.
 
     Args:
-        entries: images; those that the source itself calls val stay there, and then no others go there.
-        marks: of each image, what images of the same bytes share.
+        entries: images; if the source itself assigns some to val, val gets those and no others.
+        marks: each image's mark, which images of the same bytes share.
         config: shares, and the seed.
     """
     seed = f"{config.seed}/".encode()
@@ -119,7 +119,7 @@ def split_entries(entries: Sequence[Entry], marks: Sequence[bytes], config: Data
 def _choose(
     by_class: Mapping[int, set[bytes]], draws: Mapping[bytes, float], thresholds: Thresholds, splits: Sequence[str]
 ) -> dict[bytes, str]:
-    """Return the split of every mark; each class is in each of the splits, as far as it has images for them."""
+    """Return the split of every mark; each class is in every split, if it has enough images."""
     chosen = {mark: thresholds.split(draw) for mark, draw in draws.items()}
     seen: set[bytes] = set()
     shared: set[bytes] = set()  # in several classes: they stay where their number puts them

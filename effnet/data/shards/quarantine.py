@@ -1,4 +1,4 @@
-"""What is noted of images that are left out, and how it is told: once, by reason and extension."""
+"""The notes on images that are left out, and their summary: a line per reason and extension."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINES = 20
 
 
 def bad_row(source: Source, entry: Entry, split: str, data: bytes, error: BadImage) -> dict[str, Any]:
-    """Return what is noted of an image that the policy refuses."""
+    """Return the note on an image that the policy refuses."""
     return {
         "key": entry.key,
         "split": split,
@@ -32,18 +32,18 @@ def bad_row(source: Source, entry: Entry, split: str, data: bytes, error: BadIma
 
 
 def refused_row(file: Refused) -> dict[str, Any]:
-    """Return what is noted of a file that is no image of a class."""
+    """Return the note on a file that is not an image of any class."""
     return {"where": file.where, "bytes": file.bytes, "kind": file.kind, "reason": file.kind}
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    """Return what was noted of the images that a dataset leaves out."""
+    """Return the notes on the images that a dataset leaves out."""
     path = folder / QUARANTINE
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
 def was_lacking(row: Mapping[str, Any]) -> bool:
-    """Say whether it was left out for what the machine lacked (rights, a reader of the format), not for what it is."""
+    """Say whether an image was left out because the machine lacked rights or a reader, not for what the image is."""
     return row.get("kind") in (DENIED, *READERS)
 
 

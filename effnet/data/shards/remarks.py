@@ -1,4 +1,4 @@
-"""What a person should know of a dataset that its counts do not say."""
+"""What a person should know about a dataset beyond its counts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHOWN = 5
 
 
 def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what a person should know of a dataset beside its counts, a line each."""
+    """Yield what a person should know about a dataset beyond its counts, a line each."""
     if manifest.quarantined:
-        rows = listed(folder)  # of a mirror, they are where its shards are
+        rows = listed(folder)  # a mirror's are where its shards are
         yield f"left out: {manifest.quarantined:,}" + (f", listed in {folder / QUARANTINE}" if rows else "")
         yield from (f"  {line}" for line in summary(rows))
     if manifest.passed_over:
@@ -29,7 +29,7 @@ def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
     for old in sorted(folder.parent.glob(f"*/{MANIFEST}")):
         try:
             other = load_manifest(old.parent)
-        except DataError:  # not of this dataset: whoever uses that one is told
+        except DataError:  # another dataset's problem: whoever uses that one is told
             continue
         if other and other.format < manifest.format and other.settings.source == manifest.settings.source:
             rule = f"split by an older rule (format {other.format})"
@@ -59,7 +59,7 @@ def _lacking(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Itera
 
 
 def _across_splits(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Tell of equal images in several splits: those that are learnt make the score of those that report too good."""
+    """Report equal images in several splits: a copy in the training split makes the scores on the others too good."""
     splits: dict[bytes, str] = {}
     both: dict[bytes, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:

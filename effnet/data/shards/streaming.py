@@ -1,4 +1,4 @@
-"""Our shards as a `webdataset` pipeline, for whoever trains with code of their own."""
+"""Our shards as a `webdataset` pipeline, for people who train with their own code."""
 
 from __future__ import annotations
 

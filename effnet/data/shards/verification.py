@@ -49,7 +49,7 @@ def _verify_local(folder: Path) -> list[str]:
 
 
 def _verify_remote(location: str, scratch: Path) -> list[str]:
-    """Fetch one shard after the other, check it, and let it go."""
+    """Fetch one shard after the other, check it and delete it."""
     folder = open_folder(location)
     manifest = remote_manifest(folder)
     folder.fetch(INDEX, scratch / INDEX)

@@ -8,8 +8,8 @@
     datasets/.sources/<key>.json                                     which dataset a source and settings gave
 
 A dataset's digest says what is in it: classes, and every sample's split, key, label and bytes, in order. The folder
-gets its name when everything in it is complete. Shards are planned first, so that any number of threads write them
-independently, and an interrupted write goes on with the shards that are missing.
+gets its name when everything in it is complete. Shards are planned first, so that any number of threads can write
+them independently, and an interrupted write resumes with the missing shards.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # of the folder's layout and of the rule that splits images; part of every digest
 _SOURCES = ".sources"
-NOTE = ".part.json"  # how names of files end that say that a part of the work is done, while the rest is not
+NOTE = ".part.json"  # suffix of files that say that part of the work is done, until all of it is
 
 
 class Written(NamedTuple):
@@ -95,8 +95,8 @@ def write_shards(
 
     Raises:
         BusyError: if another process is writing this dataset.
-        ConfigError: if `config` is no DataConfig, or the source is not where it says.
-        DataError: if the source is broken, or more images than `max_bad` are (all are listed in quarantine.jsonl), or
+        ConfigError: if `config` is not a DataConfig, or the source is not where it says.
+        DataError: if the source is broken, more than `max_bad` images are bad (all are listed in quarantine.jsonl), or
             the disk is full.
     """
     _check(config)
@@ -114,7 +114,7 @@ def _check(config: object) -> None:
 
 @contextlib.contextmanager
 def told_in_a_line(datasets: Path) -> Iterator[None]:
-    """Turn what the disk says into a DataError."""
+    """Turn an error of the disk into a DataError."""
     try:
         yield
     except OSError as error:
@@ -145,7 +145,7 @@ def _write(
         partial = partial_folder(datasets, key)
         busy = f"{partial}: another process is writing this dataset; wait for it or stop it"
         with hold(datasets / _SOURCES / f"{key}.lock", busy):
-            if manifest := _found(datasets, key):  # another process finished while this one came to the lock
+            if manifest := _found(datasets, key):  # another process finished before this one got the lock
                 if to:
                     publish_dataset(datasets / manifest.digest, manifest, to)
                 return manifest, True
@@ -209,7 +209,7 @@ def source_key(config: DataConfig, source: Source) -> str:
 
 
 def _found(datasets: Path, key: str) -> Manifest | None:
-    """Return the dataset that this source gave before, if it is still there, and all that it could have is in it."""
+    """Return the dataset that this source gave before, if it is still there and this machine could not add to it."""
     try:
         name = json.loads((datasets / _SOURCES / f"{key}.json").read_bytes())["dataset"]
     except FileNotFoundError:
@@ -225,9 +225,9 @@ def _move(partial: Path, datasets: Path, manifest: Manifest) -> None:
     folder = datasets / manifest.digest
     if folder.exists() and load_manifest(folder) is None:
         remove_folder(folder)  # a folder without a manifest is not a dataset
-    if folder.exists():  # what is said of it may have changed: notes, what is left out
+    if folder.exists():  # what is recorded about it may have changed: notes, images left out
         (folder / QUARANTINE).unlink(missing_ok=True)
-        for name in (QUARANTINE, INDEX, MANIFEST):  # the manifest states the index's bytes: other versions write others
+        for name in (QUARANTINE, INDEX, MANIFEST):  # the manifest has the index's checksum, which varies by version
             if (partial / name).is_file():
                 os.replace(partial / name, folder / name)
         remove_folder(partial)
@@ -263,7 +263,7 @@ def _write_all(
 def finish(
     config: DataConfig, source: Source, partial: Path, plans: Sequence[ShardPlan], written: Sequence[Written]
 ) -> Manifest:
-    """Write index and manifest over the shards, and clear what only the writing needed.
+    """Write the shards' index and manifest, and remove what only the writing needed.
 
     Raises:
         DataError: if more images were left out than is allowed, or a split stays empty.
@@ -272,7 +272,7 @@ def finish(
     if bad:
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
     else:
-        (partial / QUARANTINE).unlink(missing_ok=True)  # of an earlier try
+        (partial / QUARANTINE).unlink(missing_ok=True)  # left by an earlier try
     if len(bad) > config.images.max_bad:
         total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
         raise DataError(
@@ -284,7 +284,7 @@ def finish(
 
 @contextlib.contextmanager
 def cancelled_on_error(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Let a pool begin nothing more if the block raises."""
+    """Cancel a pool's pending work if the block raises."""
     try:
         yield
     except BaseException:
@@ -330,7 +330,7 @@ def _name(
 
 
 def write_or_find(source: Source, plan: ShardPlan, partial: Path, config: DataConfig) -> Written:
-    """Write a shard, its DALI index and what is noted of it, unless an interrupted write has finished it already."""
+    """Write a shard, its DALI index and its part file, unless an interrupted write has finished them already."""
     return _finished(partial, plan) or _write_shard(source, plan, partial, config)
 
 
@@ -405,7 +405,7 @@ def _dali_index(rows: list[dict[str, Any]]) -> bytes:
 
 
 def _finished(partial: Path, plan: ShardPlan) -> Written | None:
-    """Return what an earlier write finished of a shard, if its bytes are what they were and no more would be in it."""
+    """Return an earlier write's record of a shard, if its bytes are unchanged and this machine could not add to it."""
     try:
         written = read_part((partial / part_name(plan)).read_bytes(), plan)
     except FileNotFoundError:
@@ -422,7 +422,7 @@ def _finished(partial: Path, plan: ShardPlan) -> Written | None:
 
 
 def read_part(data: bytes, plan: ShardPlan) -> Written | None:
-    """Return what was noted of a finished shard; None if it is broken, or of other images."""
+    """Return the record of a finished shard; None if the record is broken, or of other images."""
     try:
         part = json.loads(data)
     except ValueError:

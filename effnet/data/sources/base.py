@@ -23,10 +23,10 @@ class Entry(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A file that is no image of a class: it is counted and listed like an image that cannot be used."""
+    """A file that is not an image of any class: it is counted and listed like an image that cannot be used."""
 
     where: str
-    kind: str  # the reason that it shares with others
+    kind: str  # the reason, shared with other files
     bytes: int
 
 
@@ -70,14 +70,14 @@ class Source(Protocol):
         ...
 
     def mark(self, entry: Entry) -> bytes:
-        """Return 16 bytes that images of the same bytes share and others hardly do, wherever they lie. Is quick."""
+        """Return 16 bytes that images of the same bytes share and others hardly ever do, wherever they lie. Quick."""
         ...
 
     def read(self, entry: Entry) -> bytes:
         """Return one image's bytes as the source has them. Several threads may read at a time.
 
         Raises:
-            BadImage: if this one image cannot be read, whatever the others are.
+            BadImage: if this one image cannot be read; others may be fine.
             DataError: if the source is broken.
         """
         ...

@@ -12,7 +12,7 @@ from effnet.errors import ConfigError
 from effnet.storage import File, Folder, is_remote, open_folder
 from effnet.store import digest
 
-_FIELDS = ("train", "val", "folder", "devkit")  # of source configs, that hold locations
+_FIELDS = ("train", "val", "folder", "devkit")  # fields of source configs that hold locations
 _PARALLEL = 16
 
 
@@ -23,7 +23,7 @@ def localized(config: SourceConfig, scratch: Path) -> SourceConfig:
 
 
 def _copy(url: str, scratch: Path) -> Path:
-    """Copy what a location names (a file, a folder's files, or a pattern's) and return the same location there."""
+    """Copy what a location names (a file, a folder's files, or a pattern's) and return the copy's location."""
     parent, _, last = url.rstrip("/").rpartition("/")
     folder, pattern = open_folder(parent), last
     literal = last.split("*")[0].split("{")[0]
@@ -41,7 +41,7 @@ def _copy(url: str, scratch: Path) -> Path:
 
 def _fetch(folder: Folder, file: File, target: Path) -> None:
     path = target / file.name
-    stamp = zlib.crc32(file.tag.encode())  # as the time of change: another version is another file
+    stamp = zlib.crc32(file.tag.encode())  # as the modification time: another version is another file
     if not path.is_file() or (path.stat().st_size, int(path.stat().st_mtime)) != (file.size, stamp):
         folder.fetch(file.name, path)
         os.utime(path, (stamp, stamp))

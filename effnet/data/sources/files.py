@@ -17,7 +17,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.files import reason
 from effnet.store import digest
 
-MAX_FILES = 100_000  # that braces may name
+MAX_FILES = 100_000  # that a pattern with braces may name
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 
 
@@ -40,7 +40,7 @@ class Files:
         return data
 
     def mark(self, entry: Entry) -> bytes:
-        """Return the mark of the bytes of one of the files that are an entry's image."""
+        """Return the mark of an entry's image, from its bytes in one of the files."""
         return content_mark(lambda offset, length: self.read(entry.file, entry.offset + offset, length), entry.length)
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class Files:
 
 
 def stamp(paths: Sequence[Path]) -> str:
-    """Return a digest of the files' names below the folder that holds them all, sizes and times of change."""
+    """Return a digest of the files' names below the folder that holds them all, sizes and modification times."""
     root = os.path.commonpath([path.parent for path in paths])
     rows: list[tuple[Any, ...]] = []
     for path in paths:
@@ -70,7 +70,7 @@ def stamp(paths: Sequence[Path]) -> str:
 
 
 def existing(path: Path) -> Path:
-    """Return the path; raise ConfigError if nothing is there, or its name is none that can be kept."""
+    """Return the path; raise ConfigError if nothing is there, or its name is not UTF-8."""
     try:
         os.stat(path)
         str(path).encode()
@@ -127,15 +127,15 @@ def expand(pattern: Path, suffix: str) -> list[Path]:
     """Return the files of a pattern, sorted: a file, those in a folder that end in `suffix`, `*`, or `{000..099}`.
 
     Raises:
-        ConfigError: if there are none, a file of a braced pattern is missing, or something is no file.
+        ConfigError: if there are none, a file of a braced pattern is missing, or something is not a file.
     """
     text = str(pattern)
-    if os.path.isfile(pattern):  # by its very name, whatever its brackets would stand for in a pattern
+    if os.path.isfile(pattern):  # taken literally, even if its name has brackets as in a pattern
         return [existing_file(pattern)]
     if "{" in text:
         return [existing_file(path) for path in _braced(text)]
     if os.path.isdir(pattern):
-        # Spark and Dask name the folder of a table's files as one file.
+        # Spark and Dask give the folder that holds a table's files the name of a file.
         inside = (path.relative_to(pattern).parts for path in pattern.rglob(f"*{suffix}") if not path.is_dir())
         found = [pattern.joinpath(*parts) for parts in inside if not any(part.startswith(".") for part in parts)]
         if not found:
@@ -151,7 +151,7 @@ def expand_splits(train: Path, val: Path | None, suffix: str) -> dict[str, list[
     """Return the files of each split: of "train" and "val", or of "" if a share will be held out.
 
     Raises:
-        ConfigError: as `expand` does, or if a file is of both splits.
+        ConfigError: as `expand` does, or if a file is in both splits.
     """
     if val is None:
         return {"": expand(train, suffix)}

@@ -17,17 +17,17 @@ from effnet.data.sources.files import existing_folder
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
 
-# Files with these names are taken for images unseen; of others the first bytes decide.
+# Files with these extensions are taken for images without a look inside; for others the first bytes decide.
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 )
 _MAX_BYTES = 1 << 30
-_MAX_DEPTH = 100  # of folders in one another
-_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what the system says of links
-# What systems leave behind, in small letters; so is all whose name begins with a dot.
+_MAX_DEPTH = 100  # of nested folders
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # errors of links that lead nowhere
+# What operating systems leave behind, in lower case; so is everything whose name begins with a dot.
 _LITTER = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "@eadir"))
 _LITTER |= frozenset(("$recycle.bin", "lost+found"))
-_NAMED = frozenset((".ds_store", ".ipynb_checkpoints"))  # hidden ones that are told by name
+_NAMED = frozenset((".ds_store", ".ipynb_checkpoints"))  # hidden ones that are reported by name
 # Names that people give to the folders of a split.
 _SPLITS = dict.fromkeys(("train", "training"), "train")
 _SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
@@ -40,7 +40,7 @@ class _File(NamedTuple):
     path: str
     size: int
     changed: int  # nanoseconds
-    wrong: str = ""  # why it is no image, as far as that is known before all of it is read
+    wrong: str = ""  # why it is not an image, if that is known before all of it is read
 
 
 class ImageFolder:
@@ -86,7 +86,7 @@ class ImageFolder:
         return Remarks(self._refused, dict(sorted(self._passed_over.items())), self._notes)
 
     def mark(self, entry: Entry) -> bytes:
-        """Return the mark of a file's bytes; of its name if it cannot be read, which `read` will say."""
+        """Return the mark of a file's bytes; of its name if it cannot be read, which `read` will report."""
         try:
             descriptor = os.open(self._paths[entry.file], os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
@@ -124,7 +124,7 @@ class ImageFolder:
         """Nothing stays open."""
 
     def _understand(self, root: Path, val: Path | None) -> tuple[Path, Path | None]:
-        """Return the folders of the splits: what is given, or those that lie in it under their usual names."""
+        """Return the folders of the splits: the given ones, or subfolders with the usual names."""
         folders = [path for path in _folders(root) if not _litter(path.name)]
         roles: dict[str, list[Path]] = {}
         for path in folders:
@@ -168,7 +168,7 @@ class ImageFolder:
                 self._refuse(_File(path, os.lstat(path).st_size, 0), "beside the class folders, so of no class")
 
     def _add_val(self, val: Path, train: Path) -> None:
-        """Add the images of the validation folder; of classes that the training folder does not have, none."""
+        """Add the images of the validation folder, except those of classes that the training folder lacks."""
         before = len(self._entries)
         for name in self._class_folders(val):
             files = list(self._walk(val / name))
@@ -206,7 +206,7 @@ class ImageFolder:
         self._stamp.update(os.fsencode(f"{name}\0{file.size}\0{file.changed}\0"))
 
     def _walk(self, folder: Path, *, count: bool = True) -> Iterator[_File]:
-        """Yield every file below a folder, sorted, but for litter, which is counted."""
+        """Yield every file below a folder, sorted, except litter, which is counted."""
         above = tuple((status.st_dev, status.st_ino) for status in map(os.stat, folder.resolve().parents))
         for path, litter in _files(str(folder), above):
             if not litter:
@@ -216,9 +216,9 @@ class ImageFolder:
 
 
 def _files(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield (path, kind of litter or "") of all below a folder, sorted; a folder that cannot be opened is one too.
+    """Yield (path, kind of litter or "") of all files below a folder, sorted, and of folders that cannot be opened.
 
-    A link to one of the folders `above` is not followed: all of the data, or of the disk, would be of its class.
+    A link to one of the folders `above` is not followed: all of the data, or of the disk, would get into that class.
     """
     if depth >= _MAX_DEPTH:
         raise ConfigError(
@@ -244,7 +244,7 @@ def _files(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> I
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
-    except OSError:  # a link in circles, or through a file or a folder that may not be read: what it is, is told of it
+    except OSError:  # a circular link, or one through a file or an unreadable folder: `_look_at` says which
         return False
 
 
@@ -254,7 +254,7 @@ def _is_above(link: str, above: tuple[tuple[int, int], ...]) -> bool:
 
 
 def _look_at(path: str) -> _File:
-    """Return what can be said of a file from its name and, if that is unusual, from its first bytes."""
+    """Return what can be said about a file from its name and, if that is unusual, from its first bytes."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -274,7 +274,7 @@ def _look_at(path: str) -> _File:
 
 
 def _unusual(path: str) -> str:
-    """Return why a file whose name is not an image's is none; nothing if its bytes are an image's."""
+    """Return why a file without an image's extension is not an image; "" if its bytes are one."""
     try:
         with open(path, "rb") as file:
             head = file.read(HEAD)

@@ -194,7 +194,7 @@ class _Hashed:
         self._hash = _md5()
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the file, fewer at its end; what lies behind is read again."""
+        """Return bytes of the file, fewer at its end; those before the window are read again."""
         while self._start + len(self._window) < offset + length and self._advance():
             pass
         if offset < self._start:

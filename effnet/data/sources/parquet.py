@@ -127,7 +127,7 @@ def _plain(labels: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
         return labels
     if pa.types.is_boolean(kind):
         return labels.cast(pa.string())
-    if pa.types.is_floating(kind):  # what pandas makes of integers when a value was missing once
+    if pa.types.is_floating(kind):  # what pandas turned integers into if a value was missing
         try:
             return labels.cast(pa.int64())
         except pa.ArrowInvalid:

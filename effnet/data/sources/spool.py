@@ -31,7 +31,7 @@ class Spool:
         self._files = Files([folder / _IMAGES])
 
     def fill(self, samples: Callable[[], Iterator[Spooled]]) -> Sequence[Entry]:
-        """Return all entries; copy the images first, unless an earlier call did to the end."""
+        """Return all entries; copy the images first, unless an earlier call copied them all."""
         import pyarrow.parquet as pq
 
         with hold(self._folder.with_name(f".{self._folder.name}.lock")):  # parts of a dataset may read one source

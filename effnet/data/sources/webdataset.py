@@ -125,7 +125,7 @@ class WebDatasetShards:
 
 
 def _pair(members: Iterator[Member], where: str) -> list[_Sample]:
-    """Return the samples of a shard, in its order; what is neither an image nor a label is none of them.
+    """Return the samples of a shard, in its order; files that are neither images nor labels are skipped.
 
     By the format's rule a sample's key ends at the first dot of the file's name. Where one label lies beside each image
     under a name with more dots (`v1.2_0001.png`, `v1.2_0001.cls`), the key ends at the last one.

@@ -1,4 +1,4 @@
-"""A strict walk over a tar archive by positioned reads: nothing is extracted, nothing odd is let pass."""
+"""A strict walk over a tar archive by positioned reads: nothing is extracted, nothing irregular is accepted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def walk(read: Read, where: str, start: int = 0, size: int | None = None) -> Ite
     """Yield every regular file of the archive that lies at `start`, `size` bytes long (to the end if not given).
 
     Raises:
-        DataError: naming `where` and the byte, if a header does not match its checksum, a member is no plain file or
-            folder, a name leads elsewhere or comes twice, or the archive is cut short.
+        DataError: naming `where` and the byte, if a header does not match its checksum, a member is not a plain file
+            or folder, a name leads outside or occurs twice, or the archive is cut short.
     """
     position, names = start, set[str]()
     long_name, long_size = None, None
@@ -72,7 +72,7 @@ def _header(read: Read, position: int, where: str, start: int, size: int | None)
 
 
 def _extension(kind: bytes, read: Read, body: int, length: int, where: str) -> tuple[bytes | None, int | None]:
-    """Return the name and the size that an extended header states for the next member, if it does."""
+    """Return the name and the size that an extended header states for the next member; None for what it omits."""
     if length > _MAX_EXTENSION:
         raise DataError(f"{where}: byte {body}: an extended header of {length} bytes; refused")
     extension = read(body, length)
@@ -99,7 +99,7 @@ def _parse(block: bytes, where: str, position: int) -> tuple[bytes, bytes, int]:
 
 
 def _pax(extension: bytes, where: str, position: int) -> tuple[bytes | None, int | None]:
-    """Return the path and the size that a PAX header states, if it does."""
+    """Return the path and the size that a PAX header states; None for what it omits."""
     values: dict[bytes, bytes] = {}
     rest = extension
     try:

@@ -25,7 +25,7 @@ def header(name: str, size: int) -> bytes:
     """Return the 512-byte ustar header of a regular file: mode 0644, owner 0, time 0.
 
     Raises:
-        ValueError: if the name is no plain ASCII of 1..100 bytes, or the size is not below 8 GiB.
+        ValueError: if the name is not plain ASCII of 1..100 bytes, or the size is not below 8 GiB.
     """
     raw = name.encode("ascii")
     if not 0 < len(raw) <= _MAX_NAME or not 0 <= size < _MAX_SIZE:
@@ -41,7 +41,7 @@ def padding(size: int) -> bytes:
 
 
 class TarWriter:
-    """Appends members to an open file, through a running checksum (anything with `update`, as of hashlib, xxhash)."""
+    """Appends members to an open file and a running checksum (anything with `update`, as from hashlib or xxhash)."""
 
     def __init__(self, descriptor: int, checksum: Any) -> None:
         self.position = 0  # bytes written or waiting
