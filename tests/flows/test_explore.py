@@ -75,7 +75,7 @@ def test_every_training_has_its_end_in_mlflow(home: Path) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     left = [run for run in runs if run.data.tags["mlflow.note.content"].startswith("Left after 1 of 2 epochs")]
     kinds = {run.data.tags["effnet.kind"] for run in left}
-    assert kinds == {"search", "fit"}
+    assert kinds == {"search"}  # rungs of the grid have whole schedules of their own
     for run in runs:
         assert {"top1", "params", "macs", "latency_ms", "train_hours"} <= run.data.metrics.keys()
 
@@ -124,7 +124,7 @@ def test_a_study_says_whether_the_baseline_is_balanced(prefect_home: Path, tmp_p
     assert "study tiny: per doubling of multiply-adds " in done.stderr
     study: Any = found(tmp_path, "study.json")
     assert [gain["dimension"] for gain in study["gains"]["tiny"]] == ["depth", "width", "resolution"]
-    shares = [row["shares"] for row in study["baselines"]["tiny"] if row["shares"]]
-    assert len(shares) == 3
-    assert all(0.7 < sum(each) < 1.3 for each in shares)
+    shares = {row["strategy"]: row["shares"] for row in study["baselines"]["tiny"] if row["shares"]}
+    for place, dimension in enumerate(("depth", "width", "resolution")):
+        assert [share > 0 for share in shares[dimension]] == [other == place for other in range(3)]
     assert not list((tmp_path / "store/runs").glob("*/evaluation.json"))  # val was not looked at
