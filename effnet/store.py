@@ -54,10 +54,15 @@ def temporary_name(target: Path) -> Path:
 
 
 @contextmanager
-def new_file(target: Path, *, replace: bool = True) -> Iterator[Path]:
-    """Yield a temporary name beside `target`; the file made there becomes `target` when the block ends, flushed.
+def new_file(target: Path, *, replace: bool = True, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary name beside `target`; the file made there becomes `target` when the block ends.
 
     Its folder is made if it is not there. What was there before is replaced, and stays if the block raises.
+
+    Args:
+        target: the file's name.
+        replace: whether a file of that name is replaced.
+        flush: write everything to the disk before the rename; not needed for a cache.
 
     Raises:
         FileExistsError: if there is a file already, and it is not to be replaced.
@@ -66,11 +71,13 @@ def new_file(target: Path, *, replace: bool = True) -> Iterator[Path]:
     temporary = temporary_name(target)
     try:
         yield temporary
-        _sync_file(temporary)
+        if flush:
+            _sync_file(temporary)
         (os.replace if replace else os.link)(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    if flush:
+        sync_folder(target.parent)
 
 
 def publish(target: Path, data: bytes) -> None:

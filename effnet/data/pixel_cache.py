@@ -61,7 +61,7 @@ class DecodedCache:
 def _reserve(path: Path, size: int) -> bool:
     """Make a file with all blocks allocated, so that its memory map cannot run out of disk; say whether it worked."""
     try:
-        with new_file(path, replace=False) as temporary, temporary.open("wb") as file:
+        with new_file(path, replace=False, flush=False) as temporary, temporary.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
     except FileExistsError:  # another process made it meanwhile
         return True
