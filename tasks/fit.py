@@ -43,12 +43,12 @@ def fit_coefficients(build: Build) -> Coefficients:
     paper = next((one for one in left if one.architecture.key() == paper.architecture.key()), paper)
     finalists = _finish(build, list(dict.fromkeys([*left, paper])))
     history.append(RungFound(epochs=config.fit.epochs, top1=_means(finalists)))
-    inside = in_window(paper, build.baseline, build.num_classes, config.fit)
+    inside = in_window(paper.macs, count(build.baseline, build.num_classes).macs, config.fit)
     decision = decide({one: finalist for one, finalist in finalists.items() if inside or one is not paper})
-    _say_decision(build, finalists, decision, paper)
+    _say_decision(build, finalists, decision, paper, inside)
     seeds = range(config.fit.seeds)
     runs = {one: [_training(build, one, seed).folder.key for seed in seeds] for one in finalists}
-    findings = _findings(build, grid, history, finalists, decision, paper, runs, tried.union(*runs.values()))
+    findings = _findings(grid, history, finalists, decision, paper, inside, runs, tried.union(*runs.values()))
     publish(build.folder / FIT, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import grid_figure
 
@@ -114,7 +114,7 @@ def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | N
     """Return the training of a candidate: with its full schedule, or with one of `epochs` epochs."""
     alpha, beta, gamma = candidate.coefficients
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
-    name = f"fit α{alpha:.3g} β{beta:.3g} γ{gamma:.3g}"
+    name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}"
     name += f", {epochs} of {build.config.fit.epochs} epochs" if epochs else f" seed {seed}" if seed else ""
     recipe = build.config.recipe.model_copy(update={"epochs": epochs or build.config.fit.epochs})
     return build.training(Stage.FIT, name, candidate.architecture, recipe, labels, seed=seed)
@@ -137,7 +137,7 @@ def _say_grid(build: Build, grid: Grid, plan: Sequence[Rung]) -> None:
 
 
 def _say_decision(
-    build: Build, finalists: dict[Candidate, Finalist], decision: Decision[Candidate], paper: Candidate
+    build: Build, finalists: dict[Candidate, Finalist], decision: Decision[Candidate], paper: Candidate, inside: bool
 ) -> None:
     alpha, beta, gamma = decision.winner.coefficients
     verdict = (
@@ -149,11 +149,11 @@ def _say_decision(
     base = count(build.baseline, build.num_classes).macs
     d, w, r = realised(build.baseline, decision.winner.architecture)
     parts = shares_of_cost(Multipliers(d, w, r), decision.winner.macs / base)
+    shares = "; shares of log cost {:.2f}, {:.2f}, {:.2f}".format(*parts) if parts else ""
     build.screen.say(
         f"that is depth ×{d:.2f}, width ×{w:.2f}, resolution ×{r:.2f} for ×{decision.winner.macs / base:.2f} "
-        f"multiply-adds; shares of log cost {parts.depth:.2f}, {parts.width:.2f}, {parts.resolution:.2f}"
+        f"multiply-adds{shares}"
     )
-    inside = in_window(paper, build.baseline, build.num_classes, build.config.fit)
     outside = "" if inside else ", outside the grid's window: reported, never chosen"
     build.screen.say(
         f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g} at ×{paper.macs / base:.2f}: minival "
@@ -162,12 +162,12 @@ def _say_decision(
 
 
 def _findings(
-    build: Build,
     grid: Grid,
     history: Sequence[RungFound],
     finalists: dict[Candidate, Finalist],
     decision: Decision[Candidate],
     paper: Candidate,
+    inside: bool,
     runs: dict[Candidate, list[str]],
     every: set[str],
 ) -> FitFindings:
@@ -193,7 +193,7 @@ def _findings(
             for c, f in finalists.items()
         ),
         paper=_name(paper),
-        paper_in_window=in_window(paper, build.baseline, build.num_classes, build.config.fit),
+        paper_in_window=inside,
         compound=grid.compound,
         winner=tuple(decision.winner.coefficients),
         best=tuple(decision.best.coefficients),

@@ -145,7 +145,7 @@ def _found(
         activations=cost.activations,
         resolution=point.architecture.resolution,
         multipliers=multipliers,
-        shares=shares_of_cost(multipliers, cost.macs / base.macs) if cost.macs != base.macs else None,
+        shares=shares_of_cost(multipliers, cost.macs / base.macs),
         seconds=float(np.mean([training.folder.trained().seconds for training in trainings])),
         runs=tuple(training.folder.key for training in trainings),
         top1=scores,

@@ -87,7 +87,7 @@ def fast(width_share: float = 0.8) -> Strategy:
 
 STRATEGIES = {
     strategy.name: strategy
-    for strategy in (compound(PAPER), compound(PAPER)._replace(name="paper"), DEPTH, WIDTH, RESOLUTION, fast())
+    for strategy in (compound(PAPER), DEPTH, WIDTH, RESOLUTION, fast(), compound(PAPER)._replace(name="paper"))
 }
 
 
@@ -218,15 +218,18 @@ def realised(baseline: Architecture, scaled: Architecture) -> Multipliers:
     )
 
 
-def shares_of_cost(multipliers: Multipliers, cost_factor: float) -> Multipliers:
+def shares_of_cost(multipliers: Multipliers, cost_factor: float) -> Multipliers | None:
     """Return depth's, width's and resolution's shares of the log of cost; by the paper's rule 0.28, 0.29 and 0.43.
 
-    They add up to about 1: cost is not quite depth · width² · resolution².
+    They add up to about 1: cost is not quite depth · width² · resolution². Of a network that costs what the baseline
+    does there are none.
 
     Args:
         multipliers: as `realised` returns them.
-        cost_factor: counted multiply-adds, times the baseline's; not 1.
+        cost_factor: counted multiply-adds, times the baseline's.
     """
+    if cost_factor == 1:
+        return None
     depth, width, resolution = (math.log(value) / math.log(cost_factor) for value in multipliers)
     return Multipliers(depth, 2 * width, 2 * resolution)
 

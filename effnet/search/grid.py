@@ -58,7 +58,7 @@ def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, 
     Raises:
         ConfigError: if no point has the wanted cost.
     """
-    wanted = config.cost_ratio * count(baseline, num_classes).macs
+    base = count(baseline, num_classes).macs
     axis = [1 + config.step * index for index in range(round((config.maximum - 1) / config.step) + 1)]
     points = [Coefficients(*(round(value, 6) for value in point)) for point in itertools.product(axis, repeat=3)]
     networks: dict[str, Candidate] = {}
@@ -67,12 +67,12 @@ def enumerate_grid(baseline: Architecture, num_classes: int, config: FitConfig, 
         known = networks.get(arch.key())
         if known is None or _miss(point, config) < _miss(known.coefficients, config):
             networks[arch.key()] = _candidate(baseline, point, arch, num_classes)
-    fitting = sorted(c for c in networks.values() if abs(c.macs / wanted - 1) <= config.tolerance)
+    fitting = sorted(c for c in networks.values() if in_window(c.macs, base, config))
     if not fitting:
-        nearest = min(networks.values(), key=lambda c: abs(c.macs / wanted - 1))
+        nearest = min(networks.values(), key=lambda c: abs(c.macs / base - config.cost_ratio))
         raise ConfigError(
             f"fit: none of {len(networks)} networks of the grid costs {config.cost_ratio:g} times the baseline within "
-            f"{config.tolerance:.0%}; the nearest costs {nearest.macs * config.cost_ratio / wanted:.2f} times: raise "
+            f"{config.tolerance:.0%}; the nearest costs {nearest.macs / base:.2f} times: raise "
             "fit.tolerance or lower fit.step"
         )
     chosen = _spread_over_kinds(fitting, config.max_candidates)
@@ -103,10 +103,15 @@ def paper_candidate(baseline: Architecture, num_classes: int, config: FitConfig,
     return _candidate(baseline, coefficients, arch, num_classes)
 
 
-def in_window(candidate: Candidate, baseline: Architecture, num_classes: int, config: FitConfig) -> bool:
-    """Say whether a candidate has the wanted cost: others are reported, but never chosen."""
-    wanted = config.cost_ratio * count(baseline, num_classes).macs
-    return abs(candidate.macs / wanted - 1) <= config.tolerance
+def in_window(macs: int, base: int, config: FitConfig) -> bool:
+    """Say whether a network has the wanted cost: others are reported, but never chosen.
+
+    Args:
+        macs: its multiply-adds.
+        base: the baseline's.
+        config: of the grid.
+    """
+    return abs(macs / (config.cost_ratio * base) - 1) <= config.tolerance
 
 
 def _candidate(baseline: Architecture, point: Coefficients, arch: Architecture, num_classes: int) -> Candidate:

@@ -234,12 +234,12 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
     click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
     for stage in stages:
         click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
-    for stage in stages:
-        if stage.note:
-            click.echo(f"{stage.stage}: {stage.note}")
     click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, and nothing else beside them")
     if isinstance(settings.compute, LocalCompute) and (number := slots(settings.compute)) > 1:
         click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
+    for stage in stages:
+        if stage.note:
+            click.echo(f"{stage.stage}: {stage.note}")
 
 
 def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: bool) -> None:

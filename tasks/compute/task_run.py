@@ -11,9 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 
 from effnet.errors import EffnetError, StoppedError
-
-# The page's timeline has no glyphs for these, and leaves them blank.
-_PLAIN = str.maketrans({"α": "a", "β": "b", "γ": "g", "φ": "phi ", "×": "x"})
+from tasks.terminal.flow_page import LATIN
 
 
 def as_task_run(name: str, work: Callable[[], None]) -> None:
@@ -33,7 +31,7 @@ def as_task_run(name: str, work: Callable[[], None]) -> None:
             return state(message=str(error))
         return None
 
-    _task_run(name.translate(_PLAIN), attempt, return_state=True)
+    _task_run(name.translate(LATIN), attempt, return_state=True)
     if raised:
         raise raised[0]
 

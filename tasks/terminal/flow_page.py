@@ -15,12 +15,13 @@ from prefect.exceptions import MissingContextError, PrefectException
 
 EVERY_SECONDS = 10.0
 DONE = 0.999  # shares are sums of fractions
-_LATIN = str.maketrans({"α": "a", "β": "b", "γ": "g", "φ": "phi", "×": "x"})
+# The timeline has no glyphs for these, and keys of artifacts may not have them.
+LATIN = str.maketrans({"α": "a", "β": "b", "γ": "g", "φ": "phi", "×": "x"})
 
 
 def artifact_key(family: str, what: str) -> str:
     """Return a key as Prefect wants it, small letters, digits and dashes, of a family's name and a few words."""
-    plain = unicodedata.normalize("NFKD", f"{family}-{what}".translate(_LATIN).lower())
+    plain = unicodedata.normalize("NFKD", f"{family}-{what}".translate(LATIN).lower())
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 

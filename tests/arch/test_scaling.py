@@ -28,6 +28,7 @@ from effnet.arch.scaling import (
     round_resolution,
     same_network,
     scale,
+    shares_of_cost,
 )
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
@@ -199,3 +200,9 @@ def test_same_network_sees_through_names_and_dropout() -> None:
     assert same_network(lite, scale(lite, Multipliers(width=1.01)))
     assert not same_network(b0, scale(b0, Multipliers(depth=1.01)))
     assert not same_network(b0, lite)
+
+
+def test_shares_are_of_the_log_of_cost_and_none_without_growth() -> None:
+    shares = shares_of_cost(Multipliers(2.0, 2.0, 2.0), 32.0)
+    assert shares == pytest.approx((0.2, 0.4, 0.4))
+    assert shares_of_cost(Multipliers(1.0, 1.0, 1.0), 1.0) is None
