@@ -22,7 +22,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
-PIECES = {"P0": ("study", "configs/cifar10_balance.yaml", "study.json")}
+PIECES = {"P0": ("study", "benchmarks/cifar10_balance.yaml", "study.json")}
 EVERY_SECONDS = 60.0  # between looks for trainings that are done
 
 

@@ -208,10 +208,10 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
     console = Console(stderr=True)
-    if not console.is_terminal:
-        Screen().say("starting Prefect")
     # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
     with PrefectApi(root.root, configured_api()) as api:
+        if api.in_store and not console.is_terminal:
+            Screen().say("starting Prefect")
         flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
         with console.status("starting Prefect"):
             url = api.url()
