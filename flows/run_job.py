@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Failed
 
@@ -13,6 +13,7 @@ from tasks.compute.job import do_job
 from tasks.compute.orders import PoolJob
 from tasks.compute.pool import state_name
 from tasks.servers.prefect_setup import quiet_worker
+from tasks.terminal.flow_page import RunLog
 
 
 @flow(name="run_job", persist_result=False)
@@ -23,15 +24,9 @@ def run_job(job: PoolJob) -> Any:
         job: what to do, and where the runs are.
     """
     quiet_worker()
-
-    def say(line: str) -> None:
-        get_run_logger().info(line)  # of the task run that this is called in
-
-    def warn(line: str) -> None:
-        get_run_logger().warning(line)
-
+    log = RunLog()
     try:
-        do_job(job, str(flow_run.id), say, warn)
+        do_job(job, str(flow_run.id), log.info, log.warning)
     except EffnetError as error:
         return Failed(name=state_name(error), message=str(error))
     return None

@@ -204,16 +204,12 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 
     from tasks.servers.local import PrefectApi
     from tasks.servers.prefect_setup import configured_api, connected, crash_stale_runs, started_here
-    from tasks.terminal.screen import Screen
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
-    console = Console(stderr=True)
     # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
     with PrefectApi(root.root, configured_api()) as api:
-        if api.in_store and not console.is_terminal:
-            Screen().say("starting Prefect")
         flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
-        with console.status("starting Prefect"):
+        with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url, api.pages, login=api.login, patient=not api.in_store):
             with root.building(settings.family):  # so none of its runs can be running

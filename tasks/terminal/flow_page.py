@@ -6,6 +6,7 @@ import contextlib
 import re
 import time
 import unicodedata
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -25,6 +26,27 @@ def artifact_key(family: str, what: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
+class RunLog:
+    """The log of the task run that a line is written in, or of the flow run that this is made in."""
+
+    def __init__(self) -> None:
+        self._flow = get_run_logger()
+
+    def info(self, line: str) -> None:
+        """Add a line."""
+        self._log().info(line)
+
+    def warning(self, line: str) -> None:
+        """Add a warning."""
+        self._log().warning(line)
+
+    def _log(self) -> Any:
+        try:
+            return get_run_logger()
+        except MissingContextError:  # a thread of a library's
+            return self._flow
+
+
 class FlowPage:
     """The page of the flow run that this is made in. A server that cannot be reached stops nothing.
 
@@ -34,17 +56,13 @@ class FlowPage:
 
     def __init__(self, family: str) -> None:
         self.family = family
-        self._log = get_run_logger()
+        self._log = RunLog()
         self._progress: dict[str, UUID] = {}
         self._told = 0.0
 
     def say(self, line: str) -> None:
         """Add a line to the log of the task run that this is called in, or to the flow run's."""
-        try:
-            log = get_run_logger()
-        except MissingContextError:  # a thread of a library's
-            log = self._log
-        log.info(line)
+        self._log.info(line)
 
     def card(self, name: str, text: str) -> None:
         """Show Markdown on the bar of the task run that this is called in."""
