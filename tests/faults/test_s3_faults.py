@@ -23,10 +23,10 @@ from effnet.store import Store
 from tests.faults.counts import show, wanted
 from tests.faults.proxy import FaultProxy
 from tests.operations.pools import Workers, wait_until
-from tests.operations.test_pool import POOL, Watched, aws, longer, spec, train, trained_here, weights, workers
+from tests.operations.test_pool import POOL, Watched, aws, longer, spec, train, trained_here, weights
 from tests.rgw import Rgw
 
-__all__ = ["spec", "workers"]
+__all__ = ["spec"]
 
 REQUESTS = wanted(30, 600)  # spoiled ones, at least
 
