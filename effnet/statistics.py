@@ -8,7 +8,7 @@ counted once, however many seeds saw them.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Hits = NDArray[np.bool_]  # (images,) of one training, or (seeds, images)
 
 ALPHA = 0.05
+RESAMPLES = 2_000
+_BLOCK = 1 << 22  # numbers that a resample may hold at a time
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 _K = TypeVar("_K", bound=Hashable)
@@ -36,6 +38,13 @@ class Difference(NamedTuple):
     noise: float  # half of the lead's 95 % interval
     p: float  # how probable a lead of this size would be if there were no difference; two-sided
     seeds: int  # the smaller number of trainings; of one alone nobody knows what another would have given
+
+
+class Scatter(NamedTuple):
+    """How much the top-1 of a network's trainings differs from seed to seed, found over several networks."""
+
+    variance: float
+    freedom: int  # degrees of freedom
 
 
 class Band(NamedTuple):
@@ -60,7 +69,23 @@ def mcnemar(one: Hits, other: Hits) -> float:
     return float(binomtest(only_one, only_one + only_other).pvalue)
 
 
-def difference(one: Hits, other: Hits) -> Difference:
+def scatter(hits: Iterable[Hits]) -> Scatter | None:
+    """Return the variance of top-1 between seeds, pooled over networks; None if all have one training.
+
+    Two seeds of a network say next to nothing of their variance: 95 % of Student's t with one degree of freedom lies
+    within 12.7. Networks of one family scatter alike, so that all of them together say it.
+
+    Args:
+        hits: of each network, (images,) or (seeds, images).
+    """
+    scores = [np.atleast_2d(each).mean(1) for each in hits]
+    freedom = sum(len(each) - 1 for each in scores)
+    if not freedom:
+        return None
+    return Scatter(float(sum(np.sum((each - each.mean()) ** 2) for each in scores)) / freedom, freedom)
+
+
+def difference(one: Hits, other: Hits, pooled: Scatter | None = None) -> Difference:
     """Return the paired difference of two networks over images and seeds.
 
     The variance is that of the images, as Bonett and Price (2012) estimate it for pairs, with one image added for
@@ -70,6 +95,7 @@ def difference(one: Hits, other: Hits) -> Difference:
 
     Args:
         one, other: (images,) or (seeds, images); the same images.
+        pooled: variance between seeds over more networks than these two; without it, of these alone.
     """
     one, other = np.atleast_2d(one), np.atleast_2d(other)
     _check(one[0], other[0])
@@ -79,12 +105,13 @@ def difference(one: Hits, other: Hits) -> Difference:
     if seeds < 2:
         p = mcnemar(one[0], other[0]) if len(one) == len(other) else _p(lead, images, math.inf)
         return Difference(lead, _Z * math.sqrt(images), p, seeds)
-    shares = [float(hits.mean(1).var(ddof=1)) / len(hits) for hits in (one, other)]
-    total = images + sum(shares)
-    free = images**2 / (one.shape[1] - 1 or 1) + sum(
-        share**2 / (len(hits) - 1) for share, hits in zip(shares, (one, other), strict=True)
-    )
-    freedom = total**2 / free
+    parts = [(images, one.shape[1] - 1 or 1)]  # variance, degrees of freedom
+    if pooled:
+        parts.append((pooled.variance * (1 / len(one) + 1 / len(other)), pooled.freedom))
+    else:
+        parts += [(float(hits.mean(1).var(ddof=1)) / len(hits), len(hits) - 1) for hits in (one, other)]
+    total = sum(variance for variance, _ in parts)
+    freedom = total**2 / sum(variance**2 / free for variance, free in parts)
     return Difference(lead, _quantile(freedom) * math.sqrt(total), _p(lead, total, freedom), seeds)
 
 
@@ -95,6 +122,88 @@ def holm(p_values: Mapping[_K, float]) -> dict[_K, float]:
         most = max(most, min(1.0, (len(p_values) - place) * p_values[key]))
         corrected[key] = most
     return {key: corrected[key] for key in p_values}
+
+
+class Trend(NamedTuple):
+    """How a family's top-1 rises with its cost: a straight line through all members."""
+
+    points: float  # top-1 per doubling of the cost, 0..1
+    points_within: Interval
+    logits: float  # the same of log(top-1 / (1 - top-1)), which does not flatten towards 1
+    logits_within: Interval
+    seeds: int  # the fewest trainings of a member
+
+
+def trend(hits: Sequence[Hits], costs: Sequence[float], repeats: int = RESAMPLES) -> Trend | None:
+    """Return the slope of top-1 over the logarithm of the cost; None where no two costs differ.
+
+    The intervals are of a bootstrap over images, which all members share, and over each member's seeds (Owen, 2007,
+    "The pigeonhole bootstrap"): mildly too wide. So few seeds scatter less in a resample than in truth, so their
+    deviations from the member's mean are stretched by sqrt(seeds / (seeds - 1)). With one seed a member only images are
+    counted.
+
+    Args:
+        hits: of each member, (images,) or (seeds, images); the same images.
+        costs: of each member, in any unit.
+        repeats: resamples.
+    """
+    rows = [np.atleast_2d(each) for each in hits]
+    for row in rows:
+        _check(row[0], rows[0][0])
+    doublings = np.log2(np.array(costs))
+    doublings -= doublings.mean()
+    if not np.any(doublings):
+        return None
+    weights = doublings / np.sum(doublings**2)
+    images = rows[0].shape[1]
+    resampled = _resampled(rows, repeats)
+    found = np.array([row.mean() for row in rows])
+    points, logits = weights @ resampled, weights @ _logit(resampled, images)
+    return Trend(
+        points=float(weights @ found),
+        points_within=_middle(points),
+        logits=float(weights @ _logit(found, images)),
+        logits_within=_middle(logits),
+        seeds=min(map(len, rows)),
+    )
+
+
+def _resampled(rows: Sequence[Hits], repeats: int) -> NDArray[np.float64]:
+    """Return each network's mean top-1 in every resample of images and seeds, (networks, resamples)."""
+    every, images, draw = np.concatenate(rows).astype(np.float32), rows[0].shape[1], np.random.default_rng(0)
+    ends = np.cumsum([len(row) for row in rows])[:-1]
+    block = max(1, _BLOCK // images)
+    found = []
+    for first in range(0, repeats, block):
+        number = min(block, repeats - first)
+        drawn = draw.integers(images, size=(number, images))
+        times = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float32)
+        top1 = (every @ times.T).astype(np.float64) / images
+        found.append(np.stack([_resampled_seeds(part, draw) for part in np.split(top1, ends)]))
+    return np.concatenate(found, axis=1)
+
+
+def _resampled_seeds(top1: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
+    """Return the mean over resampled seeds of (seeds, resamples) scores, (resamples,)."""
+    seeds = len(top1)
+    if seeds < 2:
+        only: NDArray[np.float64] = top1[0]
+        return only
+    mean = top1.mean(0)
+    stretched = mean + (top1 - mean) * math.sqrt(seeds / (seeds - 1))
+    means: NDArray[np.float64] = np.take_along_axis(stretched, draw.integers(seeds, size=top1.shape), axis=0).mean(0)
+    return means
+
+
+def _logit(top1: NDArray[np.float64], images: int) -> NDArray[np.float64]:
+    """Return log odds, with half an image on either side, so that they are finite."""
+    right = np.clip(top1, 0, 1) * images
+    return np.asarray(np.log((right + 0.5) / (images - right + 0.5)))
+
+
+def _middle(values: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(float(low), float(high))
 
 
 def wilson_interval(share: float, samples: int) -> Interval:

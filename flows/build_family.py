@@ -14,11 +14,10 @@ from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
-from effnet.stages import Stage
 from effnet.store import Store
 from tasks.build import Build
 from tasks.fit import fit_coefficients
-from tasks.members import evaluate_members, train_members
+from tasks.members import entrants, evaluate_members, train_members
 from tasks.records.tracking import store_tracker
 from tasks.register import register_members
 from tasks.report import family_metrics, report_files, write_report
@@ -52,13 +51,10 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         if config.study:
             study_scaling(build, config.study, coefficients)
         members = plan_members(build.baseline, config, coefficients, build.num_classes)
-        trainings = [
-            build.training(Stage.MEMBER, member.name, member.architecture, config.recipe, {"phi": member.phi})
-            for member in members
-        ]
-        reused = train_members(build, trainings)
-        result = evaluate_members(build, list(zip(members, trainings, strict=True)), coefficients, reused)
-        register_members(build, trainings)
+        family = entrants(build, members)
+        reused = train_members(build, family)
+        result = evaluate_members(build, family, coefficients, reused)
+        register_members(build, {entrant.member.name: entrant.chosen for entrant in family})
         facts = write_report(build, result)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         return result

@@ -15,9 +15,9 @@ from effnet.config import given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.runs import read_value
-from effnet.search.decision import RULE, Decision, Finalist, decide
+from effnet.search.decision import Decision, Finalist, decide
 from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
-from effnet.search.grid import Candidate, Grid, enumerate_grid, in_window, paper_candidate
+from effnet.search.grid import Candidate, Grid, distance_from_paper, enumerate_grid, in_window, paper_candidate
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.stages import Stage
 from effnet.statistics import Hits
@@ -25,6 +25,10 @@ from effnet.store import publish
 from tasks.build import Build, Training
 from tasks.trainings import keep_minival_hits, measure_latency, train
 
+RULE = (
+    "of the best and all that noise cannot tell from it, the one that splits the cost between depth, width and "
+    "resolution most like the paper's coefficients do"
+)
 SHORT = 4  # candidates trained for less than 1/SHORT of the members' epochs say little
 
 
@@ -98,8 +102,11 @@ def _finish(build: Build, candidates: Sequence[Candidate]) -> dict[Candidate, Fi
     train(build, every)
     keep_minival_hits(build, every)
     measure_latency(build, every)
+    base = count(build.baseline, build.num_classes).macs
     return {
-        candidate: Finalist(np.array([_hits(training) for training in each]), candidate.macs)
+        candidate: Finalist(
+            np.array([_hits(training) for training in each]), distance_from_paper(build.baseline, candidate, base)
+        )
         for candidate, each in trainings.items()
     }
 
@@ -145,6 +152,8 @@ def _say_decision(
     )
     if decision.runner_up:
         verdict += f"; {decision.told()}"
+    if decision.tie:
+        verdict += ", the one that splits the cost most like the paper's is taken"
     build.screen.say(verdict)
     base = count(build.baseline, build.num_classes).macs
     d, w, r = realised(build.baseline, decision.winner.architecture)
@@ -184,7 +193,7 @@ def _findings(
             FinalistFound(
                 coefficients=tuple(c.coefficients),
                 network=_name(c),
-                macs=f.macs,
+                macs=c.macs,
                 grows=c.grows,
                 runs=tuple(runs[c]),
                 top1=tuple(f.top1),

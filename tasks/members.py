@@ -1,4 +1,4 @@
-"""Members: trained, then scored on val.
+"""Members: trained with every seed, then scored on val.
 
 These are not Prefect tasks: the flow calls them itself, so that the timeline shows every member's training and
 evaluation directly. Those of other stages are folded into their stage.
@@ -7,56 +7,107 @@ evaluation directly. Those of other stages are folded into their stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
 
+from effnet.answer import Scored, answer, growth, stacked
 from effnet.arch.scaling import Coefficients
-from effnet.family import FamilyResult, Member, MemberResult
+from effnet.errors import DataError
+from effnet.family import FamilyResult, Member, MemberResult, SeedResult
+from effnet.hits import run_hits
+from effnet.stages import Stage
+from effnet.statistics import Hits
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
 
-def train_members(build: Build, trainings: Sequence[Training]) -> dict[str, bool]:
-    """Train every member; return by name whether its run was there already."""
-    reused = {training.name: training.folder.result() is not None for training in trainings}
-    train(build, trainings)
+class Entrant(NamedTuple):
+    """A member and its trainings, one per seed."""
+
+    member: Member
+    trainings: Sequence[Training]
+
+    @property
+    def chosen(self) -> Training:
+        """The finished training whose model is the member's: best on minival, of equals the first."""
+
+        def on_minival(training: Training) -> tuple[float, float]:
+            result = training.folder.trained()
+            return result.top1, -result.loss
+
+        return max(self.trainings, key=on_minival)
+
+
+def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
+    """Return the members with the trainings that the config wants of each."""
+    return [
+        Entrant(member, [_training(build, member, seed) for seed in range(build.config.members.seeds)])
+        for member in members
+    ]
+
+
+def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
+    """Train every member with every seed; return the keys of the runs that were there already."""
+    every = [training for entrant in family for training in entrant.trainings]
+    reused = {training.folder.key for training in every if training.folder.result()}
+    train(build, every)
     return reused
 
 
 def evaluate_members(
-    build: Build,
-    members: Sequence[tuple[Member, Training]],
-    coefficients: Coefficients,
-    reused: dict[str, bool],
+    build: Build, family: Sequence[Entrant], coefficients: Coefficients, reused: set[str]
 ) -> FamilyResult:
-    """Score every member on the validation split, once, and return the family."""
-    kept = evaluate(build, [training for _, training in members])
-    again = f"; {kept} of {len(members)} members were before" if kept else ""
+    """Score every training on the validation split, once, and return the family with its answer."""
+    every = [training for entrant in family for training in entrant.trainings]
+    kept = evaluate(build, every)
+    again = f"; {kept} of {len(every)} trainings were before" if kept else ""
     samples = build.manifest.samples["val"]
     build.screen.say(f"evaluated on {samples:,} held-out images{again}")
-    results = [_member_result(build, member, training, reused[training.name]) for member, training in members]
+    scored = [
+        Scored(each.member.name, each.member.macs, stacked([_hits(training) for training in each.trainings]))
+        for each in family
+    ]
+    grown = growth(scored)
     return FamilyResult(
         family=build.config.family,
         key=build.key,
         dataset=build.manifest.digest,
         val_samples=samples,
         coefficients=coefficients._asdict(),
-        members=tuple(results),
+        members=tuple(_member_result(build, each, reused) for each in family),
+        answer=answer(scored, size_pays=grown is not None and grown.pays),
+        growth=grown,
     )
 
 
-def _member_result(build: Build, member: Member, training: Training, reused: bool) -> MemberResult:
-    result, evaluation = training.folder.trained(), training.folder.evaluated()
+def _training(build: Build, member: Member, seed: int) -> Training:
+    name = f"{member.name} seed {seed}" if seed else member.name
+    return build.training(Stage.MEMBER, name, member.architecture, build.config.recipe, {"phi": member.phi}, seed=seed)
+
+
+def _hits(training: Training) -> Hits:
+    if (hits := run_hits(training.folder, "val")) is None:
+        raise DataError(f"{training.folder.hits_path}: has gone; run the command again")
+    return hits
+
+
+def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:
+    member, chosen = entrant.member, entrant.chosen.folder
+    evaluations = [training.folder.evaluated() for training in entrant.trainings]
+    timed = chosen.evaluated()
     return MemberResult(
         name=member.name,
         phi=member.phi,
         resolution=member.architecture.resolution,
         params=member.params,
         macs=member.macs,
-        top1=evaluation.top1,
-        top5=evaluation.top5,
-        latency_ms=evaluation.latency_ms,
-        latency_on=evaluation.latency.where() if evaluation.latency else "",
-        seconds=result.seconds,
-        run_key=training.folder.key,
-        mlflow_run_id=build.tracker.run_id(training.folder.key),
-        reused=reused,
+        top1=fmean(each.top1 for each in evaluations),
+        top5=fmean(each.top5 for each in evaluations),
+        latency_ms=timed.latency_ms,
+        latency_on=timed.latency.where() if timed.latency else "",
+        seconds=fmean(training.folder.trained().seconds for training in entrant.trainings),
+        run_key=chosen.key,
+        mlflow_run_id=build.tracker.run_id(chosen.key),
+        reused=all(training.folder.key in reused for training in entrant.trainings),
+        seeds=tuple(SeedResult(run_key=each.key, top1=each.top1) for each in evaluations),
     )

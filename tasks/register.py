@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,13 +12,18 @@ from tasks.records.registry import Registered, Registry
 
 
 @task(task_run_name="register members", cache_policy=NO_CACHE)
-def register_members(build: Build, trainings: Sequence[Training]) -> list[Registered]:
-    """Register every evaluated member that is not registered yet, and let the gate decide on the champions."""
+def register_members(build: Build, trainings: Mapping[str, Training]) -> list[Registered]:
+    """Register every evaluated member that is not registered yet, and let the gate decide on the champions.
+
+    Args:
+        build: the family.
+        trainings: by member, the one whose model is the member's.
+    """
     config, screen = build.config, build.screen
     registry = Registry(
         build.tracker, build.store, build.manifest, config.family, build.key, config.licence, screen.say, screen.warn
     )
-    found = [each for training in trainings if (each := registry.register(training.name, training.folder))]
+    found = [each for name, training in trainings.items() if (each := registry.register(name, training.folder))]
     if found:
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)

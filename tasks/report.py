@@ -78,7 +78,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     folder, family, best = facts.folder, facts.family, facts.best
     names = facts.manifest.class_names
     points = [
-        Point(each.name, each.params, each.macs, each.top1, family.val_samples, each.latency_ms)
+        Point(each.name, each.params, each.macs, each.scores, family.val_samples, each.latency_ms)
         for each in family.members
     ]
     title = f"{family.family}: a compound-scaled family"
@@ -154,7 +154,7 @@ def _single_dimensions(facts: Facts) -> dict[str, list[Point]]:
             continue
         found: dict[str, list[Point]] = {}
         for row in rows:
-            point = Point("", row.params, row.macs, row.mean, facts.family.val_samples)
+            point = Point("", row.params, row.macs, row.top1, facts.family.val_samples)
             found.setdefault(row.strategy, []).append(point)
         return found
     return {}

@@ -103,15 +103,18 @@ def evaluate(build: Build, trainings: Sequence[Training]) -> int:
 
 
 def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
-    """Score trainings one after the other, as each is also timed; on a work pool, one job on one machine does all."""
+    """Score trainings, networks one after the other, as each is also timed; on a work pool, one job does all."""
     compute, total = build.config.compute, len(trainings)
     if isinstance(compute, PoolCompute):
         groups = {"evaluate all": trainings}
     else:
         compute = compute.model_copy(update={"parallel": 1})
-        groups = {f"evaluate {training.name}": [training] for training in trainings}
+        networks: dict[str, list[Training]] = {}
+        for training in trainings:
+            networks.setdefault(training.spec.architecture.key(), []).append(training)
+        groups = {f"evaluate {group[0].name}": group for group in networks.values()}
     orders = [
-        Order(name=name, action="evaluate", runs=tuple(each.folder.key for each in group))
+        Order(name=name, action="evaluate", runs=tuple(dict.fromkeys(each.folder.key for each in group)))
         for name, group in groups.items()
     ]
 

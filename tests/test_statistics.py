@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnet.statistics import ALPHA, band, difference, holm, mcnemar, wilson_interval
+from effnet.statistics import ALPHA, band, difference, holm, mcnemar, scatter, trend, wilson_interval
 
 
 def pairs(both: int, only_one: int, only_other: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +141,67 @@ def test_holm_of_no_differences_rarely_finds_one(number: int, seed: int) -> None
 def test_hits_of_different_images_are_refused() -> None:
     with pytest.raises(ValueError, match="different images"):
         difference(np.ones(3, bool), np.ones(4, bool))
+
+
+def family(draw: np.random.Generator, seeds: int, images: int, scatter: float, rise: float) -> list[np.ndarray]:
+    """Draw the hits of eight networks, each 1.5 times as costly as the one before."""
+    hard = draw.normal(0, 1.5, images)
+    return [
+        np.array([hard + draw.normal(0, 1, images) < 2 + rise * step + luck for luck in draw.normal(0, scatter, seeds)])
+        for step in range(8)
+    ]
+
+
+COSTS = [1.5**step for step in range(8)]
+
+
+@pytest.mark.parametrize(("seeds", "scatter"), [(1, 0.0), (2, 0.1), (2, 0.3), (3, 0.2)])
+@pytest.mark.parametrize("rise", [0.0, 0.1])
+def test_trends_hold_what_they_promise(seeds: int, scatter: float, rise: float) -> None:
+    spread = math.sqrt(1 + 1.5**2 + scatter**2)
+    truth = np.array([scipy.stats.norm.cdf((2 + rise * step) / spread) for step in range(8)])
+    wanted = np.polyfit(np.log2(COSTS), truth, 1)[0], np.polyfit(np.log2(COSTS), np.log(truth / (1 - truth)), 1)[0]
+    draw, rounds = np.random.default_rng(3), 120
+    held = np.zeros(2)
+    for _ in range(rounds):
+        found = trend(family(draw, seeds, 500, scatter, rise), COSTS, repeats=300)
+        assert found is not None
+        for place, (low, high) in enumerate((found.points_within, found.logits_within)):
+            held[place] += low <= wanted[place] <= high
+    assert np.all(held / rounds >= 0.91), held / rounds  # 0.95, and three standard errors of 120 rounds are 0.06
+
+
+def test_a_trend_is_the_straight_line_through_the_means() -> None:
+    hits = family(np.random.default_rng(0), 3, 400, 0.2, 0.2)
+    found = trend(hits, COSTS)
+    assert found is not None
+    assert found.points == pytest.approx(np.polyfit(np.log2(COSTS), [each.mean() for each in hits], 1)[0])
+    assert found.seeds == 3
+    assert found == trend(hits, COSTS)  # the same every time
+    assert trend(hits, [2.0] * 8) is None
+
+
+def test_a_trend_is_never_certain_where_networks_are_always_right() -> None:
+    found = trend([np.ones((2, 50), bool)] * 3, [1, 2, 4])
+    assert found is not None
+    assert found.points == found.logits == 0
+
+
+def test_two_seeds_of_many_networks_say_what_two_of_one_cannot() -> None:
+    hits = family(np.random.default_rng(1), 2, 2000, 0.1, 0.1)
+    pooled = scatter(hits)
+    assert pooled is not None
+    assert pooled.freedom == 8
+    assert pooled.variance == pytest.approx(np.mean([each.mean(1).var(ddof=1) for each in hits]))
+    assert scatter([each[:1] for each in hits]) is None
+    alone, together = difference(hits[7], hits[0]), difference(hits[7], hits[0], pooled)
+    assert alone.lead == together.lead
+    assert together.noise < alone.noise
+
+
+def test_equal_networks_with_two_seeds_are_seldom_told_apart_by_the_pooled_scatter() -> None:
+    draw, rounds, wrong = np.random.default_rng(5), 400, 0
+    for _ in range(rounds):
+        hits = family(draw, 2, 500, 0.15, 0.0)
+        wrong += difference(hits[7], hits[0], scatter(hits)).p <= ALPHA
+    assert wrong / rounds <= 0.08  # 0.05, and three standard errors of 400 rounds are 0.03

@@ -30,8 +30,12 @@ BATCH = 256
 RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
 
 
-def evaluate_run(folder: RunFolder) -> Evaluation:
+def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluation:
     """Score a finished run on the validation split and time it; write hits.json and evaluation.json if missing.
+
+    Args:
+        folder: of the run.
+        timed: the evaluation of a run of the same network, whose times are taken over; None: they are measured.
 
     Raises:
         DataError: if the run is not finished, or its weights are not those it was finished with.
@@ -46,7 +50,9 @@ def evaluate_run(folder: RunFolder) -> Evaluation:
     if evaluation:  # by a version that kept no hits
         hits = judge(network, dataset, "val", augment=augment, cache=cache).hits
     else:
-        evaluation, hits = evaluate_weights(network, dataset, "val", key=folder.key, augment=augment, cache=cache)
+        evaluation, hits = evaluate_weights(
+            network, dataset, "val", key=folder.key, augment=augment, cache=cache, timed=timed
+        )
     keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "val", hits)
     publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     return evaluation
@@ -122,10 +128,12 @@ def evaluate_weights(
     augment: Augment,
     cache: Path | None,
     known: Known | None = None,
+    timed: Evaluation | None = None,
 ) -> tuple[Evaluation, Hits]:
     """Score a network on every image of a dataset's split, each once, and time it; arguments and errors as for `judge`.
 
-    `key` says whose weights these are. The classes in the result are the network's.
+    `key` says whose weights these are. The classes in the result are the network's. Times are those of `timed`, if an
+    evaluation of the same network is given.
     """
     manifest = _manifest(dataset)
     matching = _matching(network, manifest, known, dataset)
@@ -137,9 +145,13 @@ def evaluate_weights(
         for resolution in other_resolutions(arch):
             loader.resolution = resolution
             resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
-        rate, batch = throughput(network, arch.in_channels, arch.resolution, device)
+        rate, batch = (
+            (timed.images_per_second, timed.best_batch)
+            if timed
+            else throughput(network, arch.in_channels, arch.resolution, device)
+        )
     bins = calibration(predictions)
-    latency = measure_latency(network, arch.in_channels, arch.resolution)
+    latency = (timed and timed.latency) or measure_latency(network, arch.in_channels, arch.resolution)
     evaluation = Evaluation(
         key=key,
         dataset=manifest.digest,

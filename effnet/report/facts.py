@@ -53,7 +53,7 @@ class Facts(NamedTuple):
     @property
     def best(self) -> MemberFacts:
         """The member with the best top-1 on the validation split; the cheapest of several equals."""
-        return max(self.members, key=lambda member: (member.evaluation.top1, -member.result.macs))
+        return max(self.members, key=lambda member: (member.result.top1, -member.result.macs))
 
 
 def load_facts(store: Store, key: str) -> Facts:
@@ -87,7 +87,7 @@ def _runs(
         Stage.SEARCH: {trial.run for trial in (*search.trials, *search.control)} if search else set(),
         Stage.STUDY: {run for network in networks for run in network.runs},
         Stage.FIT: set(fit.runs) if fit else set(),
-        Stage.MEMBER: {member.run_key for member in family.members},
+        Stage.MEMBER: {run for member in family.members for run in member.runs},
     }
 
 

@@ -9,21 +9,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.report.style import BLUE, GREY, RED, WAYS, drawing, log_counts
-from effnet.statistics import wilson_interval
+from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, drawing, log_counts
+from effnet.statistics import band, wilson_interval
 
 Targets = Sequence[Path]
 
 
 class Point(NamedTuple):
-    """One network in a figure; `top1` between 0 and 1, measured on `samples` images."""
+    """One network in a figure."""
 
     name: str
     params: int
     macs: int
-    top1: float
-    samples: int
+    scores: Sequence[float]  # top-1 of each seed, 0..1
+    samples: int  # images that all of them were measured on
     latency_ms: float = 0.0
+
+    @property
+    def top1(self) -> float:
+        """Mean over seeds."""
+        return sum(self.scores) / len(self.scores)
 
 
 def accuracy_figure(
@@ -51,7 +56,9 @@ def accuracy_figure(
             axes[1].legend(frameon=False, fontsize=8, loc="lower right")
         samples = ", ".join(f"{number:,}" for number in sorted({point.samples for point in points}))
         figure.suptitle(f"{title}\n", fontsize=13)
-        note = f"bars: 95 % interval of a score on {samples} images"
+        seeds = min(len(point.scores) for point in points)
+        of_seeds = f" and {seeds} seeds; dashes: seeds" if seeds > 1 else ""
+        note = f"bars: 95 % interval over {samples} images{of_seeds}"
         figure.text(0.5, 0.915, note, ha="center", size=9, color=GREY)
 
 
@@ -223,12 +230,15 @@ def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None
 
 def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     top1 = [100 * point.top1 for point in points]
-    intervals = [wilson_interval(point.top1, point.samples) for point in points]
-    below = [value - 100 * low for value, (low, _) in zip(top1, intervals, strict=True)]
-    above = [100 * high - value for value, (_, high) in zip(top1, intervals, strict=True)]
+    bands = [band(point.scores, point.samples) for point in points]
+    below = [value - 100 * low for value, (_, low, _) in zip(top1, bands, strict=True)]
+    above = [100 * high - value for value, (_, _, high) in zip(top1, bands, strict=True)]
     axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)
-    for number, (value, point, (_, high)) in enumerate(zip(x, points, intervals, strict=True)):
+    for number, (value, point, (_, _, high)) in enumerate(zip(x, points, bands, strict=True)):
         axis.plot([value], [100 * point.top1], "o", color=BLUE, gid=f"point-{point.name}")
+        if len(point.scores) > 1:
+            seeds = [100 * score for score in point.scores]
+            axis.plot([value] * len(seeds), seeds, "_", color=ORANGE, markersize=7)
         # Alternately higher and lower: names of members that cost nearly the same stay readable.
         offset = (0, 4 + 11 * (number % 2))
         axis.annotate(point.name, (value, 100 * high), offset, textcoords="offset points", ha="center", size=9)

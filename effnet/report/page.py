@@ -59,7 +59,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
 
 def markdown(facts: Facts) -> str:
     """Return the report in brief."""
-    lines = [f"# {facts.family.family}", "", _summary(facts), ""]
+    lines = [f"# {facts.family.family}", "", *_answer(facts), _summary(facts), ""]
     heads = ("φ", "pixels", "top-1", "top-5", "params", "ratio", "MACs", "ratio", "latency, 1 thread")
     lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for row in member_rows(facts):
@@ -117,10 +117,18 @@ def _natural_width(match: re.Match[str]) -> str:
     return f'style="max-width: {round(float(match[1]) * 4 / 3)}px"'  # a point is 4/3 of a pixel
 
 
+def _answer(facts: Facts) -> list[str]:
+    """Return what the family says in the end, as paragraphs."""
+    answer, growth = facts.family.answer, facts.family.growth
+    told = [f"**Use {answer.member}**: {answer.because}."] if answer else []
+    told += [f"{growth.told[:1].upper()}{growth.told[1:]}."] if growth else []
+    return [line for paragraph in told for line in (paragraph, "")]
+
+
 def _summary(facts: Facts) -> str:
     best, counts = facts.best, facts.manifest.samples
     return (
         f"{len(facts.members)} members on dataset `{facts.manifest.digest}` (train {counts['train']:,}, minival "
         f"{counts['minival']:,}, val {counts['val']:,} images, {len(facts.manifest.classes):,} classes). Best: "
-        f"**{best.result.name}** with top-1 **{best.evaluation.top1:.2%}** on val."
+        f"**{best.result.name}** with top-1 **{best.result.top1:.2%}** on val."
     )

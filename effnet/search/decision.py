@@ -7,18 +7,16 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from effnet.statistics import ALPHA, Hits, difference, holm
+from effnet.statistics import ALPHA, Hits, difference, holm, scatter
 
 _K = TypeVar("_K", bound=Hashable)
 
-RULE = "of the best and all that noise cannot tell from it, the one with the fewest multiply-adds"
-
 
 class Finalist(NamedTuple):
-    """What a fully trained candidate found on minival, once per seed."""
+    """What a fully trained candidate is right about, once per seed."""
 
     hits: Hits  # (seeds, images); the images are the same for all finalists
-    macs: int
+    penalty: float  # of those that noise cannot tell from the best, the one with the least is taken
 
     @property
     def top1(self) -> list[float]:
@@ -34,7 +32,7 @@ class Finalist(NamedTuple):
 class Decision(NamedTuple, Generic[_K]):
     """Which candidate is taken, and how sure that is."""
 
-    winner: _K  # by the rule
+    winner: _K  # of the best and all that noise cannot tell from it, the one with the least penalty
     best: _K  # by mean top-1
     runner_up: _K | None  # the best of those that noise cannot tell from it; where there is none, of all others
     lead: float  # of the best over the runner-up, in top-1
@@ -47,7 +45,7 @@ class Decision(NamedTuple, Generic[_K]):
         """Say what the lead is worth."""
         lead = f"the best leads by {self.lead:.1%} ± {self.noise:.1%} (p {self.p:.2g})"
         if self.tie:
-            return f"{lead}, a tie: no evidence between them, the cheapest is taken"
+            return f"{lead}, a tie: no evidence between them"
         if self.seeds < 2:
             return f"{lead}, more than the images' noise; one seed cannot say what another would find"
         return f"{lead}, more than noise"
@@ -56,17 +54,18 @@ class Decision(NamedTuple, Generic[_K]):
 def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     """Return the decision among finalists, at least one: the best is compared with each of the others.
 
-    The comparisons are on the same images, over all seeds (effnet.statistics.difference), and p is corrected for their
-    number (Holm).
+    The comparisons are on the same images, over all seeds (effnet.statistics.difference), with the variance between
+    seeds pooled over the finalists; p is corrected for their number (Holm).
     """
-    ranked = sorted(finalists, key=lambda key: (-finalists[key].mean, finalists[key].macs))
+    ranked = sorted(finalists, key=lambda key: (-finalists[key].mean, finalists[key].penalty))
     best = ranked[0]
     if len(ranked) == 1:
         return Decision(best, best, None, 0.0, 0.0, 1.0, tie=False, seeds=len(finalists[best].top1))
-    gaps = {key: difference(finalists[best].hits, finalists[key].hits) for key in ranked[1:]}
+    pooled = scatter(finalist.hits for finalist in finalists.values())
+    gaps = {key: difference(finalists[best].hits, finalists[key].hits, pooled) for key in ranked[1:]}
     p_values = holm({key: gap.p for key, gap in gaps.items()})
     within = [best, *(key for key in ranked[1:] if p_values[key] > ALPHA)]
-    winner = min(within, key=lambda key: (finalists[key].macs, ranked.index(key)))
+    winner = min(within, key=lambda key: (finalists[key].penalty, ranked.index(key)))
     # The second by top-1 may be significantly worse while a lower one, right about other images, is not.
     rival = within[1] if len(within) > 1 else ranked[1]
     gap, p = gaps[rival], p_values[rival]

@@ -6,8 +6,8 @@ that comes with effnet; the command says which.
 A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 
 `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Anything else is an existing file
-or folder; the key of a run in the store, or its beginning; or the name of a run (`b3`, `fit α1.2 β1.1 γ1.15`); if
-several runs share it, the most recently built family's counts. An ambiguous name is refused, with a list.
+or folder; the key of a run in the store, or its beginning; the name of a member (`b3`), which means its model in the
+family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`). An ambiguous name is refused, with a list.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from effnet.process import report_to
 from effnet.shipped import shipped_config, shipped_configs
 
 if TYPE_CHECKING:
-    from effnet.runs import About, RunFolder
+    from effnet.runs import RunFolder
     from effnet.store import Store
 
 REGISTERED = "models:/"
@@ -136,32 +136,26 @@ def _in_store(name: str, store: Store) -> Path | None:
         raise ConfigError(f"'{name}' may be any of {len(keys)} runs ({_listed(keys)}); give more of the key")
     if keys:
         return keys[0].path
-    named = [(folder, about) for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
-    latest = _of_latest_family(store, named)
-    if len(latest) > 1:
-        raise ConfigError(f"'{name}' may be any of {len(latest)} runs ({_listed(latest)}); give the key")
-    return latest[0].path if latest else None
+    if member := _member(name, store, folders):
+        return member.path
+    named = [folder for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
+    if len(named) > 1:
+        raise ConfigError(f"'{name}' may be any of {len(named)} runs ({_listed(named)}); give the key")
+    return named[0].path if named else None
 
 
-def _of_latest_family(store: Store, named: Sequence[tuple[RunFolder, About]]) -> list[RunFolder]:
-    """Return the runs that are members of the most recently built family; all of them if no family has any."""
-    if len(named) < 2:
-        return [folder for folder, _ in named]
-    results = sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime)
-    for result in results:
-        members = _members(result)
-        if of_it := [folder for folder, _ in named if folder.key in members]:
-            return of_it
-    return [folder for folder, _ in named]
-
-
-def _members(result: Path) -> set[str]:
-    """Return the keys of the members of a build."""
+def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> RunFolder | None:
+    """Return the run whose model is the member of this name, of the family that was built last and has one."""
     from effnet.family import FamilyResult
     from effnet.runs import read_value
 
-    family = read_value(FamilyResult, result)
-    return {member.run_key for member in family.members} if family else set()
+    there = {folder.key: folder for folder in folders}
+    for path in sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime):
+        family = read_value(FamilyResult, path)
+        for member in family.members if family else ():
+            if member.name.lower() == name.lower() and member.run_key in there:
+                return there[member.run_key]
+    return None
 
 
 def _listed(folders: Sequence[RunFolder]) -> str:

@@ -244,6 +244,11 @@ def _show(result: FamilyResult, root: Store) -> None:
     console.print()
     console.print(make_table(columns, rows))
     console.print(latency_story(result.members), soft_wrap=True)
+    console.print()
+    if result.growth:
+        console.print(f"{result.growth.told}.", soft_wrap=True)
+    if result.answer:
+        console.print(f"Use {result.answer.member}: {result.answer.because}.", soft_wrap=True)
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]

@@ -57,7 +57,10 @@ def test_result_has_every_member_with_its_evidence(built: tuple[Path, dict[str, 
         assert (member["top1"], member["top5"]) == (evaluation.top1, evaluation.top5)
         assert 0.3 < member["top1"] <= member["top5"] <= 1
         assert not member["reused"]
+        assert [seed["run_key"] for seed in member["seeds"]] == [member["run_key"]]
         assert run.weights_path.exists()
+    assert result["answer"]["member"] in NAMES
+    assert result["growth"]["low"] <= result["growth"]["per_doubling"] <= result["growth"]["high"]
     assert verify(folder / "store" / "datasets" / result["dataset"]) == []
     assert (folder / "store" / "families" / result["key"] / "accuracy.svg").exists()
 
@@ -304,13 +307,27 @@ def test_second_command_on_the_same_store_is_told(folder: Path) -> None:
 
 
 def test_given_coefficients_skip_the_grid(folder: Path) -> None:
-    config = CONFIG.replace("fit: {", "coefficients: [1.0, 1.2, 1.0]\nfit: {").replace("phi: [0, 1, 2]", "phi: [0]")
+    config = CONFIG.replace("fit: {", "coefficients: [1.0, 1.2, 1.0]\nfit: {").replace(
+        "phi: [0, 1, 2]", "seeds: 2, phi: [0]"
+    )
     write_tiny(folder, config)
     done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "(from the config)" in done.stderr
     assert json.loads(done.stdout)["coefficients"] == {"alpha": 1.0, "beta": 1.2, "gamma": 1.0}
-    assert len(mlflow_runs(folder)) == 2
+    assert len(mlflow_runs(folder)) == 3
+    (member,) = json.loads(done.stdout)["members"]
+    runs = [RunFolder(folder / "store/runs" / each["run_key"]) for each in member["seeds"]]
+    assert [run.spec().seed for run in runs] == [0, 1]
+    scores = [run.evaluated().top1 for run in runs]
+    assert [each["top1"] for each in member["seeds"]] == scores
+    assert member["top1"] == pytest.approx(sum(scores) / 2)
+    best = max(runs, key=lambda run: (run.trained().top1, -run.trained().loss))  # on minival
+    assert member["run_key"] == best.key
+    one, two = (run.evaluated() for run in runs)
+    assert (one.latency, one.images_per_second) == (two.latency, two.images_per_second)  # measured once
+    shown = run_effnet("show", "b0", "--store", "store", "--json", cwd=folder)
+    assert json.loads(shown.stdout)["run"] == best.key
     # A shard that breaks afterwards is named when a new training reads it.
     (folder / "tiny.yaml").write_text(config.replace("epochs: 3", "epochs: 2"))
     (dataset,) = (folder / "store" / "datasets").glob("[!.]*/")

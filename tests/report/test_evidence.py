@@ -100,8 +100,8 @@ STUDY = [
     network("compound", 400, 0.7),
 ]
 POINTS = [
-    figures.Point("B0", 20_000, 500_000, 0.97, 359, 1.0),
-    figures.Point("B1", 50_000, 1_100_000, 0.99, 359, 2.0),
+    figures.Point("B0", 20_000, 500_000, [0.97], 359, 1.0),
+    figures.Point("B1", 50_000, 1_100_000, [0.99], 359, 2.0),
 ]
 SEEN = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), map=np.eye(8, dtype=np.float32), label="3 98%")
 NAMES = ("cat", "dog", "emu")

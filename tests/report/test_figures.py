@@ -8,7 +8,7 @@ from PIL import Image
 
 from effnet.report.figures import Point, accuracy_figure
 
-POINTS = [Point("B0", 20_000, 500_000, 0.97, 359), Point("B1", 50_000, 1_100_000, 0.99, 359)]
+POINTS = [Point("B0", 20_000, 500_000, [0.97], 359), Point("B1", 50_000, 1_100_000, [0.99], 359)]
 
 
 def test_same_points_give_the_same_files(tmp_path: Path) -> None:

@@ -73,3 +73,13 @@ def test_it_says_a_tie_whenever_noise_decides_even_if_the_second_is_worse_for_ce
     assert (found.winner, found.best, found.runner_up, found.tie) == ("c", "a", "c", True)
     assert round(found.lead, 6) == 0.009 < found.noise
     assert "a tie" in found.told()
+
+
+def test_equals_are_seldom_told_apart() -> None:
+    draw, rounds, wrong = np.random.default_rng(2), 300, 0
+    for _ in range(rounds):
+        hard = draw.normal(0, 1.5, 400)
+        luck = draw.normal(0, 0.15, (3, 2))
+        hits = [np.array([hard + draw.normal(0, 1, 400) < 2 + each for each in row]) for row in luck]
+        wrong += not decide({place: Finalist(each, place) for place, each in enumerate(hits)}).tie
+    assert wrong / rounds <= 0.08  # 0.05 by construction, and two and a half standard errors

@@ -10,6 +10,7 @@ from effnet.config import (
     FolderSource,
     IdxSource,
     ImageNetSource,
+    Mnist5kSource,
     ParquetSource,
     SourceConfig,
 )
@@ -37,6 +38,10 @@ def open_source(config: SourceConfig, base: Path, scratch: Path) -> Source:
         from effnet.data.sources.digits import Digits
 
         return Digits(config.image_size)
+    if isinstance(config, Mnist5kSource):
+        from effnet.data.sources.mnist5k import Mnist5k
+
+        return Mnist5k()
     if isinstance(config, FolderSource):
         from effnet.data.sources.folder import ImageFolder
 

@@ -77,7 +77,7 @@ def member(build: Build, seed: int = 0, epochs: int = 1) -> Training:
 
 
 def register(build: Build, training: Training) -> Registered:
-    found = register_members.fn(build, [training])
+    found = register_members.fn(build, {training.name: training})
     assert not build.tracker.broken
     return found[0]
 
@@ -334,6 +334,6 @@ def test_a_broken_mlflow_stops_nothing(build: Build, tmp_path: Path) -> None:
     training = member(build)
     broken = Tracker(f"sqlite:///{tmp_path}/no/such/folder.db", "tiny", None, lambda line: told.append(line))
     told: list[str] = []
-    assert register_members.fn(replace(build, tracker=broken), [training]) == []
+    assert register_members.fn(replace(build, tracker=broken), {training.name: training}) == []
     assert len(told) == 1
     assert "the work goes on" in told[0]

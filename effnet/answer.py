@@ -1,0 +1,123 @@
+"""What a family says in the end: which member to use, and whether size pays here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from effnet.search.decision import Finalist, decide
+from effnet.statistics import Hits, difference, scatter, trend
+from effnet.values import Value
+
+ONE_TRAINING = "one training of each: what another seed would find is not counted"
+
+
+class Scored(NamedTuple):
+    """A member, scored on val."""
+
+    name: str
+    macs: int
+    hits: Hits  # (seeds, images); the images are the same for all members
+
+    @property
+    def top1(self) -> float:
+        """Mean over seeds."""
+        return float(self.hits.mean())
+
+
+class Answer(Value):
+    """The member to use."""
+
+    member: str
+    because: str
+
+
+class Growth(Value):
+    """How top-1 grows with cost over the members. Top-1 is between 0 and 1; low and high are of 95 % intervals."""
+
+    per_doubling: float  # top-1, per doubling of the multiply-adds
+    low: float
+    high: float
+    logits_per_doubling: float  # log(top-1 / (1 - top-1)), which does not flatten towards 1
+    logits_low: float
+    logits_high: float
+    lead: float  # of the largest member over the smallest
+    noise: float  # half of its interval
+    told: str
+
+    @property
+    def pays(self) -> bool:
+        """Whether a gain by size is shown: the whole interval is above 0."""
+        return self.low > 0
+
+
+def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
+    """Return the member to use, and why.
+
+    Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
+    of the best and those that noise cannot tell from it (effnet.search.decision).
+
+    Args:
+        members: the family.
+        size_pays: whether it is shown that top-1 grows with cost (Growth.pays).
+    """
+    by_name = {member.name: member for member in members}
+    decision = decide({each.name: Finalist(each.hits, each.macs) for each in members})
+    cheapest, best = by_name[decision.winner], by_name[decision.best]
+    if len(members) == 1:
+        return Answer(member=best.name, because=f"it is the only member; top-1 {best.top1:.1%}")
+    has = f"it has the best top-1, {best.top1:.1%}"
+    if cheapest is best:
+        return Answer(member=best.name, because=f"{has}, and no cheaper member comes within noise of it")
+    gap = difference(best.hits, cheapest.hits, scatter(member.hits for member in members))
+    apart = f"{cheapest.top1:.1%} and {best.top1:.1%}, {_points(gap.lead)} ± {_points(gap.noise, sign=False)} points"
+    share = f"{cheapest.macs / best.macs:.2f} times the multiply-adds"
+    if size_pays:
+        because = (
+            f"{has}, and size pays here; where cost counts, {cheapest.name} is within noise of it ({apart}) for {share}"
+        )
+        return Answer(member=best.name, because=because)
+    images = cheapest.hits.shape[-1]
+    because = f"{images:,} images cannot tell it from {best.name}, the best ({apart}), and it takes {share}"
+    return Answer(member=cheapest.name, because=because)
+
+
+def growth(members: Sequence[Scored]) -> Growth | None:
+    """Return how top-1 grows with cost; None where all members cost the same."""
+    found = trend([member.hits for member in members], [member.macs for member in members])
+    if found is None:
+        return None
+    small, large = (end(members, key=lambda member: member.macs) for end in (min, max))
+    gap = difference(large.hits, small.hits, scatter(member.hits for member in members))
+    low, high = found.points_within
+    verdict = (
+        "size pays here" if low > 0 else "size costs accuracy here" if high < 0 else "no gain by size is shown here"
+    )
+    told = (
+        f"{verdict}: {_points(found.points)} points of top-1 per doubling of multiply-adds ({_points(low)} to "
+        f"{_points(high)}); {large.name} - {small.name}: {_points(gap.lead)} ± {_points(gap.noise, sign=False)} points"
+    )
+    if found.seeds < 2:
+        told += f"; {ONE_TRAINING}"
+    return Growth(
+        per_doubling=found.points,
+        low=low,
+        high=high,
+        logits_per_doubling=found.logits,
+        logits_low=found.logits_within.low,
+        logits_high=found.logits_within.high,
+        lead=gap.lead,
+        noise=gap.noise,
+        told=told,
+    )
+
+
+def stacked(hits: Sequence[Hits]) -> Hits:
+    """Return the hits of several trainings, (images,) each, as (seeds, images)."""
+    return np.stack(list(hits))
+
+
+def _points(share: float, *, sign: bool = True) -> str:
+    return f"{100 * share:{'+' if sign else ''}.2f}"

@@ -1,0 +1,66 @@
+"""Which member to use, and whether size pays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from effnet.answer import Scored, answer, growth, stacked
+
+
+def member(name: str, macs: int, *rights: int, of: int = 1000) -> Scored:
+    return Scored(name, macs, stacked([np.arange(of) < right for right in rights]))
+
+
+NEAR = [member("B0", 100, 800, 805), member("B1", 200, 900, 930), member("B2", 400, 905, 935)]
+
+
+def test_where_size_is_not_shown_to_pay_the_cheapest_that_noise_cannot_tell_from_the_best() -> None:
+    found = answer(NEAR, size_pays=False)
+    assert found.member == "B1"
+    assert "1,000 images cannot tell it from B2, the best (91.5% and 92.0%" in found.because
+    assert "0.50 times the multiply-adds" in found.because
+
+
+def test_where_size_pays_the_best_and_the_cheapest_within_noise_beside_it() -> None:
+    found = answer(NEAR, size_pays=True)
+    assert found.member == "B2"
+    assert "it has the best top-1, 92.0%, and size pays here; where cost counts, B1 is within noise" in found.because
+
+
+def test_a_best_one_that_nothing_cheaper_comes_near() -> None:
+    found = answer([member("B0", 100, 800, 805), member("B1", 200, 900, 905)], size_pays=False)
+    assert found.member == "B1"
+    assert "it has the best top-1, 90.2%" in found.because
+
+
+def test_the_only_one() -> None:
+    assert "only member" in answer([member("B0", 100, 800)], size_pays=False).because
+
+
+def test_size_pays() -> None:
+    found = growth([member("B0", 100, 800, 805), member("B1", 200, 850, 855), member("B2", 400, 900, 905)])
+    assert found is not None
+    assert found.told.startswith("size pays here: +5.00 points of top-1 per doubling of multiply-adds (+")
+    assert "B2 - B0: +10.00 ± " in found.told
+    assert found.per_doubling == pytest.approx(0.05)
+    assert 0 < found.low < 0.05 < found.high
+
+
+def test_size_does_not_pay() -> None:
+    flat = growth([member("B0", 100, 900, 901), member("B1", 200, 901, 900)])
+    assert flat is not None
+    assert flat.told.startswith("no gain by size is shown here")
+    falling = growth([member("B0", 100, 900, 901), member("B1", 200, 800, 801)])
+    assert falling is not None
+    assert falling.told.startswith("size costs accuracy here")
+
+
+def test_one_training_of_each_is_told() -> None:
+    found = growth([member("B0", 100, 800), member("B1", 200, 900)])
+    assert found is not None
+    assert "one training of each" in found.told
+
+
+def test_members_of_one_cost_have_no_growth() -> None:
+    assert growth([member("B0", 100, 800), member("B1", 100, 900)]) is None
