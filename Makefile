@@ -18,7 +18,7 @@ pictures: .venv/installed
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
-	$(BIN)/effnet family configs/digits.yaml
+	$(BIN)/effnet family configs/mnist.yaml
 
 test: .venv/installed
 	$(BIN)/python -m pytest tests --numprocesses $(TESTS) --no-loadscope-reorder

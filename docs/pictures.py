@@ -1,6 +1,6 @@
 """Renew every picture and sample output of the documentation, from one run of the demo: `make pictures`.
 
-Builds the family of configs/digits.yaml in a scratch folder, photographs the report, MLflow's page and Prefect's in
+Builds the family of configs/mnist.yaml in a scratch folder, photographs the report, MLflow's page and Prefect's in
 Chromium, and writes docs/images/ and what stands between the markers in README.md. Every picture carries the key of the
 build that it shows; demo.json holds its figures, and tests compare all of them. Latency is shown: do it on a machine
 that does nothing else.
@@ -35,7 +35,7 @@ _REST = 5_000  # milliseconds, until drawings that move come to rest; the pages 
 
 
 def sample(lines: list[str], table: list[str]) -> str:
-    """Return the sample output: what the terminal said, without most of the trainings, and the table of members."""
+    """Return the sample output: what the terminal said, without most trainings, the table of members and the answer."""
     shown: list[str] = []
     for line in lines:
         if not _LEFT_OUT.match(line):
@@ -49,7 +49,7 @@ def main() -> None:
     """Build the family, take the pictures, write the files."""
     with tempfile.TemporaryDirectory(prefix="effnet-pictures-") as scratch:
         folder = Path(scratch)
-        config = ROOT / "configs/digits.yaml"
+        config = ROOT / "configs/mnist.yaml"
         done = _effnet("family", str(config), folder=folder)
         servers = json.loads(_effnet("up", "--json", folder=folder).stdout)
         try:
@@ -83,7 +83,7 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
     store = report.parents[2]
     door = store / "prefect/login.html"  # the page that logs in, where the server asks for it
     with sqlite3.connect(store / "mlflow.db") as database:
-        ((experiment,),) = database.execute("select experiment_id from experiments where name = 'digits'")
+        ((experiment,),) = database.execute("select experiment_id from experiments where name = 'mnist'")
     with sqlite3.connect(store / "prefect/prefect.db") as database:
         ((run,),) = database.execute(
             "select r.id from flow_run r join flow f on f.id = r.flow_id where f.name = 'build_family'"
@@ -127,7 +127,7 @@ def _publish(picture: Path, build: str) -> None:
 
 def _write(done: subprocess.CompletedProcess[str], result: dict[str, Any]) -> None:
     """Write demo.json and the README's sample."""
-    table = done.stdout.strip("\n").split("\n\n")[0].splitlines()
+    table = "\n\n".join(done.stdout.strip("\n").split("\n\n")[:2]).splitlines()  # members; the answer
     shown = sample(done.stderr.splitlines(), [line.rstrip() for line in table])
     (IMAGES / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
     text = SAMPLE.sub(lambda _: shown, README.read_text())

@@ -19,7 +19,7 @@ def test_a_clear_winner_wins() -> None:
     assert found.told().endswith("more than noise")
 
 
-def test_within_noise_the_cheaper_is_taken_and_it_says_tie() -> None:
+def test_within_noise_the_one_with_the_least_penalty_is_taken_and_it_says_tie() -> None:
     found = decide({"a": Finalist(rows(900, 940, of=1000), 200), "b": Finalist(rows(890, 930, of=1000), 100)})
     assert (found.winner, found.best, found.tie) == ("b", "a", True)
     assert "a tie: no evidence between them" in found.told()

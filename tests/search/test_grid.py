@@ -14,7 +14,7 @@ from effnet.arch.scaling import scale
 from effnet.arch.spec import Architecture
 from effnet.config import FitConfig
 from effnet.errors import ConfigError
-from effnet.search.grid import enumerate_grid, in_window, paper_candidate
+from effnet.search.grid import distance_from_paper, enumerate_grid, in_window, paper_candidate
 
 B0 = zoo.get("efficientnet_b0")
 SMALL = zoo.find("configs/architectures/efficientnet_mnist.yaml", Path(__file__).parents[2])
@@ -105,3 +105,15 @@ def test_the_papers_own_point_is_compared_at_the_candidates_cost(
     assert shares[0] / shares[1] == pytest.approx(math.log(1.2) / math.log(1.1))
     assert in_window(found.macs, base, config) == (found.macs >= (1 - config.tolerance) * config.cost_ratio * base)
     assert not in_window(base, base, config)
+
+
+def test_the_papers_split_of_the_cost() -> None:
+    base = count(SMALL, 10).macs
+    grid = enumerate_grid(SMALL, 10, FOUR, 1)
+    distance = {one.coefficients: distance_from_paper(SMALL, one, base) for one in grid.candidates}
+    assert all(0 <= value <= 2 for value in distance.values())
+    alone = [distance[one.coefficients] for one in grid.candidates if one.grows == 1]
+    together = [distance[one.coefficients] for one in grid.candidates if one.grows == 3]
+    assert max(together) < min(alone)
+    paper = paper_candidate(SMALL, 10, FOUR, 1)
+    assert distance_from_paper(SMALL, paper, base) < 0.2
