@@ -60,6 +60,8 @@ class Optimizer:
         self._averages = _lay_out(_twins(network, self.average, params)) if self.average else None
         self._pieces = list(_cut(groups, PIECE if self._weights.device.type == "cpu" else len(self._weights)))
         self._gathered: Tensor | None = None
+        self._statistics: list[tuple[Tensor, Tensor]] | None = None  # of the average and of the network
+        self._counters: list[tuple[Tensor, Tensor]] = []
         slots = {"rmsprop": ("square", "momentum"), "sgd": ("momentum",), "adamw": ("mean", "square")}
         self._state = {name: torch.zeros_like(self._weights) for name in slots[recipe.optimizer]}
         if recipe.optimizer == "rmsprop":
@@ -91,7 +93,7 @@ class Optimizer:
         for param in self._params:
             param.grad = None
         if self.average:
-            _follow(self.average, self.network, ema_decay)
+            self._follow(self.average, ema_decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state, each slot as a flat tensor in the order of the buffer."""
@@ -112,6 +114,18 @@ class Optimizer:
             self._gathered = torch.empty_like(self._weights)
         torch.cat([_line(_grad(param), param) for param in self._params], out=self._gathered)
         return self._gathered
+
+    def _follow(self, average: Network, decay: float) -> None:
+        """Average the batch norms' statistics as well, as the official code does; counters are copied."""
+        if self._statistics is None:  # at the first step: ranks may have exchanged their norms by then
+            pairs = list(zip(average.buffers(), self.network.buffers(), strict=True))
+            self._statistics = [pair for pair in pairs if pair[0].is_floating_point()]
+            self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        if self._statistics:
+            mine, theirs = zip(*self._statistics, strict=True)
+            torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for counter, other in self._counters:
+            counter.copy_(other)
 
     def _clip_scale(self, everything: Tensor | None) -> Tensor:
         gradients = [_grad(param) for param in self._params] if everything is None else [everything]
@@ -225,14 +239,3 @@ def _line(tensor: Tensor, like: Tensor) -> Tensor:
     if tensor.stride() != like.stride():
         tensor = torch.empty_like(like).copy_(tensor)
     return tensor.as_strided((tensor.numel(),), (1,))
-
-
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Average the batch norms' statistics as well, as the official code does; counters are copied."""
-    pairs = list(zip(average.buffers(), network.buffers(), strict=True))
-    floating = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
-    if floating:
-        torch._foreach_lerp_([mine for mine, _ in floating], [theirs for _, theirs in floating], 1 - decay)
-    for mine, theirs in pairs:
-        if not mine.is_floating_point():
-            mine.copy_(theirs)
