@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from effnet.search.decision import Finalist, decide
-from effnet.statistics import Hits, difference, scatter, trend
+from effnet.statistics import Hits, Scatter, difference, scatter, trend
 from effnet.values import Value
 
 ONE_TRAINING = "one training of each: what another seed would find is not counted"
@@ -71,16 +71,20 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     has = f"it has the best top-1, {best.top1:.1%}"
     if cheapest is best:
         return Answer(member=best.name, because=f"{has}, and no cheaper member comes within noise of it")
-    gap = difference(best.hits, cheapest.hits, scatter(member.hits for member in members))
-    apart = f"{cheapest.top1:.1%} and {best.top1:.1%}, {_points(gap.lead)} ± {_points(gap.noise, sign=False)} points"
+    gap = difference(best.hits, cheapest.hits, _scatter(members))
+    apart = f"{_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points apart"
     share = f"{cheapest.macs / best.macs:.2f} times the multiply-adds"
     if size_pays:
         because = (
-            f"{has}, and size pays here; where cost counts, {cheapest.name} is within noise of it ({apart}) for {share}"
+            f"{has}, and size pays here; where cost counts, {cheapest.name} ({cheapest.top1:.1%}, {share}) is within "
+            f"noise of it, {apart}"
         )
         return Answer(member=best.name, because=because)
     images = cheapest.hits.shape[-1]
-    because = f"{images:,} images cannot tell it from {best.name}, the best ({apart}), and it takes {share}"
+    because = (
+        f"{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
+        f"{apart}), and it takes {share}"
+    )
     return Answer(member=cheapest.name, because=because)
 
 
@@ -90,10 +94,10 @@ def growth(members: Sequence[Scored]) -> Growth | None:
     if found is None:
         return None
     small, large = (end(members, key=lambda member: member.macs) for end in (min, max))
-    gap = difference(large.hits, small.hits, scatter(member.hits for member in members))
+    gap = difference(large.hits, small.hits, _scatter(members))
     low, high = found.points_within
     verdict = (
-        "size pays here" if low > 0 else "size costs accuracy here" if high < 0 else "no gain by size is shown here"
+        "Size pays here" if low > 0 else "Size costs accuracy here" if high < 0 else "No gain by size is shown here"
     )
     told = (
         f"{verdict}: {_points(found.points)} points of top-1 per doubling of multiply-adds ({_points(low)} to "
@@ -117,6 +121,10 @@ def growth(members: Sequence[Scored]) -> Growth | None:
 def stacked(hits: Sequence[Hits]) -> Hits:
     """Return the hits of several trainings, (images,) each, as (seeds, images)."""
     return np.stack(list(hits))
+
+
+def _scatter(members: Sequence[Scored]) -> Scatter | None:
+    return scatter((member.hits.mean(1) for member in members), members[0].hits.shape[1])
 
 
 def _points(share: float, *, sign: bool = True) -> str:

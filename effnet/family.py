@@ -103,6 +103,20 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str
     return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]
 
 
+def how_scaled(family: FamilyResult) -> str:
+    """Say which dimensions the family's coefficients scale."""
+    scaled = [
+        name
+        for name, value in zip(("depth", "width", "resolution"), family.coefficients.values(), strict=True)
+        if value > 1
+    ]
+    return (
+        "scaled in depth, width and resolution"
+        if len(scaled) == 3
+        else f"scaled in {' and '.join(scaled) or 'nothing'}"
+    )
+
+
 def latency_story(members: Sequence[MemberResult]) -> str:
     """Say in a sentence or two what the members' latencies were measured on."""
     places: dict[str, list[str]] = {}

@@ -41,10 +41,14 @@ class Difference(NamedTuple):
 
 
 class Scatter(NamedTuple):
-    """How much the top-1 of a network's trainings differs from seed to seed, found over several networks."""
+    """How much the trainings of a network differ from seed to seed, found over several networks."""
 
-    variance: float
+    variance: float  # of log(top-1 / (1 - top-1)): near 1, top-1 itself has less room to differ
     freedom: int  # degrees of freedom
+
+    def at(self, top1: float) -> float:
+        """Return the variance of top-1 around this value."""
+        return self.variance * (top1 * (1 - top1)) ** 2
 
 
 class Band(NamedTuple):
@@ -69,16 +73,17 @@ def mcnemar(one: Hits, other: Hits) -> float:
     return float(binomtest(only_one, only_one + only_other).pvalue)
 
 
-def scatter(hits: Iterable[Hits]) -> Scatter | None:
-    """Return the variance of top-1 between seeds, pooled over networks; None if all have one training.
+def scatter(top1: Iterable[Sequence[float]], samples: int) -> Scatter | None:
+    """Return the variance between seeds, pooled over networks; None if all have one training.
 
     Two seeds of a network say next to nothing of their variance: 95 % of Student's t with one degree of freedom lies
     within 12.7. Networks of one family scatter alike, so that all of them together say it.
 
     Args:
-        hits: of each network, (images,) or (seeds, images).
+        top1: of each network, one of each seed, 0..1.
+        samples: images that they were found on.
     """
-    scores = [np.atleast_2d(each).mean(1) for each in hits]
+    scores = [_logit(np.array(each), samples) for each in top1]
     freedom = sum(len(each) - 1 for each in scores)
     if not freedom:
         return None
@@ -107,7 +112,7 @@ def difference(one: Hits, other: Hits, pooled: Scatter | None = None) -> Differe
         return Difference(lead, _Z * math.sqrt(images), p, seeds)
     parts = [(images, one.shape[1] - 1 or 1)]  # variance, degrees of freedom
     if pooled:
-        parts.append((pooled.variance * (1 / len(one) + 1 / len(other)), pooled.freedom))
+        parts.append((sum(pooled.at(hits.mean()) / len(hits) for hits in (one, other)), pooled.freedom))
     else:
         parts += [(float(hits.mean(1).var(ddof=1)) / len(hits), len(hits) - 1) for hits in (one, other)]
     total = sum(variance for variance, _ in parts)
@@ -214,7 +219,7 @@ def wilson_interval(share: float, samples: int) -> Interval:
     return Interval(max(0.0, min(share, center - half)), min(1.0, max(share, center + half)))
 
 
-def band(top1: Sequence[float], samples: int) -> Band:
+def band(top1: Sequence[float], samples: int, pooled: Scatter | None = None) -> Band:
     """Return the mean of a network's top-1 over seeds, and its interval over images and seeds.
 
     Wilson's interval for the images, Student's for the seeds; their distances from the mean are added as squares, as
@@ -224,11 +229,14 @@ def band(top1: Sequence[float], samples: int) -> Band:
     Args:
         top1: one of each seed, 0..1; all on the same images.
         samples: images; seeds do not multiply them.
+        pooled: how much seeds differ, found over more networks; without it, by these seeds alone.
     """
     mean = sum(top1) / len(top1)
     low, high = wilson_interval(mean, samples)
     seeds = 0.0
-    if len(top1) > 1:
+    if pooled:
+        seeds = _quantile(pooled.freedom) * math.sqrt(pooled.at(mean) / len(top1))
+    elif len(top1) > 1:
         seeds = _quantile(len(top1) - 1) * float(np.std(top1, ddof=1)) / math.sqrt(len(top1))
     return Band(mean, max(0.0, mean - math.hypot(mean - low, seeds)), min(1.0, mean + math.hypot(high - mean, seeds)))
 

@@ -14,7 +14,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from effnet.family import FamilyResult, latency_story
+from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import (
     Point,
@@ -81,7 +81,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
         Point(each.name, each.params, each.macs, each.scores, family.val_samples, each.latency_ms)
         for each in family.members
     ]
-    title = f"{family.family}: a compound-scaled family"
+    title = f"{family.family}: a family {how_scaled(family)}"
     accuracy_figure(points, title, _targets(folder, "accuracy"), _single_dimensions(facts))
     caption = "The paper's figures 1 and 5. Point at a member, or at its row, to see its numbers."
     if facts.study:

@@ -189,19 +189,25 @@ def test_a_trend_is_never_certain_where_networks_are_always_right() -> None:
 
 def test_two_seeds_of_many_networks_say_what_two_of_one_cannot() -> None:
     hits = family(np.random.default_rng(1), 2, 2000, 0.1, 0.1)
-    pooled = scatter(hits)
+    pooled = scatter([each.mean(1) for each in hits], 2000)
     assert pooled is not None
     assert pooled.freedom == 8
-    assert pooled.variance == pytest.approx(np.mean([each.mean(1).var(ddof=1) for each in hits]))
-    assert scatter([each[:1] for each in hits]) is None
+    logits = [np.log(each.mean(1) / (1 - each.mean(1))) for each in hits]
+    assert pooled.variance == pytest.approx(np.mean([each.var(ddof=1) for each in logits]), rel=0.01)
+    points = np.mean([each.mean(1).var(ddof=1) for each in hits])
+    assert pooled.at(float(np.mean(hits))) == pytest.approx(points, rel=0.5)  # the scatter that was put in
+    assert scatter([[0.9], [0.8]], 2000) is None
     alone, together = difference(hits[7], hits[0]), difference(hits[7], hits[0], pooled)
     assert alone.lead == together.lead
     assert together.noise < alone.noise
+    scores = [float(score) for score in hits[7].mean(1)]
+    wide, narrow = band(scores, 2000), band(scores, 2000, pooled)
+    assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
 def test_equal_networks_with_two_seeds_are_seldom_told_apart_by_the_pooled_scatter() -> None:
     draw, rounds, wrong = np.random.default_rng(5), 400, 0
     for _ in range(rounds):
         hits = family(draw, 2, 500, 0.15, 0.0)
-        wrong += difference(hits[7], hits[0], scatter(hits)).p <= ALPHA
+        wrong += difference(hits[7], hits[0], scatter([each.mean(1) for each in hits], 500)).p <= ALPHA
     assert wrong / rounds <= 0.08  # 0.05, and three standard errors of 400 rounds are 0.03

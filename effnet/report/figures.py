@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, drawing, log_counts
-from effnet.statistics import band, wilson_interval
+from effnet.statistics import band, scatter, wilson_interval
 
 Targets = Sequence[Path]
 
@@ -230,7 +230,8 @@ def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None
 
 def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     top1 = [100 * point.top1 for point in points]
-    bands = [band(point.scores, point.samples) for point in points]
+    pooled = scatter((point.scores for point in points), points[0].samples)
+    bands = [band(point.scores, point.samples, pooled) for point in points]
     below = [value - 100 * low for value, (_, low, _) in zip(top1, bands, strict=True)]
     above = [100 * high - value for value, (_, _, high) in zip(top1, bands, strict=True)]
     axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)

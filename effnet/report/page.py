@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from effnet.champion import RULE
-from effnet.family import latency_story
+from effnet.family import how_scaled, latency_story
 from effnet.report.facts import Facts
 
 VERSIONS = ("effnet", "torch", "prefect", "mlflow", "numpy", "pyarrow", "webdataset")
@@ -53,6 +53,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
         rule=RULE,
         story=coefficients_story(facts),
         latency=latency_story(facts.family.members),
+        scaled=how_scaled(facts.family),
         total_hours=sum(cost.hours for cost in facts.costs),
     )
 
@@ -121,7 +122,7 @@ def _answer(facts: Facts) -> list[str]:
     """Return what the family says in the end, as paragraphs."""
     answer, growth = facts.family.answer, facts.family.growth
     told = [f"**Use {answer.member}**: {answer.because}."] if answer else []
-    told += [f"{growth.told[:1].upper()}{growth.told[1:]}."] if growth else []
+    told += [f"{growth.told}."] if growth else []
     return [line for paragraph in told for line in (paragraph, "")]
 
 
