@@ -235,12 +235,14 @@ def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     below = [value - 100 * low for value, (_, low, _) in zip(top1, bands, strict=True)]
     above = [100 * high - value for value, (_, _, high) in zip(top1, bands, strict=True)]
     axis.errorbar(x, top1, yerr=(below, above), fmt="none", ecolor="#b9cde0", capsize=3)
-    for number, (value, point, (_, _, high)) in enumerate(zip(x, points, bands, strict=True)):
+    for number, (value, point, (_, low, high)) in enumerate(zip(x, points, bands, strict=True)):
         axis.plot([value], [100 * point.top1], "o", color=BLUE, gid=f"point-{point.name}")
         if len(point.scores) > 1:
             seeds = [100 * score for score in point.scores]
             axis.plot([value] * len(seeds), seeds, "_", color=ORANGE, markersize=7)
-        # Alternately higher and lower: names of members that cost nearly the same stay readable.
-        offset = (0, 4 + 11 * (number % 2))
-        axis.annotate(point.name, (value, 100 * high), offset, textcoords="offset points", ha="center", size=9)
+        # Alternately above and below: names of members that cost nearly the same stay readable.
+        end, offset, side = (low, -5, "top") if number % 2 else (high, 4, "bottom")
+        axis.annotate(
+            point.name, (value, 100 * end), (0, offset), textcoords="offset points", ha="center", va=side, size=9
+        )
     axis.margins(0.08, 0.12)
