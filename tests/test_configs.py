@@ -1,4 +1,4 @@
-"""Every config that comes with effnet says what was seen of it: when, where, how long, how good; or that it never ran."""
+"""Every config says what was seen of it: when, where, how long, how good; or that it never ran."""
 
 from __future__ import annotations
 
