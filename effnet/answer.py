@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from effnet.search.decision import Finalist, decide
 from effnet.statistics import Hits, Scatter, difference, scatter, trend
 from effnet.values import Value
 
@@ -57,21 +56,23 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     """Return the member to use, and why.
 
     Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
-    of the best and those that noise cannot tell from it (effnet.search.decision).
+    of the best and those that noise cannot tell from it: their difference's interval holds 0.
 
     Args:
         members: the family.
         size_pays: whether it is shown that top-1 grows with cost (Growth.pays).
     """
-    by_name = {member.name: member for member in members}
-    decision = decide({each.name: Finalist(each.hits, each.macs) for each in members})
-    cheapest, best = by_name[decision.winner], by_name[decision.best]
+    best = max(members, key=lambda member: (member.top1, -member.macs))
     if len(members) == 1:
         return Answer(member=best.name, because=f"it is the only member; top-1 {best.top1:.1%}")
+    pooled = _scatter(members)
+    gaps = {member.name: difference(best.hits, member.hits, pooled) for member in members if member.macs < best.macs}
+    within = [member for member in members if member.name in gaps and gaps[member.name].lead <= gaps[member.name].noise]
     has = f"it has the best top-1, {best.top1:.1%}"
-    if cheapest is best:
+    if not within:
         return Answer(member=best.name, because=f"{has}, and no cheaper member comes within noise of it")
-    gap = difference(best.hits, cheapest.hits, _scatter(members))
+    cheapest = min(within, key=lambda member: member.macs)
+    gap = gaps[cheapest.name]
     apart = f"{_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points apart"
     share = f"{cheapest.macs / best.macs:.2f} times the multiply-adds"
     if size_pays:

@@ -59,7 +59,13 @@ def test_every_picture_is_shown_somewhere() -> None:
 
 
 def test_most_trainings_are_left_out_of_the_sample() -> None:
-    lines = [" 0:01  dataset 12", " 0:02  B0: 1", " 0:03  B1 seed 1: 2", " 0:31  train members: 20% 1:00", " 0:04  B6: 3"]
+    lines = [
+        " 0:01  dataset 12",
+        " 0:02  B0: 1",
+        " 0:03  B1 seed 1: 2",
+        " 0:31  train members: 20% 1:00",
+        " 0:04  B6: 3",
+    ]
     assert sample(lines, ["  φ"]) == " 0:01  dataset 12\n ...\n 0:04  B6: 3\n\n  φ\n"
 
 
