@@ -75,6 +75,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return data
 
 
+# What patterns of fields stand for: a person is told this, not the pattern.
+FORMS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$": "may have letters, digits, _ . + and -, and begins with a letter or a digit",
+    r"^[a-z0-9][a-z0-9_-]*$": "may have lower-case letters, digits, _ and -, and begins with a letter or a digit",
+    r"^(s3://[^/]+|/)": "must be s3://bucket/prefix, or the path of a folder that begins with /",
+    r"^[0-9a-f]{16}$": "must be 16 hexadecimal digits",
+    r"^[0-9a-f]{64}$": "must be 64 hexadecimal digits",
+    r"^.+:[0-9]+$": "must be HOST:PORT",
+}
+
+
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """Say the first problem of a validation error in one line: the key, what is wrong, how many more there are."""
     problems = error.errors(include_url=False)
@@ -87,7 +98,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     elif first["type"] == "missing":
         text = f"{key}: missing; give it a value"
     else:
-        message = first["msg"].removeprefix("Value error, ")
+        pattern = first.get("ctx", {}).get("pattern", "")
+        message = FORMS.get(pattern, first["msg"].removeprefix("Value error, "))
         message = message[:1].lower() + message[1:]
         given = first.get("input")
         plain = json.dumps(given) if isinstance(given, str | int | float | bool | None) else ""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from effnet.config import FamilyConfig, load_config
 from effnet.errors import ConfigError
-from effnet.values import read_mapping
+from effnet.order import Order
+from effnet.values import FORMS, read_mapping
 from tests.tiny import CONFIG, write_tiny
 
 MISTAKES = [
@@ -24,7 +26,7 @@ MISTAKES = [
     ("phi: [0, 1, 2]", "phi: [0, 2, 1]", "members: phi must rise from member to member"),
     ("phi: [0, 1, 2]", "phi: []", "members.phi"),
     ("crop_area: [0.7, 1.0]", "crop_area: [0.7, 1.5]", "crop_area must rise within 0..1"),
-    ("family: tiny", "family: Tiny Family", "family: string should match pattern"),
+    ("family: tiny", "family: Tiny Family", "family: may have lower-case letters, digits, _ and -"),
     ("family: tiny", "family: tiny\nfamily: other", "key 'family' is given twice"),
     ("family: tiny", "family: [tiny", "line"),
     ("family: tiny\n", "", "family: missing"),
@@ -104,3 +106,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="a pipe, a device or a socket"):
         read_mapping(tmp_path / "a.yaml")
+
+
+def test_patterns_are_told_in_words() -> None:
+    text = "".join(path.read_text() for path in (Path(__file__).parents[1] / "effnet").rglob("*.py"))
+    assert set(re.findall(r'pattern=r"(.+?)"', text)) == set(FORMS)
+    with pytest.raises(ConfigError, match=r'here: runs.0: must be 16 hexadecimal digits \(got "b3"\)'):
+        Order.parse({"name": "x", "action": "train", "runs": ["b3"]}, "here")
