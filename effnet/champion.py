@@ -7,9 +7,9 @@ from typing import NamedTuple
 from effnet.statistics import ALPHA, Hits, difference, mcnemar
 
 RULE = (
-    "a candidate becomes champion if it is right more often than the champion on the same images of today's "
-    "validation split, by more than noise (McNemar's exact test, p at most 0.05); or within noise and it needs fewer "
-    "multiply-adds; but never if it is worse than the best that ever was champion"
+    "a candidate becomes champion if, on the same images of today's validation split, it is right more often than the "
+    "champion by more than noise (McNemar's exact test, p at most 0.05), or if the difference is within noise and it "
+    "needs fewer multiply-adds; but never if it is worse than the best champion so far"
 )
 
 
@@ -53,20 +53,20 @@ def judge(new: Contender, champion: Contender | None, best: Contender | None = N
     if p <= ALPHA and gap.lead < 0:
         return Verdict(False, f"worse: {told}", best.name)
     if _is_worse(new, best):
-        told = f"worse than the best that was champion, {best.name} with {best.top1:.2%}: {told}"
+        told = f"worse than the best champion so far, {best.name} with {best.top1:.2%}: {told}"
         return Verdict(False, told, best.name)
     reference = new.name if new.top1 >= best.top1 else best.name
     if p <= ALPHA:
         return Verdict(True, f"better: {told}", reference)
     if new.macs < champion.macs:
         return Verdict(
-            True, f"as good and cheaper ({new.macs:,} for {champion.macs:,} multiply-adds): {told}", reference
+            True, f"as good and cheaper ({new.macs:,} against {champion.macs:,} multiply-adds): {told}", reference
         )
-    return Verdict(False, f"no better than noise and not cheaper: {told}", best.name)
+    return Verdict(False, f"within noise and not cheaper: {told}", best.name)
 
 
 def _judge_by_best(new: Contender, best: Contender) -> Verdict:
-    told = f"no champion is there; {best.name}, the best that was one, has {best.top1:.2%}, this one {new.top1:.2%}"
+    told = f"there is no champion; {best.name}, the best one so far, has {best.top1:.2%}, this one {new.top1:.2%}"
     if _is_worse(new, best):
         return Verdict(False, f"worse: {told}", best.name)
     return Verdict(True, f"not worse: {told}", new.name if new.top1 >= best.top1 else best.name)

@@ -32,7 +32,7 @@ class SplitHits(Value):
         try:
             base64.b64decode(bits, validate=True)
         except binascii.Error as error:
-            raise ValueError(f"no base64 ({error})") from error
+            raise ValueError(f"not base64 ({error})") from error
         return bits
 
     @classmethod

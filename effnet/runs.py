@@ -44,7 +44,7 @@ class Start(Value):
 
     path: str  # of a weights file; where it lies is not part of a run's key
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    new_head: Annotated[bool, Field(description="draw the classifier anew in any case")] = False
+    new_head: Annotated[bool, Field(description="always start with a new classifier")] = False
 
 
 class RunSpec(Value):
@@ -55,7 +55,7 @@ class RunSpec(Value):
     num_classes: Annotated[int, Field(ge=2, le=1_000_000)]
     recipe: Recipe
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    start: Annotated[Start | None, Field(description="weights to start from; none: drawn from the seed")] = None
+    start: Annotated[Start | None, Field(description="weights to start from; none: initialised from the seed")] = None
 
     def key(self) -> str:
         """Return 16 hex digits that equal specs share; the architecture's name is not part of them."""
@@ -219,7 +219,7 @@ class RunFolder:
         except DataError as error:
             raise ConfigError(str(error)) from error
         if spec is None:
-            raise ConfigError(f"{self.path}: no config.json here; a run folder is made by effnet, or holds one")
+            raise ConfigError(f"{self.path}: no config.json here; a run folder has one, written by effnet or by hand")
         if spec.key() != self.key:
             raise ConfigError(
                 f"{self.config_path}: belongs to run {spec.key()}, not to this folder; the file was changed or moved, "
@@ -240,7 +240,7 @@ class RunFolder:
     def latency_ms(self) -> float:
         """Return latency.json's milliseconds; raise DataError if it is not there or broken."""
         if (latency := read_value(Latency, self.latency_path)) is None:
-            raise DataError(f"{self.latency_path}: no latency here; run the command again")
+            raise DataError(f"{self.latency_path}: missing; run the command again")
         return latency.latency_ms
 
     def latency(self) -> Latency | None:
@@ -257,13 +257,13 @@ class RunFolder:
     def trained(self) -> RunResult:
         """Read result.json of a run that was trained just now; raise DataError if it has gone."""
         if (result := self.result()) is None:
-            raise DataError(f"{self.path}: its result has gone; run the command again")
+            raise DataError(f"{self.path}: its result is missing; run the command again")
         return result
 
     def evaluated(self) -> Evaluation:
         """Read evaluation.json of a run that was evaluated just now; raise DataError if it has gone."""
         if (evaluation := self.evaluation()) is None:
-            raise DataError(f"{self.path}: its evaluation has gone; run the command again")
+            raise DataError(f"{self.path}: its evaluation is missing; run the command again")
         return evaluation
 
     def result(self) -> RunResult | None:

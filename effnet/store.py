@@ -173,7 +173,7 @@ class Store:
             raise ConfigError(f"store {path}: {str(error).lower().rstrip('.')}; write the whole path") from error
         if "?" in str(root):  # in sqlite:///PATH the path ends there: both databases would be one, beside the store
             raise ConfigError(
-                f"store {root}: has a question mark in its path, where an address of a database ends; "
+                f"store {root}: a question mark in its path would end the address of a database; "
                 "name another folder with `store:` in the config or with --store"
             )
         return cls(root)

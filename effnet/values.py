@@ -39,7 +39,9 @@ class Value(BaseModel):
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: holds something other than text, numbers, lists and maps ({error})") from error
         if _ZERO in text and _ZERO in text.replace(r"\\", ""):
-            raise ConfigError(f"{where}: holds text with a zero byte in it, which no name or path has; remove it")
+            raise ConfigError(
+                f"{where}: holds text with a zero byte in it, which no name or path may contain; remove it"
+            )
         try:
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
@@ -57,7 +59,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         content = read_regular(path, MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise ConfigError(
-                f"{path}: larger than {MAX_FILE_BYTES >> 10} KiB, which no configuration is; check the path"
+                f"{path}: larger than {MAX_FILE_BYTES >> 10} KiB, too large for a configuration; check the path"
             )
         text = content.decode("utf-8")
     except OSError as error:
@@ -136,7 +138,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
             parts = [part for pair in node.value for part in pair]
         known[id(node)] = 1 + sum(_size(part, known) for part in parts)
     if known[id(node)] >= MAX_NODES:
-        raise _refused(f"more than {MAX_NODES:,} values, those that aliases repeat counted; too many", node.start_mark)
+        raise _refused(f"more than {MAX_NODES:,} values, counting those that aliases repeat; too many", node.start_mark)
     return known[id(node)]
 
 
@@ -170,9 +172,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
         except (ValueError, OverflowError, KeyError, IndexError, AttributeError, TypeError) as error:
             # What PyYAML's readers of numbers, dates and the like let through: the 99th of a month
-            raise _refused(
-                f"{_shortened(str(node.value))} is no number or date that can be used", node.start_mark
-            ) from error
+            raise _refused(f"{_shortened(str(node.value))} is not a usable number or date", node.start_mark) from error
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -185,7 +185,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _shortened(text: str) -> str:
-    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…' ({len(text):,} letters)"
+    return f"'{text}'" if len(text) <= _SHOWN else f"'{text[:_SHOWN]}…' ({len(text):,} characters)"
 
 
 def _explain_yaml(error: yaml.YAMLError) -> str:
@@ -235,7 +235,7 @@ def _explain_tag(key: str, context: Mapping[str, Any]) -> str:
     """Say which kinds a value of several kinds can have."""
     field, expected = context["discriminator"].strip("'"), context.get("expected_tags", "")
     if "tag" not in context:
-        return f"{key}.{field}: missing; it says what the rest means"
+        return f"{key}.{field}: missing; it says which other keys apply"
     close = difflib.get_close_matches(context["tag"], expected.replace("'", "").split(", "), n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"{key}.{field}: input should be one of {expected} (got {json.dumps(context['tag'])}){hint}"

@@ -125,7 +125,7 @@ def _hits(
     for point, trainings in points:
         kept = [run_hits(training.folder, split) for training in trainings]
         if any(hits is None for hits in kept):
-            raise DataError(f"study {point.architecture.name}: its hits have gone; run the command again")
+            raise DataError(f"study {point.architecture.name}: its hits are missing; run the command again")
         found[point.strategy, point.factor] = np.array(kept)
     return found
 

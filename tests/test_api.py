@@ -86,14 +86,14 @@ def test_the_documents_python_runs(tmp_path: Path) -> None:
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
-    "no classes": (lambda: effnet.build(B0, 0), "num_classes must be a whole number from 1 up (got 0)"),
-    "half a class": (lambda: effnet.build(B0, 2.5), "from 1 up (got 2.5)"),
+    "no classes": (lambda: effnet.build(B0, 0), "num_classes must be a whole number of at least 1 (got 0)"),
+    "half a class": (lambda: effnet.build(B0, 2.5), "at least 1 (got 2.5)"),
     "no classes to count": (lambda: effnet.count(B0, 0), "num_classes must be"),
     "no classes to load": (lambda: effnet.load("none", B0, num_classes=0), "num_classes must be"),
     "built by name": (lambda: effnet.build("efficientnet_b0"), "(got 'efficientnet_b0')"),
     "counted by name": (lambda: effnet.count("efficientnet_b0"), "zoo.get('efficientnet_b0')"),
-    "scaled by name": (lambda: effnet.scale("efficientnet_b0", (1, 1, 1)), "no Architecture"),
-    "loaded by name": (lambda: effnet.load("none", "efficientnet_b0"), "no Architecture"),
+    "scaled by name": (lambda: effnet.scale("efficientnet_b0", (1, 1, 1)), "expected an Architecture"),
+    "loaded by name": (lambda: effnet.load("none", "efficientnet_b0"), "expected an Architecture"),
     "two multipliers": (lambda: effnet.scale(B0, (1.2, 1.1)), "depth, width, resolution (got (1.2, 1.1))"),
     "one multiplier": (lambda: effnet.scale(B0, 2.0), "three numbers: depth, width, resolution (got 2.0)"),
     "text": (lambda: effnet.scale(B0, ("1", 1, 1)), "three numbers"),

@@ -21,11 +21,11 @@ OLD = contender(9000)
     [
         (contender(9500, 2000), True, "better"),
         (contender(9006, 2000), True, "better"),  # six images more and none less: p 0.03
-        (contender(9005, 2000), False, "no better than noise"),  # five: p 0.06
+        (contender(9005, 2000), False, "within noise and not cheaper"),  # five: p 0.06
         (contender(8995, 999), True, "cheaper"),
         (contender(8994, 999), False, "worse"),
         (contender(8500, 1), False, "worse"),
-        (OLD, False, "no better"),
+        (OLD, False, "within noise and not cheaper"),
     ],
 )
 def test_gate(new: Contender, takes_over: bool, word: str) -> None:
@@ -55,7 +55,7 @@ def test_where_the_champion_was_taken_away_the_best_counts_still() -> None:
     assert worse.best == OLD.name
     assert judge(contender(8995, name="2"), None, OLD) == (
         True,
-        "not worse: no champion is there; 1, the best that was one, has 90.00%, this one 89.95%",
+        "not worse: there is no champion; 1, the best one so far, has 90.00%, this one 89.95%",
         OLD.name,
     )
     assert judge(contender(9500, name="2"), None, OLD).best == "2"
@@ -70,7 +70,7 @@ def test_cheaper_and_cheaper_does_not_go_down_and_down() -> None:
         if verdict.takes_over:
             champion = new
         else:
-            assert "worse than the best that was champion, 0 with 90.00%" in verdict.reason
+            assert "worse than the best champion so far, 0 with 90.00%" in verdict.reason
     assert champion.name == "1"  # one step, and no further
 
 
@@ -87,4 +87,4 @@ def test_better_than_the_champion_is_not_enough_if_a_better_one_was_there() -> N
     by_hand = contender(6000, name="2")  # an alias set by hand, to a poor one
     verdict = judge(contender(7000, name="3"), by_hand, contender(8000, name="1"))
     assert not verdict.takes_over
-    assert verdict.reason.startswith("worse than the best that was champion, 1 with 80.00%")
+    assert verdict.reason.startswith("worse than the best champion so far, 1 with 80.00%")

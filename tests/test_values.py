@@ -88,9 +88,9 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
     [
         (BOMB, "more than 20,000 values"),  # 10^9 of them, in 400 bytes
         ("a: &a [*a]", "more than 20,000 values"),
-        ("a: " + "9" * 5000, "'9+…' \\(5,000 letters\\) is no number"),
-        ("a: " + "1:" * 50_000 + "1", "is no number"),
-        ("a: 2001-99-99", "'2001-99-99' is no number or date"),
+        ("a: " + "9" * 5000, "'9+…' \\(5,000 characters\\) is not a usable number"),
+        ("a: " + "1:" * 50_000 + "1", "is not a usable number"),
+        ("a: 2001-99-99", "'2001-99-99' is not a usable number or date"),
         ("a: " + "[" * 100_000, "more than 50 levels"),
         ("x" * (1 << 19), "larger than 256 KiB"),
         ('family: "a\\0b"', "a zero byte"),

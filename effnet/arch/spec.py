@@ -60,7 +60,9 @@ class Stage(Value):
         if self.block != "mbconv" and self.se_ratio:
             raise ValueError(f"se_ratio: a {self.block} block has no squeeze-and-excitation; only mbconv has")
         if self.block == "separable" and self.expand_ratio != 1:
-            raise ValueError(f"expand_ratio: a separable block expands nothing (got {self.expand_ratio})")
+            raise ValueError(
+                f"expand_ratio: must be 1 in a separable block, which has no expansion (got {self.expand_ratio})"
+            )
         if self.block == "bottleneck" and self.channels % self.expand_ratio:
             raise ValueError(f"a bottleneck's channels ({self.channels}) must be a multiple of its expand_ratio")
         return self
@@ -125,7 +127,7 @@ class Architecture(Value):
         if self.resolution < self.total_stride:
             raise ValueError(
                 f"resolution {self.resolution} is below the network's total stride {self.total_stride}; "
-                "raise it or ease the strides"
+                "raise it or lower the strides"
             )
         return self
 
@@ -192,14 +194,15 @@ def check_architecture(given: object) -> None:
     """Raise ConfigError in one line if a caller passed something other than an Architecture."""
     if not isinstance(given, Architecture):
         raise ConfigError(
-            f"no Architecture, such as zoo.get('efficientnet_b0') or Architecture.load(path) gives (got {given!r:.50})"
+            "expected an Architecture, as zoo.get('efficientnet_b0') or Architecture.load(path) returns "
+            f"(got {given!r:.50})"
         )
 
 
 def check_classes(num_classes: object) -> None:
     """Raise ConfigError in one line if `num_classes` is not a valid number of classes."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 1:
-        raise ConfigError(f"num_classes must be a whole number from 1 up (got {num_classes!r:.60})")
+        raise ConfigError(f"num_classes must be a whole number of at least 1 (got {num_classes!r:.60})")
 
 
 def out_size(size: int, stride: int) -> int:

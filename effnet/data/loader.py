@@ -96,7 +96,7 @@ class Loader:
         self._decoded = DecodedCache.open(cache, f"{folder.name}-{split}", self.index) if cache else None
         if train and len(self.index) < batch_size:
             raise DataError(
-                f"{folder}: the {split} split holds {len(self.index)} images, less than one batch of {batch_size}; "
+                f"{folder}: the {split} split holds {len(self.index)} images, fewer than one batch of {batch_size}; "
                 "lower recipe.batch_size"
             )
 

@@ -113,4 +113,4 @@ def _listed(path: Path) -> tuple[str, ...] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no list of classes here ({error}); remove it, or make the folder anew") from error
+        raise DataError(f"{path}: not a list of classes ({error}); remove it, or create the folder again") from error

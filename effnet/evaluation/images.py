@@ -20,7 +20,7 @@ from effnet.data.images.intake import BadImage, prepare
 from effnet.errors import ConfigError, DataError
 
 COLUMN = "image"  # of a table, unless it has only one
-_EXPECTED = "expected a file's bytes, these as base64 text, or pixels, (height, width) or (height, width, 1, 3 or 4)"
+_EXPECTED = "expected a file's bytes, its base64 text, or pixels of shape (height, width) or (height, width, 1, 3 or 4)"
 
 
 def pixels_of(images: Any) -> list[Pixels]:
@@ -43,7 +43,7 @@ def _items(images: Any) -> Iterator[Any]:
         name = COLUMN if COLUMN in images else next(iter(images), COLUMN)
         if len(images) != 1 and name != COLUMN:
             raise ConfigError(
-                f"a table with the columns {', '.join(map(str, images))}: call that of the images '{COLUMN}'"
+                f"a table with the columns {', '.join(map(str, images))}: rename the one with the images to '{COLUMN}'"
             )
         return _items(images[name]) if images else iter(())
     if isinstance(images, bytes | bytearray | str):
@@ -62,7 +62,7 @@ def _pixels(image: Any, where: str) -> Pixels:
         try:
             image = base64.b64decode(image.partition("base64,")[2] or image, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise ConfigError(f"{where}: text that is no base64 of an image file ({error})") from error
+            raise ConfigError(f"{where}: text that is not an image file in base64 ({error})") from error
     if isinstance(image, bytes | bytearray | memoryview):
         return _decoded(bytes(image), where)
     if isinstance(image, Mapping) and isinstance(image.get("b64"), str):  # as TensorFlow Serving has it
@@ -101,8 +101,8 @@ def _eight_bit(pixels: NDArray[Any], where: str) -> Pixels:
     if pixels.dtype != np.uint8:
         if not np.issubdtype(pixels.dtype, np.integer) or pixels.min() < 0 or pixels.max() > 255:
             raise ConfigError(
-                f"{where}: expected whole numbers of 0 to 255 (uint8), or uint16 of 0 to 65535, got {pixels.dtype} of "
-                f"{_range(pixels)}"
+                f"{where}: expected whole numbers from 0 to 255 (uint8) or from 0 to 65535 (uint16), got "
+                f"{pixels.dtype} of {_range(pixels)}"
             )
         return pixels.astype(np.uint8)
     return pixels

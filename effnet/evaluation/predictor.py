@@ -53,7 +53,7 @@ class Predictor:
         """
         top = (params or {}).get("top", DEFAULT_TOP)
         if not isinstance(top, int | np.integer) or top < 1:
-            raise ConfigError(f"top: expected a whole number from 1 up, got {top!r}")
+            raise ConfigError(f"top: expected a whole number of at least 1, got {top!r}")
         top = min(int(top), len(self.class_names))
         return [self._say(row, top) for row in self.probabilities(images)]
 
@@ -94,7 +94,7 @@ def load_predictor(folder: Path) -> Predictor:
         class_names, padding = [str(name) for name in content["classes"]], content["crop_padding"]
         padding = None if padding is None else int(padding)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / CLASSES}: no class names here ({error})") from error
+        raise DataError(f"{folder / CLASSES}: not a list of class names ({error})") from error
     return Predictor(load_model(folder, len(class_names)), class_names, padding)
 
 

@@ -105,7 +105,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     except pickle.UnpicklingError as error:
         raise DataError(
-            f"{path}: holds objects other than tensors, or is no weights file; only tensors are read, code is never run"
+            f"{path}: holds objects other than tensors, or is not a weights file; only tensors are read, code is never "
+            "run"
         ) from error
     except Exception as error:  # broken bytes make the readers raise a dozen kinds of errors
         if not (isinstance(error, MemoryError) and path.stat().st_size < psutil.virtual_memory().available):
@@ -125,7 +126,9 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
             parts = archive.infolist()
             packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
             if packed or sum(part.file_size for part in parts) > path.stat().st_size:
-                raise DataError(f"{path}: packed, or its parts overlap, which torch.save does not do; refused")
+                raise DataError(
+                    f"{path}: compressed, or with overlapping parts, which torch.save never writes; refused"
+                )
             if broken := archive.testzip():
                 raise DataError(f"{path}: '{broken}' in it does not match its checksum; get it again")
     except DataError:
@@ -141,12 +144,12 @@ def _unwrap(data: Any, path: Path) -> dict[str, Tensor]:
             data = data[wrapper]
             break
     if not isinstance(data, Mapping) or not data:
-        raise DataError(f"{path}: holds no tensors by name; expected a state dict")
+        raise DataError(f"{path}: holds no named tensors; expected a state dict")
     for name, value in data.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise DataError(f"{path}: '{name}' is no tensor; expected a state dict of tensors alone")
+            raise DataError(f"{path}: '{name}' is not a tensor; expected a state dict of tensors only")
         if value.layout is not torch.strided or value.device.type != "cpu" or _stretched(value):
-            raise DataError(f"{path}: '{name}' is no plain tensor with all its numbers; expected a state dict of such")
+            raise DataError(f"{path}: '{name}' is not a plain tensor with all its data; expected a state dict of those")
     tensors = dict(data)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
@@ -175,7 +178,7 @@ def _wanted(arch: Architecture, naming: str, tensors: Mapping[str, Tensor], path
     hits, best = max(candidates, key=lambda candidate: candidate[0])
     if not hits:
         raise DataError(
-            f"{path}: no tensor is called as in {', '.join(theirs.naming for _, theirs in candidates)}; "
+            f"{path}: no tensor has a name used by {', '.join(theirs.naming for _, theirs in candidates)}; "
             f"the first is '{next(iter(tensors))}'"
         )
     return best

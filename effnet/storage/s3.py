@@ -94,7 +94,7 @@ class S3Folder:
             _whole(answer, "ContentRange" if asked else "ETag")
             data: bytes = answer["Body"].read()
             if len(data) != answer["ContentLength"] or (length is not None and len(data) != length):
-                raise _BrokenBodyError(f"{len(data)} bytes came")
+                raise _BrokenBodyError(f"received {len(data)} bytes")
             if not asked:
                 _check_crc(zlib.crc32(data), answer["Metadata"])
             return data
@@ -148,7 +148,7 @@ class S3Folder:
                 raise error.__context__ or error from error
             head = self._head(name)
             if head["ContentLength"] != path.stat().st_size or head["Metadata"].get(_CRC) != f"{crc:08x}":
-                raise _BrokenBodyError("what is there is not what was sent")
+                raise _BrokenBodyError("what was stored is not what was sent")
 
         self._patient(run, f"{self.url}/{name}")
 
@@ -164,7 +164,7 @@ class S3Folder:
                 return
             except _BrokenBodyError as error:  # flipped on the way, or replaced by a new version
                 if attempt == ATTEMPTS - 1:
-                    raise DataError(f"{where}: does not arrive whole ({error}), tried {ATTEMPTS} times") from error
+                    raise DataError(f"{where}: did not arrive intact in {ATTEMPTS} attempts ({error})") from error
                 _pause(attempt)
 
     def delete(self, names: Sequence[str]) -> None:
@@ -220,7 +220,7 @@ class S3Folder:
                     )
                     data = _whole(answer, "ContentRange")["Body"].read()
                     if len(data) != length:
-                        raise _BrokenBodyError(f"{len(data)} of {length} bytes came")
+                        raise _BrokenBodyError(f"received {len(data)} of {length} bytes")
                     os.pwrite(file.fileno(), data, start)
 
                 try:

@@ -41,7 +41,7 @@ def launch(order: Order) -> None:
         elastic_launch(_config(order), sys.executable)(*arguments)
     except (DistError, RendezvousError) as error:
         raise StoppedError(
-            f"{run}: its processes did not meet ({type(error).__name__}: {str(error)[:120]}); start it again"
+            f"{run}: its processes did not find each other ({type(error).__name__}: {str(error)[:120]}); start it again"
         ) from error
     except SignalException as error:
         raise StoppedError(f"{run}: stopped by {signal.Signals(error.sigval).name}") from error

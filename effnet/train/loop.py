@@ -125,7 +125,7 @@ def _train(
         if world.is_leader:
             _finish(training)
         if (result := _result(folder, world)) is None:
-            raise DataError(f"{folder.result_path}: has gone; run the command again")
+            raise DataError(f"{folder.result_path}: missing; run the command again")
         return result
     finally:
         training.train_loader.close()
@@ -158,7 +158,7 @@ def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
     training.clock.begin()
     first_step = progress.step
     batches = training.clock.waiting(training.train_loader.epoch(epoch, first_step % steps, now.resolution))
-    with _given_up(training, stop, "the step in progress is done again"):
+    with _given_up(training, stop, "the step in progress will be repeated"):
         for batch in batches:
             take_step(training, batch, now)
             if progress.step % steps == 0:
@@ -198,7 +198,7 @@ def _given_up(training: TrainingState, stop: Stop, lost: str) -> Iterator[None]:
         raise StoppedError(f"{_stopped(training, stop)}; {lost}") from error
     except WaitedError as error:  # for data
         if training.world.size > 1:  # the others wait for this rank
-            raise StoppedError(f"{_stopped(training, stop)}; it goes on from its last checkpoint") from error
+            raise StoppedError(f"{_stopped(training, stop)}; it will resume from its last checkpoint") from error
         save(training)
         raise StoppedError(f"{_stopped(training, stop)}, while it waited for data; nothing is lost") from error
 
@@ -224,7 +224,7 @@ def _look_often(training: TrainingState, stop: Stop) -> None:
 def _judge(training: TrainingState, epoch: int, usage: Mapping[str, float], stop: Stop) -> None:
     """End an epoch (counted from 0); if that is given up midway, it is done again later."""
     training.progress.unjudged = dict(usage)
-    with _given_up(training, stop, f"epoch {epoch + 1} is judged again"):
+    with _given_up(training, stop, f"epoch {epoch + 1} will be evaluated again"):
         _end_epoch(training, epoch, usage)
 
 
@@ -280,7 +280,7 @@ def _finish(training: TrainingState) -> None:
     folder, spec, progress = training.folder, training.spec, training.progress
     if not math.isfinite(progress.best[2]):  # which result.json could not hold
         raise RunFailedError(
-            f"run {folder.key}: the loss on minival is no number in the best epoch, {progress.best_epoch}; "
+            f"run {folder.key}: the loss on minival is not a number in the best epoch, {progress.best_epoch}; "
             "lower recipe.learning_rate"
         )
     best = folder.checkpoints / f"step-{progress.best_step}"

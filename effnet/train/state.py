@@ -167,8 +167,8 @@ def _check(folder: RunFolder, spec: RunSpec, dataset: Path, world: World) -> Non
         )
     if spec.recipe.batch_size < world.size:
         raise ConfigError(
-            f"{folder.config_path}: recipe.batch_size {spec.recipe.batch_size} is less than an image for each of "
-            f"{world.size} ranks"
+            f"{folder.config_path}: recipe.batch_size {spec.recipe.batch_size} is less than one image for each of "
+            f"the {world.size} ranks"
         )
 
 
@@ -276,5 +276,5 @@ def resume(training: TrainingState) -> None:
     now = environment(training)
     if changed := [f"{name} {before.get(name)} -> {now[name]}" for name in now if now[name] != before.get(name)]:
         training.warn(
-            f"goes on from {folder.name} with {', '.join(changed)}: the weights will not be the same to the bit"
+            f"resumes from {folder.name} with {', '.join(changed)}: the weights will not be the same to the bit"
         )

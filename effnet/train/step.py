@@ -40,7 +40,9 @@ def take_step(training: TrainingState, batch: Batch, stage: Stage) -> None:
             if training.micro_batch <= 1 or training.world.size > 1:
                 raise  # ranks would no longer agree on how often their batch norms meet
             training.micro_batch = -(-min(training.micro_batch, len(labels)) // 2)
-            training.warn(f"out of memory: {training.micro_batch} images at a time from here on, the batch stays")
+            training.warn(
+                f"out of memory: {training.micro_batch} images at a time from now on; the batch size stays the same"
+            )
     training.loss_sum += loss_sum
     training.optimizer.step(
         learning_rate(recipe, step, training.steps_per_epoch),

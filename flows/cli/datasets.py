@@ -16,10 +16,10 @@ from flows.cli.find import CONFIG, open_store
 @CONFIG
 @options.STORE
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads that write shards.  [default: one per core]")
-@click.option("--to", help="Copy it there as well while it is written: s3://bucket/prefix, or a folder.")
+@click.option("--to", help="Also copy it there while it is written: s3://bucket/prefix, or a folder.")
 @options.JSON
 def shard(config: Path, store: Path | None, workers: int | None, to: str | None, as_json: bool) -> None:
-    """Write the dataset of CONFIG as shards, or find it; killed and run again it goes on."""
+    """Write the dataset of CONFIG as shards, unless it is there already; if killed, run it again to resume."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -46,7 +46,7 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
         click.echo(json.dumps(data, indent=2))
         return
     counts = ", ".join(f"{split} {number:,}" for split, number in manifest.samples.items())
-    click.echo(f"{folder}: {counts} images of {len(manifest.classes):,} classes{' (was there)' if reused else ''}")
+    click.echo(f"{folder}: {counts} images of {len(manifest.classes):,} classes{' (already there)' if reused else ''}")
     for action, number in manifest.actions.items():
         if action != "kept":
             click.echo(f"  encoded again ({action}): {number:,}")
@@ -67,7 +67,7 @@ def verify(dataset: str) -> None:
 
 @click.group()
 def data() -> None:
-    """Look into datasets."""
+    """Inspect datasets."""
 
 
 @data.command("report")

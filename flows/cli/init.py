@@ -23,8 +23,8 @@ OWN = "photos"  # the config for a folder of one's own images
 def init(name: str) -> None:
     """Write NAME.yaml, a config to edit, and its baseline's architecture file into this folder.
 
-    NAME is your family's, for a folder of your own images, or that of a config that comes with effnet (`digits`,
-    `imagenet`, ...). Nothing that is here is written over.
+    NAME is the name of your family, to train on a folder of your own images, or of a config that comes with effnet
+    (`digits`, `imagenet`, ...). Existing files are never overwritten.
     """
     from effnet.store import create
 
@@ -33,10 +33,10 @@ def init(name: str) -> None:
     config = Path(f"{name}.yaml")
     wanted = {Path(file): (CONFIGS / file).read_bytes() for file in files} | {config: text.encode()}
     if os.path.lexists(config):
-        raise ConfigError(f"{config}: is here already, and stays as it is; give another name, or move it away")
+        raise ConfigError(f"{config}: already exists and was left unchanged; give another name, or move it away")
     for path, content in wanted.items():
         if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == content):
-            raise ConfigError(f"{path}: is here already, with other content, and stays as it is; move it away")
+            raise ConfigError(f"{path}: already exists with other content and was left unchanged; move it away")
     try:
         for path, content in wanted.items():
             if create(path, content):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnet.plan import Speed, StagePrice
 
 _CLASSES = click.option(
-    "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Of the classifier."
+    "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Classes of the network."
 )
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
@@ -40,7 +40,7 @@ class Amount(click.ParamType[int]):
         except (ValueError, KeyError, OverflowError):
             amount = 0
         if amount < 1:
-            self.fail(f"'{value}' is no number above 0; write 600M or 1.5G", param, ctx)
+            self.fail(f"'{value}' is not a number above 0; write 600M or 1.5G", param, ctx)
         return amount
 
 
@@ -83,10 +83,16 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @click.option("--max-macs", type=Amount(), help="Find the largest member within these multiply-adds, e.g. 1.5G.")
 @click.option("--max-params", type=Amount(), help="... within these parameters, e.g. 10M.")
 @click.option("--max-activations", type=Amount(), help="... within these activations, e.g. 20M.")
-@click.option("--num-classes", type=click.IntRange(1), help="Of the classifier.  [default: the config's data, or 1000]")
-@click.option("--images", type=Amount(), help="In the training split.  [default: of the dataset, if it is there]")
 @click.option(
-    "--macs-per-second", type=Amount(), help="What your device trains.  [default: measured here; of a pool: an A100's]"
+    "--num-classes", type=click.IntRange(1), help="Classes of the network.  [default: those of the config, or 1000]"
+)
+@click.option(
+    "--images", type=Amount(), help="Images in the training split.  [default: those of the dataset, if it is there]"
+)
+@click.option(
+    "--macs-per-second",
+    type=Amount(),
+    help="Training speed of your device.  [default: measured here; for a work pool, an A100's]",
 )
 @options.JSON
 def plan(
@@ -179,7 +185,7 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
     click.echo(f"α {alpha:g}, β {beta:g}, γ {gamma:g} (from {family.origin}); × is times {family.baseline.name}")
     click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'×':>8}{'MACs':>18}{'×':>8}{'activations':>15}")
     for row in rows:
-        same = f"   the same network as {row.same_as}, by rounding" if row.same_as else ""
+        same = f"   the same network as {row.same_as} after rounding" if row.same_as else ""
         click.echo(
             f"{row.name:4}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
             f"{row.macs:18,}{row.macs_ratio:8.2f}{row.activations:15,}{same}"
@@ -212,7 +218,7 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
         return steady(macs_per_second, "your device, as stated")
     compute = family.settings.compute
     if isinstance(compute, PoolCompute):
-        return steady(A100_MACS, f"an A100 with B0 (what work pool '{compute.work_pool}' has: --macs-per-second)")
+        return steady(A100_MACS, f"an A100 with B0 (for work pool '{compute.work_pool}', give --macs-per-second)")
     from effnet.train.speed import measure_speed
 
     networks = [family.baseline, *(member.architecture for member in members)]
@@ -222,7 +228,8 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
 def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
     if not speed:
         click.echo(
-            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or state --images, those to train on"
+            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
+            "training images (--images)"
         )
         return
     from effnet.config import LocalCompute
@@ -234,7 +241,7 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
     click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
     for stage in stages:
         click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
-    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, and nothing else beside them")
+    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
     if isinstance(settings.compute, LocalCompute) and (number := slots(settings.compute)) > 1:
         click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
     for stage in stages:

@@ -34,11 +34,13 @@ _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
     envvar="EFFNET_CRASHED_AFTER",
     help="Seconds without a heartbeat after which a run counts as crashed.  [default: 1800 and three beats]",
 )
-@click.option("--home", help="Folder that flows start in, where they run.  [default: --project, else here]")
+@click.option(
+    "--home", help="Folder that flows start in, on the machine that runs them.  [default: --project, else here]"
+)
 @click.option(
     "--project",
     type=click.Path(path_type=Path),
-    help="Folder with prefect.yaml and infra/prefect.  [default: here if they are, else those that come with effnet]",
+    help="Folder with prefect.yaml and infra/prefect.  [default: this one if it has them, else those of effnet]",
 )
 @options.JSON
 def deploy(

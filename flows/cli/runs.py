@@ -23,8 +23,8 @@ KINDS = [stage.value for stage in Stage]
 
 
 @click.command()
-@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
-@click.option("--family", help="Only of this family.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only runs of this kind.")
+@click.option("--family", help="Only runs of this family.")
 @options.HOME
 @options.JSON
 def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> None:
@@ -83,7 +83,7 @@ def show(run: str, store: Path, as_json: bool) -> None:
 @options.HOME
 @options.JSON
 def compare(runs: tuple[str, ...], store: Path, as_json: bool) -> None:
-    """Show in what RUNS differ, settings and results side by side."""
+    """Show how RUNS differ, settings and results side by side."""
     folders = [find_run(run, store) for run in runs]
     if len(folders) < 2:
         raise ConfigError("compare: give at least two runs")

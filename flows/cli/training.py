@@ -31,7 +31,7 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 @click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
 @options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
-@click.option("--new-head", is_flag=True, help="Draw the classifier anew even if the number of classes is the same.")
+@click.option("--new-head", is_flag=True, help="Start with a new classifier even if the number of classes is the same.")
 @click.option(
     "--ranks", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train together."
 )
@@ -39,7 +39,7 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 def train(
     config: Path, member: str, store: Path | None, start_from: str | None, new_head: bool, ranks: int, as_json: bool
 ) -> None:
-    """Train and evaluate one member of CONFIG's family, without the rest. Run again to go on."""
+    """Train and evaluate one member of CONFIG's family, without the rest. Run it again to resume."""
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
@@ -77,7 +77,7 @@ def train(
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the run's own]")
 @click.option("--split", type=click.Choice(["val", "minival", "train"]), default="val", show_default=True)
 @_WEIGHTS
-@click.option("--crop-padding", type=click.IntRange(0), help="Of the crop.  [default: as trained]")
+@click.option("--crop-padding", type=click.IntRange(0), help="Padding of the crop.  [default: as trained]")
 @click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
 @options.HOME
 @options.JSON
@@ -160,7 +160,7 @@ def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str
 @click.option("--to", help="MLflow tracking URI.  [default: the store's own]")
 @options.HOME
 def sync(to: str | None, store: Path) -> None:
-    """Send to MLflow what it does not have yet of the store's runs: after an outage, or to another server."""
+    """Send MLflow the store's runs that it does not have yet: after an outage, or to another server."""
     from effnet.store import Store
     from tasks.records.sync import sync as send
     from tasks.servers.local import mlflow_uri
@@ -171,7 +171,7 @@ def sync(to: str | None, store: Path) -> None:
         raise ConfigError(f"{store}: no store here; name it with --store")
     settle(root, lambda line: click.echo(f"effnet: {line}", err=True))
     sent = send(root, to or mlflow_uri(root.root), lambda line: click.echo(f"effnet: {line}", err=True))
-    left_out = f", {sent.unnamed} that no family made left out" if sent.unnamed else ""
+    left_out = f", {sent.unnamed} left out (made by no family)" if sent.unnamed else ""
     click.echo(f"{sent.runs} runs are in MLflow{left_out}")
     if sent.failed:
         raise RunFailedError(f"{sent.failed} runs could not be sent; run the command again when MLflow is back")
@@ -301,11 +301,11 @@ def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("order", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Folder of the runs, instead of the order's.")
-@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Of each of its processes.")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of each process.")
 def job(order: Path, store: Path | None, threads: int) -> None:
     """Carry out ORDER, a JSON file, without Prefect: what one child process does, for any scheduler.
 
-    Exit codes are those of `effnet`; SIGTERM stops a training with a checkpoint, and the same command goes on.
+    Exit codes are those of `effnet`; SIGTERM stops a training with a checkpoint, and the same command resumes it.
     """
     from effnet.child import read_order
 

@@ -174,7 +174,7 @@ def _supervise(job: Job, compute: LocalCompute, slot: int, stop: threading.Event
         if code is not None:
             child = _start_again(child, code, compute, watch.warn)
     _stop(child, watch.warn)
-    raise StoppedError(f"{job.name}: stopped, with what it did saved")
+    raise StoppedError(f"{job.name}: stopped, with its progress saved")
 
 
 _servers: dict[int, ForkServer] = {}  # by number of threads; shared by all stages of a flow
@@ -230,17 +230,17 @@ def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable
     """Restart a child that was killed or found its run held by another process; raise if that is not allowed."""
     now = time.monotonic()
     if code < 0 and not child.job.alone:
-        raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines start again together")
+        raise StoppedError(f"{child.job.name}: killed by {_signal_name(code)}; its machines will be restarted together")
     if code == BusyError.exit_code and now - (child.busy_since or now) < BUSY_SECONDS:
         again = _start(child.job, compute, child.slot)
         again.busy_since, again.attempt = child.busy_since or now, child.attempt
         return again
     if code < 0 and child.attempt < ATTEMPTS:
-        warn(f"{child.job.name}: killed by {_signal_name(code)}; started again, it goes on from its last checkpoint")
+        warn(f"{child.job.name}: killed by {_signal_name(code)}; restarted from its last checkpoint")
         again = _start(child.job, compute, child.slot)
         again.attempt = child.attempt + 1
         return again
-    told = next(reversed(child.lines()), "it said nothing")
+    told = next(reversed(child.lines()), "it printed nothing")
     if code == MachineError.exit_code and child.job.alone and child.attempt < MACHINE_ATTEMPTS:
         warn(f"{child.job.name}: {told}; started once more here")
         again = _start(child.job, compute, child.slot)
@@ -252,7 +252,7 @@ def _start_again(child: _Child, code: int, compute: LocalCompute, warn: Callable
     where = f"its output is in {child.job.log}"
     if code in _KILLED:
         raise MachineError(
-            f"{child.job.name}: {how} on machine {machine.name()}, as a machine does that runs out of memory; {where}; "
+            f"{child.job.name}: {how} on machine {machine.name()}, which probably ran out of memory; {where}; "
             "run it again with fewer at a time (compute.parallel), or on another machine"
         )
     raise RunFailedError(f"{child.job.name}: {how} ({told}); {where}; run the command again")
@@ -272,7 +272,7 @@ def _stop(child: _Child, warn: Callable[[str], None]) -> None:
         child.process.wait(GRACE_SECONDS)
         warn(
             f"{child.job.name}: did not stop in {GRACE_SECONDS:.0f} s and was killed; what it did since its last "
-            "checkpoint is done again"
+            "checkpoint will be repeated"
         )
     else:
         if code == StoppedError.exit_code and (lines := child.lines()):

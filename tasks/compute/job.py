@@ -100,7 +100,7 @@ def _rendezvous(job: PoolJob, name: str, exchange: Exchange, patient: Patience) 
     while (address := patient(lambda: exchange.latest(f"{job.first}.rendezvous"))) is None:
         interrupt.check()
         if time.monotonic() > deadline:
-            raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} did not come; start it again")
+            raise StoppedError(f"{job.orders[0].name}: machine 0 of {job.machines} never joined; start it again")
         time.sleep(1)
     return Rendezvous(address=address, machine=job.machine)
 
@@ -118,7 +118,7 @@ def _own_address() -> str:
             probe.connect((server, 9))  # sends nothing: it only looks up the route
             return f"{probe.getsockname()[0]}:{port}"
     except OSError as error:
-        raise ConfigError(f"no way from {os.uname().nodename} to {server} ({error}); set {ADDRESS}") from error
+        raise ConfigError(f"cannot reach {server} from {os.uname().nodename} ({error}); set {ADDRESS}") from error
 
 
 @contextmanager

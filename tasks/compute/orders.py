@@ -15,16 +15,18 @@ BEAT_SECONDS = 5.0  # between a job's heartbeats, and between checks for news
 class PoolJob(Value):
     """A job: the flow's only parameter."""
 
-    place: Annotated[str, Field(min_length=1, description="the store that is shared, or the exchange")]
+    place: Annotated[str, Field(min_length=1, description="the shared store, or the exchange")]
     shared: Annotated[bool, Field(description="whether the place is the store itself")]
     orders: Annotated[tuple[Order, ...], Field(min_length=1)]
     parallel: Annotated[int, Field(ge=0, le=256, description="orders at a time; 0: one per core")] = 0
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each child process")] = 1
-    gpus: Annotated[int, Field(ge=0, le=64, description="that must be found, or the job fails at once")] = 0
+    gpus: Annotated[
+        int, Field(ge=0, le=64, description="GPUs that the machine must have, or the job fails at once")
+    ] = 0
     machine: Annotated[int, Field(ge=0, description="which of the order's machines this job is")] = 0
-    first: Annotated[str, Field(description="the heartbeat of machine 0, for the others")] = ""
-    cache_bytes: Annotated[int, Field(gt=0, description="of the disk, for fetched shards")] = 100_000_000_000
-    attempt: Annotated[int, Field(ge=1, description="counted from 1; another one is another job")] = 1
+    first: Annotated[str, Field(description="name of machine 0's heartbeat, for the others")] = ""
+    cache_bytes: Annotated[int, Field(gt=0, description="disk space for fetched shards")] = 100_000_000_000
+    attempt: Annotated[int, Field(ge=1, description="counted from 1; each attempt is a job of its own")] = 1
 
     @property
     def machines(self) -> int:

@@ -190,7 +190,7 @@ class _Pool:
             if run.state is not None and run.state.is_final() and not run.state.is_completed():
                 if run.state.is_crashed() and job.machines == 1:  # its own heartbeat may prove that wrong
                     return _Running(job, name, tries, parts, progress=self._progress(job), found=True)
-                self._end(parts, "another machine's part ended before")
+                self._end(parts, "another machine's part ended first")
                 return self._submit(job.model_copy(update={"attempt": job.attempt + 1}), tries)
         return _Running(job, name, tries, parts, progress=self._progress(job))
 
@@ -221,7 +221,7 @@ class _Pool:
         if all(state.is_completed() for state in states):
             if self._is_handed_back(each):
                 return None
-            return self._again(each, "Lost", "it ended well, but its results are not there")
+            return self._again(each, "Lost", "it completed, but its results are missing")
         if bad := [(part, state) for part, state in zip(each.parts, states, strict=True) if _ended_badly(state)]:
             return self._look_at_bad_end(each, bad)
         if any(state.is_running() for state in states):
@@ -241,7 +241,7 @@ class _Pool:
                 if not each.warned and time.monotonic() - each.doubted > DEAD_SECONDS:
                     each.warned = True
                     self._watch.warn(
-                        f"{each.name}: said to have crashed ({bad[0][1].message}), but it lives; waiting for it"
+                        f"{each.name}: reported as crashed ({bad[0][1].message}), but it is alive; waiting for it"
                     )
                 self._follow(each)
                 return each
@@ -249,7 +249,7 @@ class _Pool:
             return None
         self._end(each.parts, "another machine's part ended")
         if any(state.is_cancelled() for _, state in bad):
-            raise StoppedError(f"{each.name}: its job was cancelled; run the command again to go on")
+            raise StoppedError(f"{each.name}: its job was cancelled; run the command again to resume")
         state = min((self._state(part) for part in each.parts), key=_gravity)
         return self._again(each, state.name, state.message or "no reason was given")
 
@@ -278,7 +278,7 @@ class _Pool:
                 f"{each.name}: {reason}, {each.tries} times (work pool {self._compute.work_pool}, last job "
                 f"{each.run}); run the command again"
             )
-        self._watch.warn(f"{each.name}: {name.lower()} ({reason}); started again, it goes on from its last checkpoint")
+        self._watch.warn(f"{each.name}: {name.lower()} ({reason}); restarted from its last checkpoint")
         job = each.job.model_copy(update={"attempt": each.job.attempt + 1})
         return self._submit(job, 1 if further else each.tries + 1)
 
@@ -354,7 +354,7 @@ class _Pool:
         if not each.warned and time.monotonic() - part.heard > UNTAKEN_SECONDS:
             each.warned = True
             self._watch.warn(
-                f"{each.name}: no worker takes it; is one running? prefect worker start --pool "
+                f"{each.name}: no worker has picked it up; is one running? prefect worker start --pool "
                 f"{self._compute.work_pool}"
             )
 
@@ -387,7 +387,7 @@ class _Pool:
         deadline = time.monotonic() + STOP_SECONDS
         try:
             for run in left:
-                self._client.set_flow_run_state(run, Cancelling(message="the family is no longer built"))
+                self._client.set_flow_run_state(run, Cancelling(message="the family is no longer being built"))
             while left and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
                 left = [run for run in left if not self._client.read_flow_run(run).state.is_final()]

@@ -43,7 +43,7 @@ class Breaker:
         """Say whether calls may be made; while they may not, this starts a probe of the server now and then."""
         if self._open and self._answered:
             self._open = self._answered = False
-            self._warn(f"{self._server}: back; what was not sent follows")
+            self._warn(f"{self._server}: back; sending what it missed")
         elif self._open and time.monotonic() > self._retry_at:
             self._put_off()
             threading.Thread(target=self._look, daemon=True, name="probe").start()

@@ -102,10 +102,10 @@ def fetch_registered(uri: str, store: Store) -> Path:
         with _process_uri(address):
             mlflow.artifacts.download_artifacts(version.source, dst_path=str(target), tracking_uri=address)
     except Exception as error:  # MLflow's own kinds, and those of its database and its storage
-        raise ConfigError(f"{uri}: not to be had from MLflow at {address} ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{uri}: cannot be loaded from MLflow at {address} ({str(error).splitlines()[0]})") from error
     if found := next(target.rglob("architecture.json"), None):
         return found.parent
-    raise ConfigError(f"{uri}: holds no model of effnet ({target})")
+    raise ConfigError(f"{uri}: not a model of effnet ({target})")
 
 
 def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
@@ -122,7 +122,7 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
     if current is not None and current.version == found.version:
         return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
     if current is not None and found.tags.get(TOOK_OVER_TAG):  # a person took it down, or a better one did
-        return Registered(name, found.version, False, False, f"was champion until version {current.version} was")
+        return Registered(name, found.version, False, False, f"was champion until version {current.version} took over")
     verdict = _gate(registry, folder, found, current)
     client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
     if verdict.takes_over:
@@ -136,7 +136,7 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
 def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Verdict:
     """Compare a candidate with the current champion, and with the best champion so far, on the candidate's val."""
     if (hits := run_hits(folder, "val")) is None:
-        raise DataError(f"{folder.hits_path}: has gone; run the command again")
+        raise DataError(f"{folder.hits_path}: missing; run the command again")
     new = Contender(str(found.version), hits, folder.trained().macs)
     if current is None:
         return judge(new, None, _best(registry, found.name, found.version))
@@ -189,7 +189,7 @@ def _contender(registry: Registry, version: Any) -> Contender:
         there = _downloaded(registry, version, scratch)
         folder = next((path.parent for path in sorted(there.rglob("architecture.json"))), None)
         if folder is None:
-            raise DataError("it holds no architecture.json, so it is no model of effnet's")
+            raise DataError("it holds no architecture.json, so it is not a model of effnet")
         network = load_model(folder)
         macs = count(network.architecture, network.classifier.out_features).macs
         kept, weights = registry.store.cache / "hits" / f"{version.name}-{version.version}.json", str(version.source)
@@ -214,7 +214,7 @@ def _downloaded(registry: Registry, version: Any, folder: str) -> Path:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"):
             raise
-        raise DataError(f"its files have gone: {str(error).splitlines()[0]}") from error
+        raise DataError(f"its files are missing: {str(error).splitlines()[0]}") from error
 
 
 def _score(registry: Registry, version: Any, folder: Path, network: Network) -> Hits:

@@ -195,8 +195,8 @@ class Tracker:
             final = {"top1": last["minival_top1"], "params": cost.params, "macs": cost.macs}
             final |= {"train_hours": last["seconds"] / 3600} | _latency(folder)
             note = (
-                f"Left after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
-                f"{last['minival_top1']:.2%} on minival: others promised more (successive halving)."
+                f"Stopped after {last['epoch']} of {spec.recipe.epochs} epochs on dataset `{spec.dataset}`, with "
+                f"{last['minival_top1']:.2%} on minival: others were more promising (successive halving)."
             )
             self._end_training(folder.key, final, last["time"], "minival", note)
 

@@ -59,8 +59,8 @@ def deploy(
 
     if not (project / "prefect.yaml").is_file():
         raise ConfigError(
-            f"{project / 'prefect.yaml'}: no such file; name a folder that has it with --project, or none for the one "
-            "that comes with effnet"
+            f"{project / 'prefect.yaml'}: no such file; name a folder that has it with --project, or leave --project "
+            "out to use the one that comes with effnet"
         )
     template = pool_template(project, pool_type, settings)
     with get_client(sync_client=True) as client:
@@ -136,7 +136,7 @@ def _register(project: Path, store: str, home: str) -> None:
     if told := re.search(r"^effnet\.errors\.\w+: (.+)$", done.stderr, re.MULTILINE):  # in a config that it names
         raise ConfigError(told[1])
     lines = (done.stdout + done.stderr).strip().splitlines()
-    raise RunFailedError(f"prefect deploy: {lines[-1].strip() if lines else 'failed without a word'}")
+    raise RunFailedError(f"prefect deploy: {lines[-1].strip() if lines else 'failed without a message'}")
 
 
 def silence(frequencies: Iterable[int]) -> int:
@@ -159,8 +159,8 @@ def _watch(client: Any, deployments: Sequence[Any], crashed_after: int | None) -
     first, *more = client.read_automations_by_name(AUTOMATION) or (None,)
     wanted = AutomationCore(
         name=AUTOMATION,
-        description="No heartbeat for a long time: the process or its machine is gone. Watches the runs of effnet's "
-        "deployments alone. The family goes on where it was when its flow runs again.",
+        description="No heartbeat for a long time: the process or its machine is gone. Watches only the runs of "
+        "effnet's deployments. When its flow runs again, the family resumes where it was.",
         enabled=first.enabled if first else True,
         trigger=trigger,
         actions=[_crash()],

@@ -88,7 +88,7 @@ def _version(name: str, good: Callable[[Version], bool], wanted: str, why: str) 
         return Finding(name, "error", "not installed", f"pip install '{name}'; {wanted} is needed")
     if good(Version(have)):
         return Finding(name, "ok", have)
-    return Finding(name, "error", have, f"install one {wanted}: {why}")
+    return Finding(name, "error", have, f"install {name} {wanted}: {why}")
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
     if whole:
         yield Finding("store", "ok", f"{folder.absolute()}: write, fsync and rename in {seconds * 1000:.1f} ms")
     else:
-        yield Finding("store", "error", f"{folder}: reads back other bytes than were written", "use another disk")
+        yield Finding("store", "error", f"{folder}: what is read back is not what was written", "use another disk")
     free = shutil.disk_usage(folder).free / 1e9
     level: Level = "ok" if free >= MIN_FREE_GB else "warning"
     yield Finding("disk", level, f"{free:.0f} GB free", "" if level == "ok" else f"{MIN_FREE_GB:.0f} GB are advised")
@@ -168,8 +168,8 @@ def _schedules(url: str, login: str) -> Iterator[Finding]:
         yield Finding(
             "schedules",
             "error",
-            f"no run is scheduled of {', '.join(silent)}",
-            "a minute after `effnet deploy` there should be: look into the server's log, and whether its machine has "
+            f"no runs are scheduled for {', '.join(silent)}",
+            "a minute after `effnet deploy` there should be some: check the server's log, and whether its machine has "
             f"sqlalchemy older than {CEILINGS['sqlalchemy'][0]}",
         )
     elif runs:
@@ -234,7 +234,7 @@ def _get(url: str, login: str) -> tuple[int | None, str, float | None]:
 
 def _why(status: int | None, name: str, variables: str) -> str:
     if status in (401, 403):
-        return f"set {variables}; 403 may also be the server's list of allowed hosts"
+        return f"set {variables}; a 403 can also come from the server's list of allowed hosts"
     return f"is the {name} server running, and is the address right?"
 
 

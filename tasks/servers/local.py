@@ -317,7 +317,9 @@ def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
 def _choose_port(kind: Kind, wanted: int | None, say: Callable[[str], None]) -> int:
     if wanted is not None:
         if not _is_free(wanted):
-            raise ConfigError(f"--{kind.name}-port {wanted}: in use; name another port, or none to have one chosen")
+            raise ConfigError(
+                f"--{kind.name}-port {wanted}: in use; name another port, or leave it out to have one chosen"
+            )
         return wanted
     for port in range(kind.port, kind.port + PORTS_TRIED):
         if _is_free(port):
@@ -351,9 +353,9 @@ def _wait_until_healthy(kind: Kind, url: str, pid: int, root: Path, log: str | N
         if not _alive(pid):
             lines = path.read_text(errors="replace").strip().splitlines()
             told = next(
-                (line for line in reversed(lines) if "Errno" in line), (lines or ["it said nothing"])[-1]
+                (line for line in reversed(lines) if "Errno" in line), (lines or ["it printed nothing"])[-1]
             ).strip()
-            raise RunFailedError(f"{kind.title} server: ended at its start ({told}); its output is in {path}")
+            raise RunFailedError(f"{kind.title} server: exited while starting ({told}); its output is in {path}")
         if time.monotonic() > deadline:
             raise RunFailedError(f"{kind.title} server: no answer in {START_SECONDS:.0f} s; its output is in {path}")
         time.sleep(0.1)

@@ -43,7 +43,7 @@ def settle(store: Store, say: Callable[[str], None]) -> None:
                 if database.exists():
                     _mend_database(database, moved)
             _mend_starts(store, moved)
-            say(f"store {root}: was {'copied from' if copied else 'at'} {old}; its addresses are those of here now")
+            say(f"store {root}: was {'copied from' if copied else 'at'} {old}; its addresses now point here")
         publish(root / RECORD, json.dumps({"root": str(root)}).encode())
 
 

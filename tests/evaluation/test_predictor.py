@@ -125,11 +125,11 @@ def test_what_training_accepts_a_model_accepts(predictor: Predictor) -> None:
         (np.zeros((8, 8, 3), np.uint8), "give it as a list"),
         ([np.zeros((8, 8, 3), np.uint8), b"GIF89a?"], "image 1: "),
         ([b""], "image 0: empty"),
-        (["$$"], "image 0: text that is no base64"),
+        (["$$"], "image 0: text that is not an image file in base64"),
         ([[[1, 2], [1]]], "image 0: .* different lengths"),
         ([None], "image 0: expected .* got NoneType"),
         (3, "expected images, got int"),
-        (pd.DataFrame({"a": [1], "b": [2]}), "call that of the images 'image'"),
+        (pd.DataFrame({"a": [1], "b": [2]}), "rename the one with the images to 'image'"),
         ([np.zeros((0, 8, 3), np.uint8)], "image 0: expected"),
         ([[[["a"]]]], "image 0: expected"),
     ],
@@ -150,5 +150,5 @@ def test_saved_and_loaded_it_is_the_same(predictor: Predictor, tmp_path: Path) -
     assert again.predict(image) == predictor.predict(image)
     content = json.loads((tmp_path / "model" / "predictor.json").read_text())
     (tmp_path / "model" / "predictor.json").write_text(json.dumps({"crop_padding": content["crop_padding"]}))
-    with pytest.raises(DataError, match="no class names"):
+    with pytest.raises(DataError, match="not a list of class names"):
         load_predictor(tmp_path / "model")

@@ -73,7 +73,7 @@ def test_every_training_has_its_end_in_mlflow(home: Path) -> None:
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
-    left = [run for run in runs if run.data.tags["mlflow.note.content"].startswith("Left after 1 of 2 epochs")]
+    left = [run for run in runs if run.data.tags["mlflow.note.content"].startswith("Stopped after 1 of 2 epochs")]
     kinds = {run.data.tags["effnet.kind"] for run in left}
     assert kinds == {"search"}  # rungs of the grid have whole schedules of their own
     for run in runs:

@@ -232,7 +232,7 @@ def test_schedule_without_a_run_is_found(deployed: str, tmp_path: Path) -> None:
     environment = {"PREFECT_API_URL": deployed, "PREFECT_API_AUTH_STRING": logins[deployed]}
     done = run_effnet("doctor", "--store", tmp_path, cwd=tmp_path, **environment)  # that server has no scheduler
     assert done.returncode == 70
-    assert "x   schedules   no run is scheduled of build_family/digits (0 3 * * *)  → a minute after" in done.stdout
+    assert "x   schedules   no runs are scheduled for build_family/digits (0 3 * * *)  → a minute after" in done.stdout
 
 
 def test_window_is_as_long_as_servers_are_waited_for_and_three_of_the_slowest_beats() -> None:

@@ -153,7 +153,7 @@ def test_job_that_is_killed_goes_on_from_its_checkpoint(
     watched.run(order)
     killer.join()
     assert watched.done == ["t0"]
-    assert any("started again, it goes on from its last checkpoint" in line for line in watched.warned)
+    assert any("restarted from its last checkpoint" in line for line in watched.warned)
     assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, EPOCHS + 1))
     assert weights(store, order) == reference[1]
 
@@ -221,7 +221,7 @@ def test_two_machines_train_one_network_and_go_on_when_one_of_them_vanishes(
     watched.run(together)
     loser.join()
     assert watched.done == ["t0"]
-    assert any("started again, it goes on from its last checkpoint" in line for line in watched.warned)
+    assert any("restarted from its last checkpoint" in line for line in watched.warned)
     assert all(list(scratch.glob("*/runs/*/config.json")) for scratch in scratches)
     assert folder.trained().environment["ranks"] == "2"
     assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == list(range(1, 9))
@@ -347,7 +347,7 @@ def test_job_that_no_worker_takes_is_told(
             )
     finally:
         interrupt._asked.clear()
-    assert "no worker takes it; is one running? prefect worker start --pool effnet-gpu" in watched.warned[0]
+    assert "no worker has picked it up; is one running? prefect worker start --pool effnet-gpu" in watched.warned[0]
 
 
 def test_job_that_is_wrongly_marked_as_crashed_is_waited_for(
@@ -374,7 +374,7 @@ def test_job_that_is_wrongly_marked_as_crashed_is_waited_for(
     marker.join()
     assert watched.done == ["t0"]
     assert len(jobs(deployed)) == before + 1
-    assert watched.warned in ([], ["t0: said to have crashed (nobody saw it), but it lives; waiting for it"])
+    assert watched.warned in ([], ["t0: reported as crashed (nobody saw it), but it is alive; waiting for it"])
 
 
 def test_run_that_another_process_holds_is_waited_for(

@@ -124,7 +124,7 @@ def test_wrong_bytes_elsewhere_are_not_trained_on(place: str, config: DataConfig
     data = bytearray(folder.read(name))
     data[4 * 512] ^= 1  # in the first image: behind its label, and a header for each
     folder.put(name, bytes(data))
-    with pytest.raises(DataError, match=rf"{name}: not the bytes that its manifest names"):
+    with pytest.raises(DataError, match=rf"{name}: does not match its checksum in the manifest"):
         epoch(tmp_path / "there" / manifest.digest)
     problems = verify(place)
     assert len(problems) == 1

@@ -104,10 +104,10 @@ def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: Ru
 @pytest.mark.parametrize(
     ("looks", "told"),
     [
-        (2, "stopped at step 0; the step in progress is done again"),  # in its way forward
-        (261, "stopped at step 32; the step in progress is done again"),  # in its way back
+        (2, "stopped at step 0; the step in progress will be repeated"),  # in its way forward
+        (261, "stopped at step 32; the step in progress will be repeated"),  # in its way back
         (87, "stopped at step 11; nothing is lost"),
-        (264, "stopped at step 33; epoch 1 is judged again"),
+        (264, "stopped at step 33; epoch 1 will be evaluated again"),
     ],
 )
 def test_stopped_in_the_middle_goes_on_to_the_bit(
@@ -137,7 +137,7 @@ def test_sigterm_does_not_wait_for_the_end_of_a_long_step(finished: RunFolder, r
     _, told = process.communicate(timeout=60)
     assert time.monotonic() - started < 15  # of the 18 s that the blocks alone take forward
     assert process.returncode == 75
-    assert told.splitlines()[-1].endswith("asked to stop; stopped at step 0; the step in progress is done again")
+    assert told.splitlines()[-1].endswith("asked to stop; stopped at step 0; the step in progress will be repeated")
     train(run_folder)
     assert same_course(finished, run_folder)
 
@@ -288,7 +288,7 @@ def test_without_an_average_what_is_judged_is_what_is_taken_away(run_folder: Run
     spec = run_folder.spec()
     recipe = spec.recipe.model_copy(update={"ema_decay": 0.0, "epochs": 1})
     folder = RunFolder.create(run_folder.store, spec.model_copy(update={"recipe": recipe}))
-    with pytest.raises(StoppedError, match="epoch 1 is judged again"):
+    with pytest.raises(StoppedError, match="epoch 1 will be evaluated again"):
         train(folder, StopAt(264))
     before, _ = checkpoint.load(folder.checkpoints / "step-33")
     train(folder)
@@ -307,6 +307,6 @@ def test_a_loss_that_is_no_number_is_told_before_it_is_a_result(
         run_folder.store, spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"epochs": 1})})
     )
     monkeypatch.setattr(loop, "evaluate", lambda *_: Scores(0.1, 0.5, float("nan"), 378))
-    with pytest.raises(RunFailedError, match=r"no number in the best epoch, 1; lower recipe\.learning_rate"):
+    with pytest.raises(RunFailedError, match=r"not a number in the best epoch, 1; lower recipe\.learning_rate"):
         train(folder)
     assert not folder.result_path.exists()

@@ -99,8 +99,8 @@ def test_memory_that_runs_out_halves_what_goes_through_at_a_time(make, monkeypat
         step.take_step(one, batch, now)
     assert sizes == [32, 16, 8, 8, 8, 8, 32]
     assert told == [
-        "out of memory: 16 images at a time from here on, the batch stays",
-        "out of memory: 8 images at a time from here on, the batch stays",
+        "out of memory: 16 images at a time from now on; the batch size stays the same",
+        "out of memory: 8 images at a time from now on; the batch size stays the same",
     ]
     assert float(training.loss_sum) == pytest.approx(float(reference.loss_sum), rel=1e-6)
     for one, two in zip(training.network.parameters(), reference.network.parameters(), strict=True):

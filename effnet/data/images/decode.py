@@ -89,7 +89,7 @@ def _open(data: bytes, where: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except (OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
-        raise DataError(f"{where}: no readable PNG or JPEG image ({len(data)} bytes)") from error
+        raise DataError(f"{where}: not a readable PNG or JPEG image ({len(data)} bytes)") from error
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{where}: {image.width} x {image.height} pixels are more than {MAX_PIXELS:,}; shrink it first")
     return image

@@ -61,7 +61,7 @@ def mirror(location: str, cache_bytes: int, datasets: Path) -> tuple[Manifest, b
     with hold(datasets / f".{manifest.digest}.lock"):
         remote.fetch(INDEX, folder / INDEX)
         if sha256_file(folder / INDEX) != manifest.index_sha256:
-            raise DataError(f"{remote.url}/{INDEX}: not the index that its manifest names")
+            raise DataError(f"{remote.url}/{INDEX}: does not match its checksum in the manifest")
         publish(folder / ORIGIN, canonical_json({"location": location, "cache_bytes": cache_bytes}))
         publish(folder / MANIFEST, manifest.model_dump_json(indent=2).encode())
     return manifest, False
@@ -157,7 +157,7 @@ class ShardFiles(Files):
             self._remote.fetch(path.name, fetched)
             if xxh128_file(fetched) != self._shards[path.name].xxh128:
                 raise DataError(
-                    f"{self._remote.url}/{path.name}: not the bytes that its manifest names; run `effnet verify`"
+                    f"{self._remote.url}/{path.name}: does not match its checksum in the manifest; run `effnet verify`"
                 )
 
     def _make_room(self, wanted: int) -> None:

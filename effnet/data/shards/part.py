@@ -15,10 +15,10 @@ class Part(Value):
 
     data: DataConfig
     source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", description="key of the source (effnet.data.shards.write)")]
-    base: Annotated[str, Field(description="folder that relative paths of the source begin at")] = "."
+    base: Annotated[str, Field(description="folder that relative paths in the source start from")] = "."
     part: Annotated[int, Field(ge=0)]
     parts: Annotated[int, Field(ge=1)]
-    to: Annotated[str | None, Field(description="place that all reach, if the store is not shared")] = None
+    to: Annotated[str | None, Field(description="place that all machines can reach, if the store is not shared")] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -110,7 +110,7 @@ def write_part(part: Part, datasets: Path) -> int:
                 path.unlink()
 
         lock = datasets / f".{key}-{part.part}-of-{part.parts}.lock"
-        with hold(lock, f"{partial}: another process writes this part; wait for it or stop it"):
+        with hold(lock, f"{partial}: another process is writing this part; wait for it or stop it"):
             partial.mkdir(parents=True, exist_ok=True)
             threads = len(os.sched_getaffinity(0))
             with ThreadPoolExecutor(threads, "shard") as pool, cancelled_on_error(pool):
@@ -150,7 +150,7 @@ def _name(data: DataConfig, source: Source, place: Folder, scratch: Path) -> Non
     written = []
     for plan in plans:
         if (part := read_part(place.read(part_name(plan)), plan)) is None:
-            raise DataError(f"{place.url}/{plan.name}: not of this source; remove the folder and run again")
+            raise DataError(f"{place.url}/{plan.name}: belongs to another source; remove the folder and run again")
         written.append(part)
     try:
         finish(data, source, scratch, plans, written)

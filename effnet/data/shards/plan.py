@@ -69,7 +69,7 @@ def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
     entries = source.entries()
     _check_keys(entries)
     if (val := getattr(config.source, "val", None)) and not any(entry.split == "val" for entry in entries):
-        raise DataError(f"val: {val}: no image in it; fill it, or leave val: out to hold out a share")
+        raise DataError(f"val: {val}: contains no images; add some, or leave out val: to hold out a share of train:")
     found = marks(source, entries)
     splits = split_entries(entries, found, config)
     plans = []
@@ -143,7 +143,7 @@ def _draw(data: bytes) -> float:
 
 def _empty(split: str, entries: Sequence[Entry], marks: Sequence[bytes], classes: Sequence[str]) -> str:
     if not entries:
-        return "the source has no image"
+        return "the source has no images"
     different: dict[int, set[bytes]] = defaultdict(set)
     for entry, mark in zip(entries, marks, strict=True):
         if entry.split != "val":

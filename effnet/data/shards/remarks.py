@@ -33,7 +33,7 @@ def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
             continue
         if other and other.format < manifest.format and other.settings.source == manifest.settings.source:
             rule = f"split by an older rule (format {other.format})"
-            yield f"{other.digest}: of the same source, but {rule}; it is not used"
+            yield f"{other.digest}: from the same source, but {rule}; it is not used"
 
 
 def notes(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _across_splits(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Ma
     groups = [_splits_first(group) for group in list(both.values())[:_SHOWN]]
     wanted = {row["key"] for group in groups for row in group[:_SHOWN]}
     entries: dict[str, Entry] = {entry.key: entry for plan in plans for entry in plan.entries if entry.key in wanted}
-    yield f"images that are in more than one split: {len(both):,}; scores are too good by as much"
+    yield f"images that are in more than one split: {len(both):,}; this inflates the scores"
     for group in groups:
         places = " = ".join(f"{row['split']} {source.describe(entries[row['key']])}" for row in group[:_SHOWN])
         yield f"the same: {places}{f' = {len(group) - _SHOWN:,} more' if len(group) > _SHOWN else ''}"

@@ -54,7 +54,7 @@ def _verify_remote(location: str, scratch: Path) -> list[str]:
     manifest = remote_manifest(folder)
     folder.fetch(INDEX, scratch / INDEX)
     if sha256_file(scratch / INDEX) != manifest.index_sha256:
-        return [f"{folder.url}/{INDEX}: not the index that its manifest names"]
+        return [f"{folder.url}/{INDEX}: does not match its checksum in the manifest"]
     rows, problems = _rows(scratch / INDEX), []
     for shard in manifest.shards:
         path = scratch / shard.name
@@ -99,7 +99,7 @@ def _shard(path: Path, shard: ShardInfo, rows: list[dict[str, Any]]) -> Iterator
     finally:
         os.close(descriptor)
     if not sound and not problems:
-        problems.append(f"{path}: does not match its checksum, outside of the images")
+        problems.append(f"{path}: does not match its checksum; the damage is outside the images")
     if len(rows) != shard.samples:
         problems.append(f"{path}: {len(rows)} samples in the index, {shard.samples} in the manifest")
     yield from problems

@@ -107,9 +107,7 @@ def write_shards(
 
 def _check(config: object) -> None:
     if not isinstance(config, DataConfig):
-        raise ConfigError(
-            f"expected a DataConfig of effnet.config, as load_config(path).data is one (got {config!r:.60})"
-        )
+        raise ConfigError(f"expected a DataConfig, as effnet.config.load_config(path).data is (got {config!r:.60})")
 
 
 @contextlib.contextmanager
@@ -119,7 +117,9 @@ def told_in_a_line(datasets: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or datasets
-        raise DataError(f"{where}: {reason(error)}; nothing half is left, run the command again to go on") from error
+        raise DataError(
+            f"{where}: {reason(error)}; nothing half-written is left, run the command again to resume"
+        ) from error
 
 
 def _write(

@@ -31,7 +31,7 @@ def _copy(url: str, scratch: Path) -> Path:
     inside = [file for file in files if file.name.startswith(f"{last}/")]
     wanted = inside or [file for file in files if "/" not in file.name]
     if not wanted:
-        raise ConfigError(f"{url}: nothing there; check data.source in the config")
+        raise ConfigError(f"{url}: not found; check data.source in the config")
     target = scratch / f"s3-{digest(url)[:16]}"
     with ThreadPoolExecutor(_PARALLEL) as pool:
         for _ in pool.map(lambda file: _fetch(folder, file, target), wanted):

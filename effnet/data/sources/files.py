@@ -36,7 +36,9 @@ class Files:
         except OSError as error:
             raise DataError(f"{self.paths[file]}: {reason(error)}") from error
         if len(data) != length:
-            raise DataError(f"{self.paths[file]}: ends at byte {offset + len(data)}, {length} bytes at {offset} wanted")
+            raise DataError(
+                f"{self.paths[file]}: ends at byte {offset + len(data)}; expected {length} bytes at {offset}"
+            )
         return data
 
     def mark(self, entry: Entry) -> bytes:
@@ -95,7 +97,7 @@ def existing_file(path: Path) -> Path:
 def existing_folder(path: Path) -> Path:
     """Return the path of a folder; raise ConfigError for anything else."""
     if not existing(path).is_dir():
-        raise ConfigError(f"{path}: no folder; check data.source in the config")
+        raise ConfigError(f"{path}: not a folder; check data.source in the config")
     return path
 
 
@@ -112,7 +114,7 @@ def _braced(text: str) -> Iterator[Path]:
                 raise ConfigError(too_many)
             yield Path(name)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{text[:200]}: braces that do not close, or say no range; write {{000..099}}") from error
+        raise ConfigError(f"{text[:200]}: its braces do not close, or hold no range; write {{000..099}}") from error
 
 
 def _most(text: str) -> float:

@@ -59,7 +59,9 @@ class ImageFolder:
         self._stamp = hashlib.sha256()
         train, val = self._understand(existing_folder(train), existing_folder(val) if val else None)
         if val and _inside(val, train):
-            raise ConfigError(f"{val}: val: is the folder of train:, or shares files with it; give it one of its own")
+            raise ConfigError(
+                f"{val}: val: is the same folder as train:, or shares files with it; give val: a folder of its own"
+            )
         found = {name: list(self._walk(train / name)) for name in self._class_folders(train)}
         names = [name for name, files in found.items() if not all(file.wrong for file in files)]
         if not names:
@@ -133,7 +135,7 @@ class ImageFolder:
             return root, val
         if twice := next((paths for paths in roles.values() if len(paths) > 1), None):
             names = " and ".join(f"'{path.name}'" for path in twice)
-            raise ConfigError(f"{root}: both {names} in it; name the folders to use as train: and val:")
+            raise ConfigError(f"{root}: contains both {names}; name the folders to use as train: and val:")
         train = roles["train"][0]
         if not _folders(train):
             raise ConfigError(f"{train}: no folders in it; one folder per class is expected")
@@ -178,7 +180,10 @@ class ImageFolder:
                 for file in files:
                     self._refuse(file, file.wrong or f"of a class that {_shown(str(train))} does not have")
         if len(self._entries) == before:
-            raise DataError(f"{val}: val: has no image of a class; fill it, or leave val: out to hold out a share")
+            raise DataError(
+                f"{val}: val: has no images of the classes in train:; add some, or leave out val: to hold out a share "
+                "of train:"
+            )
 
     def _add(self, split: str, root: Path, name: str, files: Sequence[_File]) -> None:
         """Add a class's files: to the entries, or to what is refused."""
@@ -221,9 +226,7 @@ def _files(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> I
     A link to one of the folders `above` is not followed: all of the data, or of the disk, would get into that class.
     """
     if depth >= _MAX_DEPTH:
-        raise ConfigError(
-            f"{_shown(folder[:200])}...: more than {_MAX_DEPTH} folders in one another; move the images up"
-        )
+        raise ConfigError(f"{_shown(folder[:200])}...: more than {_MAX_DEPTH} nested folders; move the images up")
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     try:

@@ -47,7 +47,7 @@ class Idx:
         self.classes = tuple(classes or map(str, range(number)))
         if len(self.classes) < number:
             raise ConfigError(
-                f"{folder}: the labels go up to {number - 1}, data.source.classes names {len(self.classes)}"
+                f"{folder}: the labels go up to {number - 1}, but data.source.classes names {len(self.classes)}"
             )
         self.class_names = self.classes
 
@@ -102,7 +102,7 @@ def _load(path: Path, magic: int) -> NDArray[np.uint8]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             head = file.read(start)
             if len(head) < start or struct.unpack_from(">I", head)[0] != magic:
-                raise DataError(f"{path}: no IDX file of unsigned bytes in {dimensions} dimensions")
+                raise DataError(f"{path}: not an IDX file of unsigned bytes in {dimensions} dimensions")
             shape = struct.unpack_from(f">{dimensions}I", head, 4)
             size = math.prod(shape)
             body = np.frombuffer(file.read(min(size, _MAX_BYTES) + 1), np.uint8)  # no more than the header states
@@ -110,5 +110,5 @@ def _load(path: Path, magic: int) -> NDArray[np.uint8]:
         raise DataError(f"{path}: broken or cut short ({error})") from error
     if len(body) != size:
         found, stated = "more" if len(body) > size else f"{len(body):,}", " x ".join(map(str, shape))
-        raise DataError(f"{path}: {found} bytes of data, its header says {stated}; get it again")
+        raise DataError(f"{path}: {found} bytes of data, but its header says {stated}; get it again")
     return body.reshape(shape)

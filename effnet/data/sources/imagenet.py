@@ -98,7 +98,7 @@ class ImageNet:
         for tar in walk(read, str(path)):
             match = _CLASS_TAR.fullmatch(tar.name)
             if not match or match[1] not in self._labels:
-                raise DataError(f"{path}: byte {tar.offset}: '{tar.name}' is no class of ILSVRC2012")
+                raise DataError(f"{path}: byte {tar.offset}: '{tar.name}' is not a class of ILSVRC2012")
             wnid = match[1]
             seen.add(wnid)
             for member in walk(read, f"{path}: {tar.name}", tar.offset, tar.size):
@@ -173,7 +173,8 @@ def _require_md5(path: Path, what: str) -> None:
 def _compare_md5(path: Path, what: str, found: str) -> None:
     if found != MD5[what]:
         raise DataError(
-            f"{path}: MD5 {found}, the official {what} archive has {MD5[what]}; get it again, or set check_md5: false"
+            f"{path}: MD5 is {found}, but the official {what} archive has {MD5[what]}; get it again, or set "
+            "check_md5: false"
         )
 
 

@@ -30,7 +30,7 @@ def classes_of(labels: Collection[int | str], where: str, named: tuple[str, ...]
     numbers = sorted(label for label in labels if isinstance(label, int))
     texts = sorted(label for label in labels if isinstance(label, str))
     if not labels:
-        raise DataError(f"{where}: no image with a label in it")
+        raise DataError(f"{where}: contains no labelled images")
     if numbers and texts:
         raise DataError(f"{where}: some labels are numbers ({numbers[0]}), some are text ('{texts[0]}')")
     if texts:
@@ -44,7 +44,7 @@ def classes_of(labels: Collection[int | str], where: str, named: tuple[str, ...]
     notes: tuple[str, ...] = ()
     if high >= len(numbers):
         notes = (
-            f"{where}: labels run to {high:,} but there are {len(numbers):,} of them: "
-            f"each that occurs is a class, called by its number",
+            f"{where}: labels run to {high:,}, but only {len(numbers):,} different ones occur: "
+            f"each of these is a class, named after its number",
         )
     return Classes(tuple(map(str, numbers)), {number: position for position, number in enumerate(numbers)}, notes)

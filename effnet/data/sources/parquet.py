@@ -104,7 +104,7 @@ class ParquetImages:
                     row += 1
         except (OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{path}: damaged behind row {row} ({str(error).splitlines()[0]}); get this file again"
+                f"{path}: damaged after row {row} ({str(error).splitlines()[0]}); get this file again"
             ) from error
 
 

@@ -114,11 +114,11 @@ class WebDatasetShards:
         """Return a sample's label as it is written."""
         where = f"{self._shards.paths[shard]}: sample '{sample.key}': its {_LABEL}"
         if sample.label.size > _MAX_LABEL:
-            raise DataError(f"{where} has {sample.label.size:,} bytes, no name or number has")
+            raise DataError(f"{where} has {sample.label.size:,} bytes, too many for a name or number")
         try:
             label = self._shards.read(shard, sample.label.offset, sample.label.size).decode().strip()
         except UnicodeDecodeError as error:
-            raise DataError(f"{where} is no text") from error
+            raise DataError(f"{where} is not text") from error
         if not label:
             raise DataError(f"{where} is empty")
         return label

@@ -127,5 +127,5 @@ def _check(kind: bytes, name: bytes, where: str, position: int) -> str:
     if kind not in _FILE:
         raise DataError(f"{where}: byte {position}: '{text}' is a link or device, not a file; refused")
     if not text or text.startswith("/") or ".." in text.split("/") or not text.isprintable():
-        raise DataError(f"{where}: byte {position}: {text!r} is no name for a file in an archive; refused")
+        raise DataError(f"{where}: byte {position}: {text!r} is not a valid name for a file in an archive; refused")
     return text.removeprefix("./")

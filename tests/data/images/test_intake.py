@@ -351,7 +351,7 @@ def test_a_root_without_val_and_one_whose_val_is_named(tmp_path: Path) -> None:
     assert both.samples["val"] == 6
     assert f"{root}/valid: 2 images left out; to report on them, name the folder as val:" in both.notes
     photos(root / "val", number=1)
-    with pytest.raises(ConfigError, match=r"both 'val' and 'valid' in it|both 'valid' and 'val' in it"):
+    with pytest.raises(ConfigError, match=r"contains both 'val' and 'valid';|contains both 'valid' and 'val';"):
         shard(tmp_path, root)
 
 
@@ -406,7 +406,7 @@ def test_a_dataset_that_was_split_by_the_old_rule_is_not_used_and_named(tmp_path
     from effnet.data.shards.remarks import remarks
 
     (line,) = remarks(tmp_path / "d" / manifest.digest, manifest)
-    assert line == "0123456789abcdef: of the same source, but split by an older rule (format 2); it is not used"
+    assert line == "0123456789abcdef: from the same source, but split by an older rule (format 2); it is not used"
 
 
 def test_a_broken_or_newer_dataset_beside_this_one_does_not_matter(tmp_path: Path) -> None:

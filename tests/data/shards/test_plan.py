@@ -169,7 +169,7 @@ def test_the_same_image_in_train_and_val_is_told_by_path(tmp_path: Path) -> None
     val = write(tmp_path / "val", {"a/three!.jpg": 3, "a/x.jpg": 90})
     config = DataConfig(source=FolderSource(kind="folder", train=str(train), val=str(val)))
     _, notes = where(tmp_path / "d", config)
-    assert notes[0] == "images that are in more than one split: 1; scores are too good by as much"
+    assert notes[0] == "images that are in more than one split: 1; this inflates the scores"
     assert f"{train}/a/3 (1).jpg" in notes[1]
     assert f"val {val}/a/three!.jpg" in notes[1]
 
@@ -178,7 +178,7 @@ def test_the_same_image_in_train_and_val_is_told_by_path(tmp_path: Path) -> None
 def test_the_same_folder_as_train_and_val_is_refused(tmp_path: Path, val: str) -> None:
     write(tmp_path / "photos", {f"{name}/{n}.jpg": n for name in "ab" for n in range(3)})
     config = DataConfig(source=FolderSource(kind="folder", train="photos", val=val))
-    with pytest.raises(ConfigError, match="val: is the folder of train:, or shares files with it"):
+    with pytest.raises(ConfigError, match="val: is the same folder as train:, or shares files with it"):
         write_shards(config, tmp_path / "d", base=tmp_path)
 
 
@@ -193,7 +193,7 @@ def test_an_empty_val_folder_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "train", {f"a/{n}.jpg": n for n in range(6)})
     (tmp_path / "val" / "a").mkdir(parents=True)
     config = DataConfig(source=FolderSource(kind="folder", train="train", val="val"))
-    with pytest.raises(DataError, match="val: has no image of a class; fill it, or leave val: out"):
+    with pytest.raises(DataError, match="val: has no images of the classes in train:; add some, or leave out val:"):
         write_shards(config, tmp_path / "d", base=tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_val_shards_without_a_sample_are_an_error(tmp_path: Path) -> None:
             for index in range(number):
                 writer.write({"__key__": f"{index}", "jpg": encode(photograph(16 + index)), "cls": b"0"})
     config = DataConfig(source=WebDatasetSource(kind="webdataset", train="train.tar", val="val.tar"))
-    with pytest.raises(DataError, match=r"val: val\.tar: no image in it; fill it"):
+    with pytest.raises(DataError, match=r"val: val\.tar: contains no images; add some"):
         write_shards(config, tmp_path / "d", base=tmp_path)
 
 

@@ -105,7 +105,7 @@ def test_a_registered_model_whose_run_is_elsewhere_is_fetched(training: Training
     fetched, own = read_tensors(folder / "model.safetensors"), read_tensors(training.folder.weights_path)
     assert fetched.keys() == own.keys()
     assert all(torch.equal(fetched[name], own[name]) for name in own)
-    with pytest.raises(ConfigError, match="models:/tiny-b0@none: not to be had from MLflow"):
+    with pytest.raises(ConfigError, match="models:/tiny-b0@none: cannot be loaded from MLflow"):
         find("models:/tiny-b0@none", tmp_path)
     with pytest.raises(ConfigError, match="not a run"):
         find_run("models:/tiny-b0@champion", tmp_path)

@@ -65,13 +65,15 @@ def test_every_config_that_comes_with_effnet_works_where_it_is_written(tmp_path:
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "flowers.yaml").write_text("mine")
-    assert_one_line(run_effnet("init", "flowers", cwd=tmp_path), 2, "flowers.yaml: is here already, and stays as it is")
+    assert_one_line(
+        run_effnet("init", "flowers", cwd=tmp_path), 2, "flowers.yaml: already exists and was left unchanged"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["flowers.yaml"]
     assert (tmp_path / "flowers.yaml").read_text() == "mine"
     edited = tmp_path / "architectures/efficientnet_photos.yaml"
     edited.parent.mkdir()
     edited.write_text("mine")
-    told = "architectures/efficientnet_photos.yaml: is here already, with other content"
+    told = "architectures/efficientnet_photos.yaml: already exists with other content"
     assert_one_line(run_effnet("init", "roses", cwd=tmp_path), 2, told)
     assert edited.read_text() == "mine"
     assert not (tmp_path / "roses.yaml").exists()

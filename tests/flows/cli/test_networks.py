@@ -74,7 +74,7 @@ def test_plan_marks_members_that_rounding_made_identical(tmp_path: Path) -> None
     assert [member["same_as"] for member in members] == [None, "B0", None]
     assert members[0]["macs_ratio"] == 1
     assert members[2]["macs_ratio"] > 2
-    assert "the same network as B0, by rounding" in run_effnet("plan", path, cwd=tmp_path).stdout
+    assert "the same network as B0 after rounding" in run_effnet("plan", path, cwd=tmp_path).stdout
 
 
 def test_plan_finds_the_largest_member_within_a_budget(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_killed_child_is_started_again_and_said(job: Callable[..., Job], tmp_pat
     notes = Notes()
     notes.run(job("victim", line))
     assert notes.done == ["victim"]
-    assert notes.warned == ["victim: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+    assert notes.warned == ["victim: killed by SIGKILL; restarted from its last checkpoint"]
 
 
 def test_child_that_is_killed_every_time_is_given_up(job: Callable[..., Job]) -> None:
@@ -255,7 +255,7 @@ def test_a_fork_server_that_dies_before_its_child_lives_is_started_again(job: Ca
 
     run_jobs([job("early", "pass")], compute, Watch(notes.warned.append, tick, notes.done.append))
     assert notes.done == ["early"]
-    assert notes.warned == ["early: killed by SIGKILL; started again, it goes on from its last checkpoint"]
+    assert notes.warned == ["early: killed by SIGKILL; restarted from its last checkpoint"]
 
 
 def test_children_are_as_nice_as_who_started_them(job: Callable[..., Job], tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_back_is_told_and_errors_are_raised() -> None:
     deadline = time.monotonic() + 10
     while not breaker_.closed() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert told == ["it: back; what was not sent follows"]
+    assert told == ["it: back; sending what it missed"]
     assert breaker_.call(lambda: breaker_.call(lambda: 7, 0), 0) == 7
 
 

@@ -124,7 +124,7 @@ def test_registered_once_loaded_and_served(
     assert told["pixels"] == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
     assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
     assert told["table"] == told["curl"]
-    assert told["refused"] == (400, "image 0: text that is no base64 of an image file")
+    assert told["refused"] == (400, "image 0: text that is not an image file in base64")
 
 
 @pytest.mark.parametrize("module", ["tasks.serving", "effnet.evaluation.predictor"])
@@ -212,7 +212,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     other = register(build, member(build, seed=1))
     assert other.new
     assert not other.champion  # trained alike: no better than noise
-    assert "no better than noise" in other.reason
+    assert "within noise and not cheaper" in other.reason
     assert f"on the same {VAL} images" in other.reason
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["candidate"]) == "2"
@@ -227,12 +227,12 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     client.set_registered_model_alias("tiny-b0", "champion", "1")  # by a person, who has a reason
     again = register(build, better)
     assert not again.champion
-    assert again.reason == "was champion until version 1 was"
+    assert again.reason == "was champion until version 1 took over"
     assert str(client.get_registered_model("tiny-b0").aliases["champion"]) == "1"
     client.delete_registered_model_alias("tiny-b0", "champion")  # by hand: the best that was one counts still
     worse = register(build, member(build, seed=3, epochs=1))
     assert not worse.champion
-    assert worse.reason.startswith("worse: no champion is there; 3, the best that was one,")
+    assert worse.reason.startswith("worse: there is no champion; 3, the best one so far,")
     assert client.get_registered_model("tiny-b0").tags["effnet.best"] == "3"
 
 
@@ -325,7 +325,7 @@ def test_an_alias_set_by_hand_is_evaluated_or_named(build: Build, told: list[str
     found = register(build, second)
     assert not found.champion
     assert f"version {theirs.version}, cannot be scored" in found.reason
-    assert "no model of effnet's" in found.reason
+    assert "not a model of effnet" in found.reason
     assert not any("MLflow at" in line for line in told)
     assert not build.tracker.broken
 

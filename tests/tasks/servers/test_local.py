@@ -82,7 +82,7 @@ def test_another_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
     with HTTPServer(("127.0.0.1", 0), Healthy) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         monkeypatch.setattr(servers, "_is_free", lambda _port: True)  # as it was a moment ago
-        with pytest.raises(RunFailedError, match=r"Prefect server: ended at its start .*address already in use"):
+        with pytest.raises(RunFailedError, match=r"Prefect server: exited while starting .*address already in use"):
             servers.start(root, {"prefect": other.server_port}, lambda _line: None)
         other.shutdown()
     assert servers.running(root) == []
