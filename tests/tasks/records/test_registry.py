@@ -153,7 +153,7 @@ def served_as_documented(folder: Path) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    serve, curl = (block.replace("digits-b3", "tiny-b0").replace("5001", port) for block in (serve, curl))
+    serve, curl = (block.replace("mnist-b3", "tiny-b0").replace("5001", port) for block in (serve, curl))
     os.symlink(Path(sys.executable).parent.parent, folder / ".venv")
     (folder / ".effnet").mkdir()
     os.symlink(folder / "mlflow.db", folder / ".effnet/mlflow.db")
