@@ -81,15 +81,21 @@ def _train(order: Order, store: Store) -> None:
 def _evaluate(order: Order, store: Store) -> None:
     """Score or time runs one after the other. Existing results stay, except a latency that other work disturbed."""
     from effnet.evaluation.run import evaluate_run, keep_run_hits, time_run
-    from effnet.runs import Evaluation, RunFolder
+    from effnet.runs import Evaluation, Latency, RunFolder
 
-    timed: dict[str, Evaluation] = {}  # by network: several trainings of one take the same time
+    # By network: several trainings of one take the same time.
+    evaluated: dict[str, Evaluation] = {}
+    timed: dict[str, Latency] = {}
 
     def evaluate(folder: RunFolder) -> None:
         network = folder.spec().architecture.key()
-        timed[network] = evaluate_run(folder, timed.get(network))
+        evaluated[network] = evaluate_run(folder, evaluated.get(network))
 
-    act = {"latency": time_run, "hits": keep_run_hits, "evaluate": evaluate}[order.action]
+    def measure(folder: RunFolder) -> None:
+        network = folder.spec().architecture.key()
+        timed[network] = time_run(folder, timed.get(network))
+
+    act = {"latency": measure, "hits": keep_run_hits, "evaluate": evaluate}[order.action]
     keep_memory()
     reasons: list[str] = []
     stop_on_signals(reasons.append)

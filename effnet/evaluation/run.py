@@ -22,7 +22,7 @@ from effnet.hits import keep_hits, run_hits
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
-from effnet.runs import Evaluation, RunFolder
+from effnet.runs import Evaluation, Latency, RunFolder
 from effnet.statistics import Hits
 from effnet.store import publish, sha256_file
 
@@ -68,18 +68,19 @@ def keep_run_hits(folder: RunFolder) -> None:
     keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "minival", hits)
 
 
-def time_run(folder: RunFolder) -> float:
-    """Time a run's network, trained or not, and return the milliseconds; a settled time is not measured again.
+def time_run(folder: RunFolder, measured: Latency | None = None) -> Latency:
+    """Time a run's network, trained or not; a settled time is not measured again.
 
     The figure is the evaluation's, if there is one, else that of latency.json. A quiet one replaces a noisy one.
+
+    Args:
+        folder: of the run.
+        measured: the time of a run of the same network, which is taken over; None: it is measured.
     """
     evaluation, known = folder.evaluation(), folder.latency()
     if known and known.settled:
-        return known.latency_ms
-    spec = folder.spec()
-    network = build(spec.architecture, spec.num_classes).eval()
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    latency = measure_latency(network, spec.architecture.in_channels, spec.architecture.resolution)
+        return known
+    latency = measured or _measure(folder)
     if known:
         latency = quieter(known, latency).model_copy(update={"tries": known.tries + 1})
     if evaluation:
@@ -87,7 +88,14 @@ def time_run(folder: RunFolder) -> float:
         publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     else:
         publish(folder.latency_path, latency.model_dump_json(indent=2).encode())
-    return latency.latency_ms
+    return latency
+
+
+def _measure(folder: RunFolder) -> Latency:
+    spec = folder.spec()
+    network = build(spec.architecture, spec.num_classes).eval()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return measure_latency(network, spec.architecture.in_channels, spec.architecture.resolution)
 
 
 def judge(
