@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,9 +40,6 @@ class Growth(Value):
     per_doubling: float  # top-1, per doubling of the multiply-adds
     low: float
     high: float
-    logits_per_doubling: float  # log(top-1 / (1 - top-1)), which does not flatten towards 1
-    logits_low: float
-    logits_high: float
     lead: float  # of the largest member over the smallest
     noise: float  # half of its interval
     told: str
@@ -56,7 +54,8 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     """Return the member to use, and why.
 
     Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
-    of the best and those that noise cannot tell from it: their difference's interval holds 0.
+    of the best and those that noise cannot tell from it: their difference's interval holds 0. The interval is not
+    corrected for the number of members, which would let worse ones pass for as good.
 
     Args:
         members: the family.
@@ -69,6 +68,8 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     gaps = {member.name: difference(best.hits, member.hits, pooled) for member in members if member.macs < best.macs}
     within = [member for member in members if member.name in gaps and gaps[member.name].lead <= gaps[member.name].noise]
     has = f"it has the best top-1, {best.top1:.1%}"
+    if not gaps:
+        return Answer(member=best.name, because=f"{has}, and is the cheapest")
     if not within:
         return Answer(member=best.name, because=f"{has}, and no cheaper member comes within noise of it")
     cheapest = min(within, key=lambda member: member.macs)
@@ -91,32 +92,22 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
 
 def growth(members: Sequence[Scored]) -> Growth | None:
     """Return how top-1 grows with cost; None where all members cost the same."""
-    found = trend([member.hits for member in members], [member.macs for member in members])
+    found = trend([member.hits for member in members], [math.log2(member.macs) for member in members])
     if found is None:
         return None
     small, large = (end(members, key=lambda member: member.macs) for end in (min, max))
     gap = difference(large.hits, small.hits, _scatter(members))
-    low, high = found.points_within
+    low, high = found.slope - found.noise, found.slope + found.noise
     verdict = (
         "Size pays here" if low > 0 else "Size costs accuracy here" if high < 0 else "No gain by size is shown here"
     )
     told = (
-        f"{verdict}: {_points(found.points)} points of top-1 per doubling of multiply-adds ({_points(low)} to "
+        f"{verdict}: {_points(found.slope)} points of top-1 per doubling of multiply-adds ({_points(low)} to "
         f"{_points(high)}); {large.name} - {small.name}: {_points(gap.lead)} ± {_points(gap.noise, sign=False)} points"
     )
     if found.seeds < 2:
         told += f"; {ONE_TRAINING}"
-    return Growth(
-        per_doubling=found.points,
-        low=low,
-        high=high,
-        logits_per_doubling=found.logits,
-        logits_low=found.logits_within.low,
-        logits_high=found.logits_within.high,
-        lead=gap.lead,
-        noise=gap.noise,
-        told=told,
-    )
+    return Growth(per_doubling=found.slope, low=low, high=high, lead=gap.lead, noise=gap.noise, told=told)
 
 
 def stacked(hits: Sequence[Hits]) -> Hits:
@@ -125,7 +116,7 @@ def stacked(hits: Sequence[Hits]) -> Hits:
 
 
 def _scatter(members: Sequence[Scored]) -> Scatter | None:
-    return scatter((member.hits.mean(1) for member in members), members[0].hits.shape[1])
+    return scatter(member.hits.mean(1) for member in members)
 
 
 def _points(share: float, *, sign: bool = True) -> str:

@@ -84,15 +84,20 @@ def _evaluate(order: Order, store: Store) -> None:
     from effnet.runs import Evaluation, Latency, RunFolder
 
     # By network: several trainings of one take the same time.
-    evaluated: dict[str, Evaluation] = {}
-    timed: dict[str, Latency] = {}
+    evaluated: dict[tuple[str, int], Evaluation] = {}
+    timed: dict[tuple[str, int], Latency] = {}
+
+    def network_of(folder: RunFolder) -> tuple[str, int]:
+        return folder.spec().architecture.key(), folder.spec().num_classes
 
     def evaluate(folder: RunFolder) -> None:
-        network = folder.spec().architecture.key()
-        evaluated[network] = evaluate_run(folder, evaluated.get(network))
+        network, here = network_of(folder), folder.evaluation() is None
+        found = evaluate_run(folder, evaluated.get(network))
+        if here:  # and not on another machine, earlier
+            evaluated[network] = found
 
     def measure(folder: RunFolder) -> None:
-        network = folder.spec().architecture.key()
+        network = network_of(folder)
         timed[network] = time_run(folder, timed.get(network))
 
     act = {"latency": measure, "hits": keep_run_hits, "evaluate": evaluate}[order.action]

@@ -452,6 +452,9 @@ class FamilyConfig(Value):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
+        if self.seed + seeds > 2**32:
+            raise ValueError(f"seed must leave room for {seeds} seeds below 2^32 (got {self.seed})")
         if self.coefficients and min(self.coefficients) < 1:
             raise ValueError(f"coefficients must each be at least 1 (got {list(self.coefficients)})")
         return self

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 Hits = NDArray[np.bool_]  # (images,) of one training, or (seeds, images)
 
 ALPHA = 0.05
-RESAMPLES = 2_000
-_BLOCK = 1 << 22  # numbers that a resample may hold at a time
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 _K = TypeVar("_K", bound=Hashable)
@@ -43,12 +41,12 @@ class Difference(NamedTuple):
 class Scatter(NamedTuple):
     """How much the trainings of a network differ from seed to seed, found over several networks."""
 
-    variance: float  # of log(top-1 / (1 - top-1)): near 1, top-1 itself has less room to differ
+    variance: float  # of arcsin(sqrt(top-1)), in which images chosen at random scatter alike, whatever top-1 is
     freedom: int  # degrees of freedom
 
     def at(self, top1: float) -> float:
         """Return the variance of top-1 around this value."""
-        return self.variance * (top1 * (1 - top1)) ** 2
+        return 4 * top1 * (1 - top1) * self.variance
 
 
 class Band(NamedTuple):
@@ -73,7 +71,7 @@ def mcnemar(one: Hits, other: Hits) -> float:
     return float(binomtest(only_one, only_one + only_other).pvalue)
 
 
-def scatter(top1: Iterable[Sequence[float]], samples: int) -> Scatter | None:
+def scatter(top1: Iterable[Sequence[float]]) -> Scatter | None:
     """Return the variance between seeds, pooled over networks; None if all have one training.
 
     Two seeds of a network say next to nothing of their variance: 95 % of Student's t with one degree of freedom lies
@@ -81,9 +79,8 @@ def scatter(top1: Iterable[Sequence[float]], samples: int) -> Scatter | None:
 
     Args:
         top1: of each network, one of each seed, 0..1.
-        samples: images that they were found on.
     """
-    scores = [_logit(np.array(each), samples) for each in top1]
+    scores = [np.arcsin(np.sqrt(np.asarray(each))) for each in top1]
     freedom = sum(len(each) - 1 for each in scores)
     if not freedom:
         return None
@@ -115,8 +112,7 @@ def difference(one: Hits, other: Hits, pooled: Scatter | None = None) -> Differe
         parts.append((sum(pooled.at(hits.mean()) / len(hits) for hits in (one, other)), pooled.freedom))
     else:
         parts += [(float(hits.mean(1).var(ddof=1)) / len(hits), len(hits) - 1) for hits in (one, other)]
-    total = sum(variance for variance, _ in parts)
-    freedom = total**2 / sum(variance**2 / free for variance, free in parts)
+    total, freedom = _together(parts)
     return Difference(lead, _quantile(freedom) * math.sqrt(total), _p(lead, total, freedom), seeds)
 
 
@@ -130,85 +126,45 @@ def holm(p_values: Mapping[_K, float]) -> dict[_K, float]:
 
 
 class Trend(NamedTuple):
-    """How a family's top-1 rises with its cost: a straight line through all members."""
+    """The slope of a straight line through several networks."""
 
-    points: float  # top-1 per doubling of the cost, 0..1
-    points_within: Interval
-    logits: float  # the same of log(top-1 / (1 - top-1)), which does not flatten towards 1
-    logits_within: Interval
-    seeds: int  # the fewest trainings of a member
+    slope: float  # of top-1, per unit of what it is drawn over
+    noise: float  # half of its 95 % interval
+    seeds: int  # the fewest trainings of a network
 
 
-def trend(hits: Sequence[Hits], costs: Sequence[float], repeats: int = RESAMPLES) -> Trend | None:
-    """Return the slope of top-1 over the logarithm of the cost; None where no two costs differ.
+def trend(hits: Sequence[Hits], places: Sequence[float]) -> Trend | None:
+    """Return the slope of top-1 over the networks' places; None where all have the same place.
 
-    The intervals are of a bootstrap over images, which all members share, and over each member's seeds (Owen, 2007,
-    "The pigeonhole bootstrap"): mildly too wide. So few seeds scatter less in a resample than in truth, so their
-    deviations from the member's mean are stretched by sqrt(seeds / (seeds - 1)). With one seed a member only images are
-    counted.
+    Its variance is found as that of a difference, which is the slope through two networks: over images, with one image
+    added that only the highest place gets right and one that only the lowest does; plus over seeds, pooled over all
+    networks.
 
     Args:
-        hits: of each member, (images,) or (seeds, images); the same images.
-        costs: of each member, in any unit.
-        repeats: resamples.
+        hits: of each network, (images,) or (seeds, images); the same images.
+        places: of each network, such as the logarithm of its cost.
     """
+    if len(set(places)) < 2:
+        return None
     rows = [np.atleast_2d(each) for each in hits]
     for row in rows:
         _check(row[0], rows[0][0])
-    doublings = np.log2(np.array(costs))
-    doublings -= doublings.mean()
-    if not np.any(doublings):
-        return None
-    weights = doublings / np.sum(doublings**2)
-    images = rows[0].shape[1]
-    resampled = _resampled(rows, repeats)
-    found = np.array([row.mean() for row in rows])
-    points, logits = weights @ resampled, weights @ _logit(resampled, images)
-    return Trend(
-        points=float(weights @ found),
-        points_within=_middle(points),
-        logits=float(weights @ _logit(found, images)),
-        logits_within=_middle(logits),
-        seeds=min(map(len, rows)),
+    weights = np.array(places) - np.mean(places)
+    weights /= np.sum(weights**2)
+    scores = np.sum([weight * row.mean(0) for weight, row in zip(weights, rows, strict=True)], axis=0)
+    within = sum(
+        weight**2 * float(row.var(0, ddof=1).mean()) / len(row)
+        for weight, row in zip(weights, rows, strict=True)
+        if len(row) > 1
     )
-
-
-def _resampled(rows: Sequence[Hits], repeats: int) -> NDArray[np.float64]:
-    """Return each network's mean top-1 in every resample of images and seeds, (networks, resamples)."""
-    every, images, draw = np.concatenate(rows).astype(np.float32), rows[0].shape[1], np.random.default_rng(0)
-    ends = np.cumsum([len(row) for row in rows])[:-1]
-    block = max(1, _BLOCK // images)
-    found = []
-    for first in range(0, repeats, block):
-        number = min(block, repeats - first)
-        drawn = draw.integers(images, size=(number, images))
-        times = np.stack([np.bincount(row, minlength=images) for row in drawn]).astype(np.float32)
-        top1 = (every @ times.T).astype(np.float64) / images
-        found.append(np.stack([_resampled_seeds(part, draw) for part in np.split(top1, ends)]))
-    return np.concatenate(found, axis=1)
-
-
-def _resampled_seeds(top1: NDArray[np.float64], draw: np.random.Generator) -> NDArray[np.float64]:
-    """Return the mean over resampled seeds of (seeds, resamples) scores, (resamples,)."""
-    seeds = len(top1)
-    if seeds < 2:
-        only: NDArray[np.float64] = top1[0]
-        return only
-    mean = top1.mean(0)
-    stretched = mean + (top1 - mean) * math.sqrt(seeds / (seeds - 1))
-    means: NDArray[np.float64] = np.take_along_axis(stretched, draw.integers(seeds, size=top1.shape), axis=0).mean(0)
-    return means
-
-
-def _logit(top1: NDArray[np.float64], images: int) -> NDArray[np.float64]:
-    """Return log odds, with half an image on either side, so that they are finite."""
-    right = np.clip(top1, 0, 1) * images
-    return np.asarray(np.log((right + 0.5) / (images - right + 0.5)))
-
-
-def _middle(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, [ALPHA / 2, 1 - ALPHA / 2])
-    return Interval(float(low), float(high))
+    parts = [(_variance_of_mean(scores, (weights.max(), weights.min()), within), len(scores) - 1 or 1)]
+    if pooled := scatter(row.mean(1) for row in rows):
+        seeds = sum(
+            weight**2 * pooled.at(float(row.mean())) / len(row) for weight, row in zip(weights, rows, strict=True)
+        )
+        parts.append((seeds, pooled.freedom))
+    total, freedom = _together(parts)
+    return Trend(float(scores.mean()), _quantile(freedom) * math.sqrt(total), min(map(len, rows)))
 
 
 def wilson_interval(share: float, samples: int) -> Interval:
@@ -243,11 +199,27 @@ def band(top1: Sequence[float], samples: int, pooled: Scatter | None = None) -> 
 
 def _variance_of_images(one: Hits, other: Hits) -> float:
     """Return the variance of the mean over images of the difference, without what seeds add within an image."""
-    gaps = one.mean(0) - other.mean(0)
-    images = len(gaps) + 2
-    whole = (float(np.sum(gaps**2)) + 2) / images - (float(gaps.sum()) / images) ** 2
     within = sum(float(hits.var(0, ddof=1).mean()) / len(hits) for hits in (one, other) if len(hits) > 1)
-    return max(whole - within, 2 / images) / images
+    return _variance_of_mean(one.mean(0) - other.mean(0), (1.0, -1.0), within)
+
+
+def _variance_of_mean(scores: NDArray[np.float64], added: tuple[float, float], within: float) -> float:
+    """Return the variance of the mean of scores over images, as if there were two images more, with the added scores.
+
+    Args:
+        scores: (images,).
+        added: the highest and the lowest that an image can have.
+        within: variance of a score that comes from seeds, which counts elsewhere.
+    """
+    images, extra = len(scores) + len(added), np.array(added)
+    whole = (float(np.sum(scores**2)) + float(np.sum(extra**2))) / images - (float(scores.sum()) / images) ** 2
+    return max(whole - within, float(np.sum(extra**2)) / images) / images
+
+
+def _together(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the sum of independent variances, each with its degrees of freedom, and Satterthwaite's for the sum."""
+    total = sum(variance for variance, _ in parts)
+    return total, total**2 / sum(variance**2 / free for variance, free in parts)
 
 
 def _p(lead: float, variance: float, freedom: float) -> float:

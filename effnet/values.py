@@ -79,8 +79,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 # What patterns of fields stand for: a person is told this, not the pattern.
 FORMS = {
-    r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$": "may have letters, digits, _ . + and -, and begins with a letter or a digit",
-    r"^[a-z0-9][a-z0-9_-]*$": "may have lower-case letters, digits, _ and -, and begins with a letter or a digit",
+    r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$": "must be letters, digits, _ . + and -, beginning with a letter or a digit",
+    r"^[a-z0-9][a-z0-9_-]*$": "must be lower-case letters, digits, _ and -, beginning with a letter or a digit",
     r"^(s3://[^/]+|/)": "must be s3://bucket/prefix, or the path of a folder that begins with /",
     r"^[0-9a-f]{16}$": "must be 16 hexadecimal digits",
     r"^[0-9a-f]{64}$": "must be 64 hexadecimal digits",

@@ -50,7 +50,7 @@ def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
     """Train every member with every seed; return the keys of the runs that were there already."""
     every = [training for entrant in family for training in entrant.trainings]
     reused = {training.folder.key for training in every if training.folder.result()}
-    train(build, every)
+    train(build, list({training.folder.key: training for training in every}.values()))  # rounding may make equals
     return reused
 
 
@@ -60,12 +60,13 @@ def evaluate_members(
     """Score every training on the validation split, once, and return the family with its answer."""
     every = [training for entrant in family for training in entrant.trainings]
     kept = evaluate(build, every)
-    again = f"; {kept} of {len(every)} trainings were before" if kept else ""
+    again = f"; {kept} of {len(every)} trainings had been evaluated before" if kept else ""
     samples = build.manifest.samples["val"]
     build.screen.say(f"evaluated on {samples:,} held-out images{again}")
+    distinct = {tuple(training.folder.key for training in each.trainings): each for each in reversed(family)}
     scored = [
         Scored(each.member.name, each.member.macs, stacked([_hits(training) for training in each.trainings]))
-        for each in family
+        for each in reversed(distinct.values())
     ]
     grown = growth(scored)
     return FamilyResult(

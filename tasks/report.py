@@ -57,8 +57,8 @@ def family_metrics(facts: Facts) -> dict[str, float]:
     """Return the numbers of a build, under the names that every run has: those of its best member."""
     best = facts.best
     return {
-        "top1": best.evaluation.top1,
-        "top5": best.evaluation.top5,
+        "top1": best.result.top1,
+        "top5": best.result.top5,
         "params": best.result.params,
         "macs": best.result.macs,
         "latency_ms": best.evaluation.latency_ms,

@@ -120,7 +120,7 @@ def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
 
     def tick() -> None:
         scored = sum(each.folder.evaluation_path.exists() for each in trainings)
-        build.screen.progress("evaluate", scored / total, ("members", "of"), [(str(scored), str(total))])
+        build.screen.progress("evaluate", scored / total, ("trainings", "of"), [(str(scored), str(total))])
 
     def done(name: str) -> None:
         for training in groups[name]:

@@ -64,3 +64,17 @@ def test_one_training_of_each_is_told() -> None:
 
 def test_members_of_one_cost_have_no_growth() -> None:
     assert growth([member("B0", 100, 800), member("B1", 100, 900)]) is None
+
+
+def test_the_best_one_may_be_the_cheapest() -> None:
+    found = answer([member("B0", 100, 900, 905), member("B1", 200, 800, 805)], size_pays=False)
+    assert found.because == "it has the best top-1, 90.2%, and is the cheapest"
+
+
+def test_always_right_is_no_evidence_that_size_does_anything() -> None:
+    found = growth([member(name, macs, 50, 50, of=50) for name, macs in (("B0", 100), ("B1", 333), ("B2", 700))])
+    assert found is not None
+    assert found.told.startswith("No gain by size is shown here")
+    one = growth([member("B0", 100, 0, of=1), member("B1", 200, 1, of=1)])
+    assert one is not None
+    assert not one.pays

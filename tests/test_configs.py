@@ -10,7 +10,7 @@ import pytest
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 TEMPLATE = "photos"  # for images that nobody has seen
 SEEN = re.compile(
-    r"^# Seen \d{4}-\d\d-\d\d: .*\d (min|s)\b.* on two cores.*top-1 .* images|^# Seen: not run yet",
+    r"^# Seen \d{4}-\d\d-\d\d: .*\d (min|s)\b.* on two cores.*top-1 .*\d\.\d %.* images|^# Seen: not run yet",
     re.MULTILINE | re.DOTALL,
 )
 

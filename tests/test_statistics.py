@@ -143,60 +143,69 @@ def test_hits_of_different_images_are_refused() -> None:
         difference(np.ones(3, bool), np.ones(4, bool))
 
 
-def family(draw: np.random.Generator, seeds: int, images: int, scatter: float, rise: float) -> list[np.ndarray]:
-    """Draw the hits of eight networks, each 1.5 times as costly as the one before."""
+def family(
+    draw: np.random.Generator, seeds: int, images: int, scatter: float, rise: float, members: int = 8
+) -> list[np.ndarray]:
+    """Draw the hits of networks, each a little better than the one before if there is a rise."""
     hard = draw.normal(0, 1.5, images)
     return [
         np.array([hard + draw.normal(0, 1, images) < 2 + rise * step + luck for luck in draw.normal(0, scatter, seeds)])
-        for step in range(8)
+        for step in range(members)
     ]
 
 
-COSTS = [1.5**step for step in range(8)]
-
-
-@pytest.mark.parametrize(("seeds", "scatter"), [(1, 0.0), (2, 0.1), (2, 0.3), (3, 0.2)])
 @pytest.mark.parametrize("rise", [0.0, 0.1])
-def test_trends_hold_what_they_promise(seeds: int, scatter: float, rise: float) -> None:
-    spread = math.sqrt(1 + 1.5**2 + scatter**2)
-    truth = np.array([scipy.stats.norm.cdf((2 + rise * step) / spread) for step in range(8)])
-    wanted = np.polyfit(np.log2(COSTS), truth, 1)[0], np.polyfit(np.log2(COSTS), np.log(truth / (1 - truth)), 1)[0]
-    draw, rounds = np.random.default_rng(3), 120
-    held = np.zeros(2)
+@pytest.mark.parametrize(
+    ("members", "seeds", "images", "scatter"),
+    [(8, 1, 500, 0.0), (8, 2, 500, 0.2), (3, 2, 2000, 0.3), (2, 2, 2000, 0.3), (3, 3, 2000, 0.2), (8, 2, 2000, 0.3)],
+)
+def test_trends_hold_what_they_promise(members: int, seeds: int, images: int, scatter: float, rise: float) -> None:
+    spread, places = math.sqrt(1 + 1.5**2 + scatter**2), range(members)
+    truth = [scipy.stats.norm.cdf((2 + rise * step) / spread) for step in places]
+    wanted = np.polyfit(places, truth, 1)[0]
+    draw, rounds, held = np.random.default_rng(3), 300, 0
     for _ in range(rounds):
-        found = trend(family(draw, seeds, 500, scatter, rise), COSTS, repeats=300)
+        found = trend(family(draw, seeds, images, scatter, rise, members), places)
         assert found is not None
-        for place, (low, high) in enumerate((found.points_within, found.logits_within)):
-            held[place] += low <= wanted[place] <= high
-    assert np.all(held / rounds >= 0.91), held / rounds  # 0.95, and three standard errors of 120 rounds are 0.06
+        held += abs(found.slope - wanted) <= found.noise
+    assert held / rounds >= 0.91, held / rounds  # 0.95, and three standard errors of 300 rounds are 0.04
 
 
 def test_a_trend_is_the_straight_line_through_the_means() -> None:
     hits = family(np.random.default_rng(0), 3, 400, 0.2, 0.2)
-    found = trend(hits, COSTS)
+    found = trend(hits, range(8))
     assert found is not None
-    assert found.points == pytest.approx(np.polyfit(np.log2(COSTS), [each.mean() for each in hits], 1)[0])
+    assert found.slope == pytest.approx(np.polyfit(range(8), [each.mean() for each in hits], 1)[0])
     assert found.seeds == 3
-    assert found == trend(hits, COSTS)  # the same every time
-    assert trend(hits, [2.0] * 8) is None
+    assert trend(hits, [math.log2(5985)] * 8) is None  # no rounding error is a slope
 
 
-def test_a_trend_is_never_certain_where_networks_are_always_right() -> None:
-    found = trend([np.ones((2, 50), bool)] * 3, [1, 2, 4])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_trend_of_two_networks_is_their_difference(seeds: int) -> None:
+    hits = family(np.random.default_rng(4), seeds, 300, 0.2, 0.2, members=2)
+    found, gap = trend(hits, [3.0, 5.0]), difference(hits[1], hits[0], scatter(each.mean(1) for each in hits))
     assert found is not None
-    assert found.points == found.logits == 0
+    assert (2 * found.slope, 2 * found.noise) == pytest.approx((gap.lead, gap.noise), rel=0.02)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_trend_is_never_certain(right: bool) -> None:
+    found = trend([np.full((2, 50), right)] * 3, [math.log2(macs) for macs in (100, 333, 700)])
+    assert found is not None
+    assert abs(found.slope) < 1e-9 < 0.001 < found.noise
+    one = trend([np.array([[False]]), np.array([[True]])], [0, 1])
+    assert one is not None
+    assert one.noise > one.slope == 1
 
 
 def test_two_seeds_of_many_networks_say_what_two_of_one_cannot() -> None:
     hits = family(np.random.default_rng(1), 2, 2000, 0.1, 0.1)
-    pooled = scatter([each.mean(1) for each in hits], 2000)
+    pooled = scatter(each.mean(1) for each in hits)
     assert pooled is not None
     assert pooled.freedom == 8
-    logits = [np.log(each.mean(1) / (1 - each.mean(1))) for each in hits]
-    assert pooled.variance == pytest.approx(np.mean([each.var(ddof=1) for each in logits]), rel=0.01)
     points = np.mean([each.mean(1).var(ddof=1) for each in hits])
     assert pooled.at(float(np.mean(hits))) == pytest.approx(points, rel=0.5)  # the scatter that was put in
-    assert scatter([[0.9], [0.8]], 2000) is None
+    assert scatter([[0.9], [0.8]]) is None
     alone, together = difference(hits[7], hits[0]), difference(hits[7], hits[0], pooled)
     assert alone.lead == together.lead
     assert together.noise < alone.noise
@@ -205,9 +214,20 @@ def test_two_seeds_of_many_networks_say_what_two_of_one_cannot() -> None:
     assert wide.low < narrow.low < narrow.mean < narrow.high < wide.high
 
 
+def test_members_that_are_nearly_always_right_do_not_blur_those_that_are_not() -> None:
+    wrong = [(60, 66), (30, 28), (2, 0)]  # of 2,003 images, by two seeds
+    top1 = [[1 - number / 2003 for number in pair] for pair in wrong]
+    pooled = scatter(top1)
+    assert pooled is not None
+    assert math.sqrt(pooled.at(np.mean(top1[0]))) < 0.006
+    hits = [np.array([np.arange(2003) >= number for number in pair]) for pair in wrong]
+    gap = difference(hits[2], hits[0], pooled)
+    assert gap.lead > gap.noise
+
+
 def test_equal_networks_with_two_seeds_are_seldom_told_apart_by_the_pooled_scatter() -> None:
     draw, rounds, wrong = np.random.default_rng(5), 400, 0
     for _ in range(rounds):
         hits = family(draw, 2, 500, 0.15, 0.0)
-        wrong += difference(hits[7], hits[0], scatter([each.mean(1) for each in hits], 500)).p <= ALPHA
+        wrong += difference(hits[7], hits[0], scatter(each.mean(1) for each in hits)).p <= ALPHA
     assert wrong / rounds <= 0.08  # 0.05, and three standard errors of 400 rounds are 0.03

@@ -26,7 +26,7 @@ MISTAKES = [
     ("phi: [0, 1, 2]", "phi: [0, 2, 1]", "members: phi must rise from member to member"),
     ("phi: [0, 1, 2]", "phi: []", "members.phi"),
     ("crop_area: [0.7, 1.0]", "crop_area: [0.7, 1.5]", "crop_area must rise within 0..1"),
-    ("family: tiny", "family: Tiny Family", "family: may have lower-case letters, digits, _ and -"),
+    ("family: tiny", "family: Tiny Family", "family: must be lower-case letters, digits, _ and -"),
     ("family: tiny", "family: tiny\nfamily: other", "key 'family' is given twice"),
     ("family: tiny", "family: [tiny", "line"),
     ("family: tiny\n", "", "family: missing"),

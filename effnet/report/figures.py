@@ -230,7 +230,7 @@ def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None
 
 def _members(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     top1 = [100 * point.top1 for point in points]
-    pooled = scatter((point.scores for point in points), points[0].samples)
+    pooled = scatter(point.scores for point in points)
     bands = [band(point.scores, point.samples, pooled) for point in points]
     below = [value - 100 * low for value, (_, low, _) in zip(top1, bands, strict=True)]
     above = [100 * high - value for value, (_, _, high) in zip(top1, bands, strict=True)]

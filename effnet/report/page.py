@@ -92,7 +92,7 @@ def coefficients_story(facts: Facts) -> str:
     if facts.config.coefficients or fit is None:
         return "stated in the config."
     told = f"the grid of {fit.points:,} points trained {len(fit.candidates)} networks"
-    return f"{told}; {fit.told}. Taken was, {fit.rule}."
+    return f"{told}; {fit.told}. Chosen: {fit.rule}."
 
 
 def config_yaml(facts: Facts) -> str:

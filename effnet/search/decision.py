@@ -61,7 +61,7 @@ def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     best = ranked[0]
     if len(ranked) == 1:
         return Decision(best, best, None, 0.0, 0.0, 1.0, tie=False, seeds=len(finalists[best].top1))
-    pooled = scatter((finalist.top1 for finalist in finalists.values()), finalists[best].hits.shape[-1])
+    pooled = scatter(finalist.top1 for finalist in finalists.values())
     gaps = {key: difference(finalists[best].hits, finalists[key].hits, pooled) for key in ranked[1:]}
     p_values = holm({key: gap.p for key, gap in gaps.items()})
     within = [best, *(key for key in ranked[1:] if p_values[key] > ALPHA)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnet.errors import ConfigError
+from effnet.errors import ConfigError, DataError
 from effnet.process import report_to
 from effnet.shipped import shipped_config, shipped_configs
 
@@ -151,7 +151,10 @@ def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> RunFolder 
 
     there = {folder.key: folder for folder in folders}
     for path in sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime):
-        family = read_value(FamilyResult, path)
+        try:
+            family = read_value(FamilyResult, path)
+        except DataError:  # another version's, or broken: the runs themselves still have names
+            continue
         for member in family.members if family else ():
             if member.name.lower() == name.lower() and member.run_key in there:
                 return there[member.run_key]

@@ -83,7 +83,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Flowers", "../x", "a: b\nc: {", ""])
 def test_a_name_that_no_family_can_have(tmp_path: Path, name: str) -> None:
-    assert_one_line(run_effnet("init", name, cwd=tmp_path), 2, "family: may have lower-case letters, digits, _ and -")
+    assert_one_line(run_effnet("init", name, cwd=tmp_path), 2, "family: must be lower-case letters, digits, _ and -")
     assert not list(tmp_path.iterdir())
 
 
