@@ -308,7 +308,7 @@ def test_second_command_on_the_same_store_is_told(folder: Path) -> None:
 
 def test_given_coefficients_skip_the_grid(folder: Path) -> None:
     config = CONFIG.replace("fit: {", "coefficients: [1.0, 1.2, 1.0]\nfit: {").replace(
-        "phi: [0, 1, 2]", "seeds: 2, phi: [0]"
+        "phi: [0, 1, 2], dropout: [0.1, 0.2]", "seeds: 2, phi: [0, 0.01], dropout: [0.1, 0.1]"
     )
     write_tiny(folder, config)
     done = run_effnet("family", "tiny.yaml", "--json", cwd=folder)
@@ -316,7 +316,10 @@ def test_given_coefficients_skip_the_grid(folder: Path) -> None:
     assert "(from the config)" in done.stderr
     assert json.loads(done.stdout)["coefficients"] == {"alpha": 1.0, "beta": 1.2, "gamma": 1.0}
     assert len(mlflow_runs(folder)) == 3
-    (member,) = json.loads(done.stdout)["members"]
+    member, equal = json.loads(done.stdout)["members"]  # rounding makes B1 the same network: it is trained once
+    assert equal | {"name": "B0", "phi": 0} == member
+    assert json.loads(done.stdout)["answer"]["member"] == "B0"
+    assert json.loads(done.stdout)["growth"] is None
     runs = [RunFolder(folder / "store/runs" / each["run_key"]) for each in member["seeds"]]
     assert [run.spec().seed for run in runs] == [0, 1]
     scores = [run.evaluated().top1 for run in runs]

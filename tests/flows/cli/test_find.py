@@ -130,6 +130,10 @@ def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) 
         path.write_text(json.dumps(family | {"members": [member]}))
         os.utime(path, (number, number))
     assert find("b0", tmp_path).name == keys[-1]
+    broken = store.families / "newest/family.json"  # another version's, or cut short
+    broken.parent.mkdir()
+    broken.write_text('{"family": "t"}')
+    assert find("b0", tmp_path).name == keys[-1]
 
 
 def test_a_store_without_models_stays_as_it_is(tmp_path: Path) -> None:
