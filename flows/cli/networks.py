@@ -14,7 +14,7 @@ from flows.cli.find import ConfigFile, find
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
-    from effnet.arch.scaling import Coefficients
+    from effnet.arch.scaling import Coefficients, Multipliers
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
@@ -80,6 +80,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @options.STORE
 @click.option("--baseline", help="Network or file to scale, without a CONFIG.  [default: efficientnet_b0]")
 @click.option("--strategy", default="compound", show_default=True, help="compound, depth, width, resolution or dWr.")
+@options.MULTIPLIERS
 @click.option("--max-macs", type=Amount(), help="Find the largest member within these multiply-adds, e.g. 1.5G.")
 @click.option("--max-params", type=Amount(), help="... within these parameters, e.g. 10M.")
 @click.option("--max-activations", type=Amount(), help="... within these activations, e.g. 20M.")
@@ -100,6 +101,7 @@ def plan(
     store: Path | None,
     baseline: str | None,
     strategy: str,
+    multipliers: tuple[float, float, float] | None,
     max_macs: int | None,
     max_params: int | None,
     max_activations: int | None,
@@ -108,19 +110,26 @@ def plan(
     macs_per_second: int | None,
     as_json: bool,
 ) -> None:
-    """Price the family of CONFIG without training anything, or find the largest member that a budget allows."""
+    """Price the family of CONFIG without training anything, or one network: the largest that a budget allows, or the
+    baseline scaled by --multipliers.
+    """
     from effnet.arch.budget import Budget
+    from effnet.arch.scaling import Multipliers
 
     if config and baseline:
         raise ConfigError("plan: give CONFIG or --baseline, not both; the config names its own baseline")
     budget = Budget(max_params, max_macs, max_activations)
+    if multipliers and any(budget):
+        raise ConfigError("plan: give --multipliers or a budget, not both; the budget finds its own multipliers")
     family = _Family.of_config(config, store, num_classes, images) if config else _Family.of_zoo(baseline, num_classes)
-    if any(budget):
+    if multipliers:
+        _plan_scaled(family, Multipliers(*multipliers), as_json)
+    elif any(budget):
         _plan_largest(family, strategy, budget, as_json)
     elif config:
         _plan_members(family, macs_per_second, as_json)
     else:
-        raise ConfigError("plan: give a CONFIG, or a budget such as --max-macs 1.5G")
+        raise ConfigError("plan: give a CONFIG, a budget such as --max-macs 1.5G, or --multipliers")
 
 
 class _Family:
@@ -247,6 +256,31 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
     for stage in stages:
         if stage.note:
             click.echo(f"{stage.stage}: {stage.note}")
+
+
+def _plan_scaled(family: _Family, multipliers: Multipliers, as_json: bool) -> None:
+    from effnet.arch.cost import count
+    from effnet.arch.scaling import realised, scale
+
+    base = count(family.baseline, family.num_classes)
+    arch = scale(family.baseline, multipliers, resolution_multiple=family.resolution_multiple)
+    cost, made = count(arch, family.num_classes), realised(family.baseline, arch)
+    data: dict[str, Any] = {
+        "baseline": family.baseline.name,
+        "multipliers": multipliers._asdict(),
+        "realised": {name: round(value, 6) for name, value in made._asdict().items()},
+        "resolution": arch.resolution,
+        **cost._asdict(),
+        "macs_ratio": round(cost.macs / base.macs, 4),
+    }
+    if as_json:
+        click.echo(json.dumps(data, indent=2))
+        return
+    told = ", ".join(f"{name} ×{value:.3g}" for name, value in multipliers._asdict().items())
+    rounded = ", ".join(f"×{value:.3g}" for value in made)
+    click.echo(f"{family.baseline.name}, {told}; after rounding {rounded}; {arch.resolution} pixels")
+    for name, value in cost._asdict().items():
+        click.echo(f"{name:12}{value:16,}   ×{value / getattr(base, name):.2f}")
 
 
 def _plan_largest(family: _Family, strategy_name: str, budget: Budget, as_json: bool) -> None:

@@ -9,6 +9,12 @@ import click
 DEFAULT_STORE = Path(".effnet")
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+MULTIPLIERS = click.option(
+    "--multipliers",
+    type=(float, float, float),
+    metavar="DEPTH WIDTH RESOLUTION",
+    help="Scale the baseline by these, e.g. 1.4 1.2 1.3 as in the paper's table 3.",
+)
 # Of commands that look into a store.
 HOME = click.option(
     "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."

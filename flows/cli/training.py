@@ -16,6 +16,7 @@ from flows.cli import options
 from flows.cli.find import CONFIG, find, open_store
 
 if TYPE_CHECKING:
+    from effnet.arch.scaling import Multipliers
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.evaluation.classes import Known
@@ -28,7 +29,8 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 
 @click.command()
 @CONFIG
-@click.option("--member", default="b0", show_default=True, help="Which of the config's members: b0, b1, ...")
+@click.option("--member", help="Which of the config's members: b0, b1, ...  [default: b0]")
+@options.MULTIPLIERS
 @options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
 @click.option("--new-head", is_flag=True, help="Start with a new classifier even if the number of classes is the same.")
@@ -37,9 +39,20 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 )
 @options.JSON
 def train(
-    config: Path, member: str, store: Path | None, start_from: str | None, new_head: bool, ranks: int, as_json: bool
+    config: Path,
+    member: str | None,
+    multipliers: tuple[float, float, float] | None,
+    store: Path | None,
+    start_from: str | None,
+    new_head: bool,
+    ranks: int,
+    as_json: bool,
 ) -> None:
-    """Train and evaluate one member of CONFIG's family, without the rest. Run it again to resume."""
+    """Train and evaluate one member of CONFIG's family, with its first seed, or the baseline scaled by --multipliers.
+
+    Run it again to resume.
+    """
+    from effnet.arch.scaling import Multipliers
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
@@ -48,6 +61,8 @@ def train(
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
 
+    if member and multipliers:
+        raise ConfigError("train: give --member or --multipliers, not both")
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)
@@ -56,9 +71,12 @@ def train(
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
-    wanted = _member(settings, baseline, member, build.num_classes)
-    labels = {"phi": wanted.phi}
-    training = build.training(Stage.MEMBER, wanted.name, wanted.architecture, settings.recipe, labels, start=start)
+    if multipliers:
+        name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
+    else:
+        wanted = _member(settings, baseline, member or "b0", build.num_classes)
+        name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
+    training = build.training(Stage.MEMBER, name, architecture, settings.recipe, labels, start=start)
     try:
         trainings.train(build, [training], ranks=ranks)
         trainings.evaluate(build, [training])
@@ -69,7 +87,7 @@ def train(
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
         click.echo(json.dumps({"run": str(training.folder.path), **shown}, indent=2))
     else:
-        _show(evaluation, f"{wanted.name}, run {training.folder.path}")
+        _show(evaluation, f"{name}, run {training.folder.path}")
 
 
 @click.command()
@@ -185,6 +203,22 @@ def _start(path: Path, new_head: bool) -> Start:
     if not file.is_file():
         raise ConfigError(f"{path}: no weights there; give a weights file, a model folder or a finished run folder")
     return Start(path=str(file.absolute()), sha256=sha256_file(file), new_head=new_head)
+
+
+def _scaled(
+    settings: FamilyConfig, baseline: Architecture, multipliers: Multipliers
+) -> tuple[str, Architecture, dict[str, float]]:
+    """Return a network's name for people, the baseline scaled, and its labels."""
+    from effnet.arch.scaling import scale
+
+    name = "d{:g} w{:g} r{:g}".format(*multipliers)
+    arch = scale(
+        baseline,
+        multipliers,
+        resolution_multiple=settings.resolution_multiple,
+        name=f"{settings.family} {name}".replace(" ", "_"),
+    )
+    return name, arch, multipliers._asdict()
 
 
 def _member(settings: FamilyConfig, baseline: Architecture, name: str, num_classes: int) -> Member:

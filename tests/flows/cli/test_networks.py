@@ -93,10 +93,29 @@ def test_plan_finds_the_largest_member_within_a_budget(tmp_path: Path) -> None:
     assert data["activations"] <= 20_000
 
 
+def test_plan_scales_by_multipliers_as_in_table_3(tmp_path: Path) -> None:
+    compound = ["plan", "--baseline", "mobilenet_v1", "--multipliers", "1.4", "1.2", "1.3"]
+    data = json.loads(run_effnet(*compound, "--json", cwd=tmp_path).stdout)
+    assert 2.2e9 < data["macs"] < 2.35e9  # the paper: 2.3 B
+    assert data["resolution"] == 291
+    wide = json.loads(run_effnet(*compound[:4], "1", "2", "1", "--json", cwd=tmp_path).stdout)
+    assert 2.1e9 < wide["macs"] < 2.3e9  # the paper: 2.2 B
+    assert wide["realised"] == {"depth": 1.0, "width": 2.0, "resolution": 1.0}
+    assert "mobilenet_v1, depth ×1.4, width ×1.2, resolution ×1.3; after rounding" in (
+        run_effnet(*compound, cwd=tmp_path).stdout
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["plan"], "give a CONFIG, or a budget such as --max-macs 1.5G"),
+        (["plan"], "give a CONFIG, a budget such as --max-macs 1.5G, or --multipliers"),
+        (["plan", "--max-macs", "1G", "--multipliers", "1", "2", "1"], "give --multipliers or a budget, not both"),
+        (["plan", "--multipliers", "1", "0", "1"], "width multiplier must be a number above 0 (got 0.0)"),
+        (
+            ["train", "tiny.yaml", "--member", "b1", "--multipliers", "1", "2", "1"],
+            "--member or --multipliers, not both",
+        ),
         (["plan", "--max-macs", "1"], "fits the budget"),
         (["plan", "--max-macs", "9M", "--strategy", "deep"], "no strategy is called 'deep'; known: compound, depth"),
         (["plan", "tiny.yaml", "--baseline", "resnet50"], "give CONFIG or --baseline, not both"),

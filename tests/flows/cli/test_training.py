@@ -51,6 +51,16 @@ def test_one_member_is_trained_and_evaluated(home: Path, trained: dict[str, obje
     assert "latency" in again.stdout
 
 
+def test_a_network_scaled_by_hand_is_trained(home: Path) -> None:
+    done = run_effnet("train", "tiny.yaml", "--multipliers", "1", "1.5", "1", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    folder = RunFolder(Path(json.loads(done.stdout)["run"]))
+    about = folder.about()
+    assert about is not None
+    assert (about.name, about.labels) == ("d1 w1.5 r1", {"depth": 1.0, "width": 1.5, "resolution": 1.0})
+    assert [stage.channels for stage in folder.spec().architecture.stages] == [12, 18]
+
+
 def test_unknown_members_and_missing_weights_are_told(home: Path) -> None:
     unknown = run_effnet("train", "tiny.yaml", "--member", "b9", cwd=home)
     assert (unknown.returncode, unknown.stderr) == (2, "effnet: no member 'b9'; the config plans b0, b1, b2\n")
