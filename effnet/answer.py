@@ -78,8 +78,8 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     share = f"{cheapest.macs / best.macs:.2f} times the multiply-adds"
     if size_pays:
         because = (
-            f"{has}, and size pays here; where cost counts, {cheapest.name} ({cheapest.top1:.1%}, {share}) is within "
-            f"noise of it, {apart}"
+            f"{has}, and size pays here; where cost counts, {cheapest.name} ({cheapest.top1:.1%}, {share}) is not "
+            f"measurably worse, {_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points lower"
         )
         return Answer(member=best.name, because=because)
     images = cheapest.hits.shape[-1]
@@ -102,8 +102,9 @@ def growth(members: Sequence[Scored]) -> Growth | None:
         "Size pays here" if low > 0 else "Size costs accuracy here" if high < 0 else "No gain by size is shown here"
     )
     told = (
-        f"{verdict}: {_points(found.slope)} points of top-1 per doubling of multiply-adds ({_points(low)} to "
-        f"{_points(high)}); {large.name} - {small.name}: {_points(gap.lead)} ± {_points(gap.noise, sign=False)} points"
+        f"{verdict}: {_points(found.slope)} points of top-1 per doubling of multiply-adds (95 % interval "
+        f"{_points(low)} to {_points(high)}); {large.name} against {small.name}: {_points(gap.lead)} ± "
+        f"{_points(gap.noise, sign=False)} points"
     )
     if found.seeds < 2:
         told += f"; {ONE_TRAINING}"

@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.cost import count
-from effnet.arch.scaling import PAPER, Coefficients, Multipliers, realised, shares_of_cost
+from effnet.arch.scaling import PAPER, PAPER_SPLIT, Coefficients, realised, split_of_cost
 from effnet.config import given_coefficients
 from effnet.errors import DataError
 from effnet.hits import run_hits
@@ -153,17 +153,19 @@ def _say_decision(
     if decision.runner_up:
         verdict += f"; {decision.told()}"
     if decision.tie:
-        verdict += ", the one that splits the cost most like the paper's is taken"
+        verdict += "; the split of the cost closest to the paper's decides"
     build.screen.say(verdict)
     base = count(build.baseline, build.num_classes).macs
     d, w, r = realised(build.baseline, decision.winner.architecture)
-    parts = shares_of_cost(Multipliers(d, w, r), decision.winner.macs / base)
-    shares = "; shares of log cost {:.2f}, {:.2f}, {:.2f}".format(*parts) if parts else ""
+    split = split_of_cost(build.baseline, decision.winner.architecture, decision.winner.macs / base)
+    shares = "; {:.0%} of it by depth, {:.0%} by width, {:.0%} by resolution".format(*split) if split else ""
+    shares += " (the paper: {:.0%}, {:.0%}, {:.0%})".format(*PAPER_SPLIT) if split else ""
     build.screen.say(
         f"that is depth ×{d:.2f}, width ×{w:.2f}, resolution ×{r:.2f} for ×{decision.winner.macs / base:.2f} "
         f"multiply-adds{shares}"
     )
-    outside = "" if inside else ", outside the grid's window: reported, never chosen"
+    far = "cheap" if paper.macs < build.config.fit.cost_ratio * base else "costly"
+    outside = "" if inside else f", too {far} for the grid: for comparison only"
     build.screen.say(
         f"the paper's α {PAPER.alpha:g}, β {PAPER.beta:g}, γ {PAPER.gamma:g} at ×{paper.macs / base:.2f}: minival "
         f"top-1 {finalists[paper].mean:.1%}{outside}"

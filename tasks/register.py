@@ -27,5 +27,5 @@ def register_members(build: Build, trainings: Mapping[str, Training]) -> list[Re
     if found:
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)
-        screen.say(f"registry: {len(found)} models, {new} new; champion among these: {champions} of {len(found)}")
+        screen.say(f"registry: {len(found)} models, {new} new versions; {champions} are the champions of their models")
     return found

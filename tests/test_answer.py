@@ -41,8 +41,8 @@ def test_the_only_one() -> None:
 def test_size_pays() -> None:
     found = growth([member("B0", 100, 800, 805), member("B1", 200, 850, 855), member("B2", 400, 900, 905)])
     assert found is not None
-    assert found.told.startswith("Size pays here: +5.00 points of top-1 per doubling of multiply-adds (+")
-    assert "B2 - B0: +10.00 ± " in found.told
+    assert found.told.startswith("Size pays here: +5.00 points of top-1 per doubling of multiply-adds (95 % interval +")
+    assert "B2 against B0: +10.00 ± " in found.told
     assert found.per_doubling == pytest.approx(0.05)
     assert 0 < found.low < 0.05 < found.high
 

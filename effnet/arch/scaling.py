@@ -35,6 +35,7 @@ class Coefficients(NamedTuple):
 
 
 PAPER = Coefficients(1.2, 1.1, 1.15)  # paper, section 3.3, step 1
+PAPER_SPLIT = Multipliers(0.279, 0.292, 0.428)  # of the cost: see `split_of_cost`
 
 
 class Strategy(NamedTuple):
@@ -232,6 +233,22 @@ def shares_of_cost(multipliers: Multipliers, cost_factor: float) -> Multipliers 
         return None
     depth, width, resolution = (math.log(value) / math.log(cost_factor) for value in multipliers)
     return Multipliers(depth, 2 * width, 2 * resolution)
+
+
+def split_of_cost(baseline: Architecture, scaled: Architecture, cost_factor: float) -> Multipliers | None:
+    """Return how depth, width and resolution share a network's additional cost; the shares add up to 1.
+
+    They are those of `shares_of_cost`, of what rounding made. Where nothing grew there are none.
+
+    Args:
+        baseline: that was scaled.
+        scaled: what was made of it.
+        cost_factor: its counted multiply-adds, times the baseline's.
+    """
+    shares = shares_of_cost(realised(baseline, scaled), cost_factor)
+    if shares is None or not any(shares):
+        return None
+    return Multipliers(*(share / sum(shares) for share in shares))
 
 
 def same_network(one: Architecture, other: Architecture) -> bool:

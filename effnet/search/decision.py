@@ -43,12 +43,12 @@ class Decision(NamedTuple, Generic[_K]):
 
     def told(self) -> str:
         """Say what the lead is worth."""
-        lead = f"the best leads by {self.lead:.1%} ± {self.noise:.1%} (p {self.p:.2g})"
+        lead = f"the best leads the next by {self.lead:.1%} ± {self.noise:.1%}"
         if self.tie:
-            return f"{lead}, a tie: no evidence between them"
+            return f"{lead}: within noise, a tie"
         if self.seeds < 2:
             return f"{lead}, more than the images' noise; one seed cannot say what another would find"
-        return f"{lead}, more than noise"
+        return f"{lead}: more than noise"
 
 
 def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:

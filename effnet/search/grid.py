@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from effnet.arch.budget import Budget, largest
 from effnet.arch.cost import count
-from effnet.arch.scaling import PAPER, Coefficients, Multipliers, compound, realised, scale, shares_of_cost
+from effnet.arch.scaling import PAPER, PAPER_SPLIT, Coefficients, Multipliers, compound, realised, scale, split_of_cost
 from effnet.arch.spec import Architecture
 from effnet.config import FitConfig
 from effnet.errors import ConfigError
@@ -117,18 +117,15 @@ def in_window(macs: int, base: int, config: FitConfig) -> bool:
 def distance_from_paper(baseline: Architecture, candidate: Candidate, base: int) -> float:
     """Return how far a candidate's split of the cost is from the paper's, 0.28 depth, 0.29 width, 0.43 resolution.
 
-    It is the sum of the distances of the three shares of the log of cost, after rounding, in 0..2.
+    It is the sum of the distances of the three shares, after rounding, in 0..2.
 
     Args:
         baseline: that was scaled.
         candidate: what was made of it.
         base: multiply-adds of the baseline.
     """
-    wanted = shares_of_cost(PAPER.at(1), PAPER.cost_ratio)
-    found = shares_of_cost(realised(baseline, candidate.architecture), candidate.macs / base)
-    if wanted is None or found is None or not any(found):
-        return 2.0
-    return sum(abs(one / sum(found) - other) for one, other in zip(found, wanted, strict=True))
+    found = split_of_cost(baseline, candidate.architecture, candidate.macs / base)
+    return sum(abs(one - other) for one, other in zip(found, PAPER_SPLIT, strict=True)) if found else 2.0
 
 
 def _candidate(baseline: Architecture, point: Coefficients, arch: Architecture, num_classes: int) -> Candidate:

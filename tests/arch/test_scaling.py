@@ -15,6 +15,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import (
     DEPTH,
     PAPER,
+    PAPER_SPLIT,
     RESOLUTION,
     STRATEGIES,
     WIDTH,
@@ -206,3 +207,10 @@ def test_shares_are_of_the_log_of_cost_and_none_without_growth() -> None:
     shares = shares_of_cost(Multipliers(2.0, 2.0, 2.0), 32.0)
     assert shares == pytest.approx((0.2, 0.4, 0.4))
     assert shares_of_cost(Multipliers(1.0, 1.0, 1.0), 1.0) is None
+
+
+def test_the_papers_split_of_the_cost_is_that_of_its_coefficients() -> None:
+    shares = shares_of_cost(PAPER.at(1), PAPER.cost_ratio)
+    assert shares is not None
+    assert tuple(PAPER_SPLIT) == pytest.approx(tuple(shares), abs=5e-4)
+    assert sum(PAPER_SPLIT) == pytest.approx(1, abs=1e-3)

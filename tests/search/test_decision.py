@@ -22,7 +22,7 @@ def test_a_clear_winner_wins() -> None:
 def test_within_noise_the_one_with_the_least_penalty_is_taken_and_it_says_tie() -> None:
     found = decide({"a": Finalist(rows(900, 940, of=1000), 200), "b": Finalist(rows(890, 930, of=1000), 100)})
     assert (found.winner, found.best, found.tie) == ("b", "a", True)
-    assert "a tie: no evidence between them" in found.told()
+    assert "within noise, a tie" in found.told()
 
 
 def test_seeds_that_agree_to_the_last_image_are_no_certainty() -> None:
