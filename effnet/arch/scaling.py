@@ -35,7 +35,7 @@ class Coefficients(NamedTuple):
 
 
 PAPER = Coefficients(1.2, 1.1, 1.15)  # paper, section 3.3, step 1
-PAPER_SPLIT = Multipliers(0.279, 0.292, 0.428)  # of the cost: see `split_of_cost`
+PAPER_SPLIT = Multipliers(0.2794, 0.2922, 0.4284)  # of the cost: see `split_of_cost`
 
 
 class Strategy(NamedTuple):

@@ -212,5 +212,5 @@ def test_shares_are_of_the_log_of_cost_and_none_without_growth() -> None:
 def test_the_papers_split_of_the_cost_is_that_of_its_coefficients() -> None:
     shares = shares_of_cost(PAPER.at(1), PAPER.cost_ratio)
     assert shares is not None
-    assert tuple(PAPER_SPLIT) == pytest.approx(tuple(shares), abs=5e-4)
+    assert tuple(PAPER_SPLIT) == pytest.approx(tuple(shares), abs=5e-5)
     assert sum(PAPER_SPLIT) == pytest.approx(1, abs=1e-3)
