@@ -61,6 +61,7 @@ class Exchange:
             self._publish_dataset(spec.dataset)
             self._published.add(spec.dataset)
         self._send(folder.path, _FIRST)
+        self.pull(folder)  # a machine that had it before may have sent more of the journal than is known here
         self.push(folder)
 
     def fetch(self, key: str, cache_bytes: int) -> RunFolder:
@@ -191,10 +192,13 @@ class Exchange:
     def _fetch(self, folder: Path, there: dict[str, File], names: Iterable[str]) -> None:
         """Fetch files that are missing here, or shorter; files only appear or grow."""
         for name in names:
-            if (file := there.get(name)) and (
-                not (folder / name).exists() or (folder / name).stat().st_size < file.size
-            ):
-                self._place.fetch(f"runs/{folder.name}/{name}", folder / name)
+            if (file := there.get(name)) is None:
+                continue
+            path, full = folder / name, _full(folder.name, name)
+            if not path.exists() or path.stat().st_size < file.size:
+                self._place.fetch(full, path)
+            if name in _GROWING and (status := path.stat()).st_size >= file.size:
+                self._sent[full] = (status.st_size, status.st_mtime_ns)  # sent back, it might undo what comes meanwhile
 
     def _forget(self, key: str, kept: set[str]) -> None:
         """Remove checkpoints that are not kept here, each one's manifest first."""

@@ -44,6 +44,23 @@ def test_no_checkpoint_is_sent_that_is_ahead_of_the_journal(tmp_path: Path, monk
     assert max(steps) <= lines[-1]["step"]
 
 
+def test_a_run_that_is_published_again_keeps_what_its_last_machine_sent(run_folder: RunFolder, tmp_path: Path) -> None:
+    place = tmp_path / "exchange"
+    place.mkdir()
+    flow, machine = Exchange(str(place), run_folder.store), Exchange(str(place), Store(tmp_path / "machine"))
+    flow.publish(run_folder.key)
+    there = machine.fetch(run_folder.key, 1 << 30)
+    for epoch in (1, 2):
+        train_epoch(there, epoch)
+        machine.push(there)
+        if epoch == 1:
+            flow.pull(run_folder)
+    flow.publish(run_folder.key)  # for another machine: the first has gone, and the flow saw one epoch
+    other = Exchange(str(place), Store(tmp_path / "other")).fetch(run_folder.key, 1 << 30)
+    for folder in (other, run_folder):
+        assert [line["epoch"] for line in read_journal(folder.metrics_path)[0]] == [1, 2]
+
+
 def test_weights_to_start_from_come_along(run_folder: RunFolder, tmp_path: Path) -> None:
     weights = tmp_path / "b0.safetensors"
     weights.write_bytes(b"weights")

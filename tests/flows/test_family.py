@@ -255,7 +255,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_weights(
     assert flow_states(folder) == ["CRASHED"] * 3
     out, err = built_with_a_killed_training(folder)
     assert "fit coefficients: 3 of 3 trainings reused" in err
-    assert "killed by SIGKILL; started again" in err
+    assert "killed by SIGKILL; restarted from its last checkpoint" in err
     assert_same_family(folder, json.loads(out), built)
     assert flow_states(folder) == ["COMPLETED"] + ["CRASHED"] * 3
     with sqlite3.connect(folder / "store" / "prefect" / "prefect.db") as database:

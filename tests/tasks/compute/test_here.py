@@ -240,7 +240,7 @@ def test_children_die_with_the_fork_server_and_are_started_again(job: Callable[.
     notes = Notes()
     notes.run(job("victim", line), tick=tick)
     assert notes.done == ["victim"]
-    assert "killed by SIGKILL; started again" in notes.warned[0]
+    assert "killed by SIGKILL; restarted from its last checkpoint" in notes.warned[0]
     assert int(mark.read_text()) != killed[0]
 
 
