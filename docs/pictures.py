@@ -28,7 +28,7 @@ BUILD = "effnet build"  # the pictures' text field with the build's key
 SAMPLE = re.compile(r"(?<=<!-- from make pictures -->\n```text\n).*?(?=```\n<!-- end -->)", re.DOTALL)
 HELD_OUT = re.compile(r"(?<=with )[\d,]+(?= validation images)")
 # Lines of the terminal that are left out of the sample: one for each training, and those about progress.
-_LEFT_OUT = re.compile(r" *\d+:\d\d  (B[0-5]( seed \d+)?: |fit |.*: \d+%)")
+_LEFT_OUT = re.compile(r" *\d+:\d\d  (B[0-5]( seed \d+)?: |fit |[a-z ]+: \d+%)")
 _NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"  # closed, as one does
 _WAIT = 60_000  # milliseconds, for a page
 _REST = 5_000  # milliseconds, until drawings that move come to rest; the pages never stop asking their servers
