@@ -96,8 +96,11 @@ def test_plan_finds_the_largest_member_within_a_budget(tmp_path: Path) -> None:
 def test_plan_scales_by_multipliers_as_in_table_3(tmp_path: Path) -> None:
     compound = ["plan", "--baseline", "mobilenet_v1", "--multipliers", "1.4", "1.2", "1.3"]
     data = json.loads(run_effnet(*compound, "--json", cwd=tmp_path).stdout)
-    assert 2.2e9 < data["macs"] < 2.35e9  # the paper: 2.3 B
+    assert data["macs"] == 2_469_723_976  # the paper: 2.3 B; it does not tell how its depth was rounded
     assert data["resolution"] == 291
+    assert data["realised"]["depth"] == pytest.approx(20 / 13, abs=1e-6)  # rounded up, as by the official code
+    fine = json.loads(run_effnet(*compound[:4], "1", "1", "2", "--json", cwd=tmp_path).stdout)
+    assert 2.2e9 < fine["macs"] < 2.3e9  # the paper: 2.2 B
     wide = json.loads(run_effnet(*compound[:4], "1", "2", "1", "--json", cwd=tmp_path).stdout)
     assert 2.1e9 < wide["macs"] < 2.3e9  # the paper: 2.2 B
     assert wide["realised"] == {"depth": 1.0, "width": 2.0, "resolution": 1.0}
