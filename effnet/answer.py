@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
-
-from effnet.statistics import Hits, Scatter, difference, scatter, trend
+from effnet.champion import Contender
+from effnet.statistics import Scatter, difference, scatter, trend
 from effnet.values import Value
 
 ONE_TRAINING = "one training of each: what another seed would find is not counted"
-
-
-class Scored(NamedTuple):
-    """A member, scored on val."""
-
-    name: str
-    macs: int
-    hits: Hits  # (seeds, images); the images are the same for all members
-
-    @property
-    def top1(self) -> float:
-        """Mean over seeds."""
-        return float(self.hits.mean())
 
 
 class Answer(Value):
@@ -50,7 +35,7 @@ class Growth(Value):
         return self.low > 0
 
 
-def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
+def answer(members: Sequence[Contender], size_pays: bool) -> Answer:
     """Return the member to use, and why.
 
     Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
@@ -58,7 +43,7 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
     corrected for the number of members, which would let worse ones pass for as good.
 
     Args:
-        members: the family.
+        members: the family, each with the hits of its seeds, (seeds, images).
         size_pays: whether it is shown that top-1 grows with cost (Growth.pays).
     """
     best = max(members, key=lambda member: (member.top1, -member.macs))
@@ -74,23 +59,23 @@ def answer(members: Sequence[Scored], size_pays: bool) -> Answer:
         return Answer(member=best.name, because=f"{has}, and no cheaper member comes within noise of it")
     cheapest = min(within, key=lambda member: member.macs)
     gap = gaps[cheapest.name]
-    apart = f"{_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points apart"
+    points = f"{_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points"
     share = f"{cheapest.macs / best.macs:.2f} times the multiply-adds"
     if size_pays:
         because = (
             f"{has}, and size pays here; where cost counts, {cheapest.name} ({cheapest.top1:.1%}, {share}) is not "
-            f"measurably worse, {_points(gap.lead, sign=False)} ± {_points(gap.noise, sign=False)} points lower"
+            f"measurably worse, {points} lower"
         )
         return Answer(member=best.name, because=because)
     images = cheapest.hits.shape[-1]
     because = (
         f"{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
-        f"{apart}), and it takes {share}"
+        f"{points} apart), and it takes {share}"
     )
     return Answer(member=cheapest.name, because=because)
 
 
-def growth(members: Sequence[Scored]) -> Growth | None:
+def growth(members: Sequence[Contender]) -> Growth | None:
     """Return how top-1 grows with cost; None where all members cost the same."""
     found = trend([member.hits for member in members], [math.log2(member.macs) for member in members])
     if found is None:
@@ -111,12 +96,7 @@ def growth(members: Sequence[Scored]) -> Growth | None:
     return Growth(per_doubling=found.slope, low=low, high=high, lead=gap.lead, noise=gap.noise, told=told)
 
 
-def stacked(hits: Sequence[Hits]) -> Hits:
-    """Return the hits of several trainings, (images,) each, as (seeds, images)."""
-    return np.stack(list(hits))
-
-
-def _scatter(members: Sequence[Scored]) -> Scatter | None:
+def _scatter(members: Sequence[Contender]) -> Scatter | None:
     return scatter(member.hits.mean(1) for member in members)
 
 

@@ -14,10 +14,10 @@ RULE = (
 
 
 class Contender(NamedTuple):
-    """What the gate looks at."""
+    """One of the networks that are compared on the same images of val."""
 
     name: str  # for people
-    hits: Hits  # on the candidate's val, (images,)
+    hits: Hits  # (images,), or (seeds, images)
     macs: int
 
     @property

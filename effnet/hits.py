@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,20 @@ def keep_hits(path: Path, dataset: str, weights_sha256: str, split: str, hits: H
     splits = {**(kept.splits if kept and same else {}), split: SplitHits.of(hits)}
     content = KeptHits(dataset=dataset, weights_sha256=weights_sha256, splits=splits)
     publish(path, content.model_dump_json(indent=2).encode())
+
+
+def hits_of(folders: Iterable[RunFolder], split: str) -> Hits:
+    """Return the hits of several trainings on a split of their dataset, (seeds, images).
+
+    Raises:
+        DataError: if one of them keeps none.
+    """
+    found = []
+    for folder in folders:
+        if (hits := run_hits(folder, split)) is None:
+            raise DataError(f"{folder.hits_path}: missing; run the command again")
+        found.append(hits)
+    return np.stack(found)
 
 
 def run_hits(folder: RunFolder, split: str) -> Hits | None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from effnet.arch.cost import count
 from effnet.arch.scaling import PAPER, PAPER_SPLIT, Coefficients, realised, split_of_cost
 from effnet.config import given_coefficients
-from effnet.errors import DataError
-from effnet.hits import run_hits
+from effnet.hits import hits_of
 from effnet.runs import read_value
 from effnet.search.decision import Decision, Finalist, decide
 from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
 from effnet.search.grid import Candidate, Grid, distance_from_paper, enumerate_grid, in_window, paper_candidate
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.stages import Stage
-from effnet.statistics import Hits
 from effnet.store import publish
 from tasks.build import Build, Training
 from tasks.trainings import keep_minival_hits, measure_latency, train
@@ -105,16 +102,11 @@ def _finish(build: Build, candidates: Sequence[Candidate]) -> dict[Candidate, Fi
     base = count(build.baseline, build.num_classes).macs
     return {
         candidate: Finalist(
-            np.array([_hits(training) for training in each]), distance_from_paper(build.baseline, candidate, base)
+            hits_of((training.folder for training in each), "minival"),
+            distance_from_paper(build.baseline, candidate, base),
         )
         for candidate, each in trainings.items()
     }
-
-
-def _hits(training: Training) -> Hits:
-    if (hits := run_hits(training.folder, "minival")) is None:
-        raise DataError(f"{training.folder.hits_path}: has gone; run the command again")
-    return hits
 
 
 def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | None = None) -> Training:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from effnet.answer import Scored, answer, growth, stacked
+from effnet.answer import answer, growth
 from effnet.arch.scaling import Coefficients
-from effnet.errors import DataError
+from effnet.champion import Contender
 from effnet.family import FamilyResult, Member, MemberResult, SeedResult
-from effnet.hits import run_hits
+from effnet.hits import hits_of
 from effnet.stages import Stage
-from effnet.statistics import Hits
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
@@ -63,10 +62,12 @@ def evaluate_members(
     again = f"; {kept} of {len(every)} trainings had been evaluated before" if kept else ""
     samples = build.manifest.samples["val"]
     build.screen.say(f"evaluated on {samples:,} held-out images{again}")
-    distinct = {tuple(training.folder.key for training in each.trainings): each for each in reversed(family)}
+    distinct: dict[str, Entrant] = {}  # by the first run: rounding may make equals, and they count once
+    for entrant in family:
+        distinct.setdefault(entrant.trainings[0].folder.key, entrant)
     scored = [
-        Scored(each.member.name, each.member.macs, stacked([_hits(training) for training in each.trainings]))
-        for each in reversed(distinct.values())
+        Contender(each.member.name, hits_of((training.folder for training in each.trainings), "val"), each.member.macs)
+        for each in distinct.values()
     ]
     grown = growth(scored)
     return FamilyResult(
@@ -84,12 +85,6 @@ def evaluate_members(
 def _training(build: Build, member: Member, seed: int) -> Training:
     name = f"{member.name} seed {seed}" if seed else member.name
     return build.training(Stage.MEMBER, name, member.architecture, build.config.recipe, {"phi": member.phi}, seed=seed)
-
-
-def _hits(training: Training) -> Hits:
-    if (hits := run_hits(training.folder, "val")) is None:
-        raise DataError(f"{training.folder.hits_path}: has gone; run the command again")
-    return hits
 
 
 def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:

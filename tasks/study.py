@@ -14,8 +14,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, realised, shares_of_cost
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
-from effnet.errors import DataError
-from effnet.hits import run_hits
+from effnet.hits import hits_of
 from effnet.search.findings import STUDY, NetworkFound, StudyFindings
 from effnet.search.study import StudyPoint, balance, contests, gains, study_points, study_strategies
 from effnet.stages import Stage
@@ -121,13 +120,10 @@ def _unique(found: Iterable[tuple[StudyPoint, list[Training]]]) -> list[Training
 def _hits(
     points: Iterable[tuple[StudyPoint, list[Training]]], split: Literal["val", "minival"]
 ) -> dict[tuple[str, float], Hits]:
-    found = {}
-    for point, trainings in points:
-        kept = [run_hits(training.folder, split) for training in trainings]
-        if any(hits is None for hits in kept):
-            raise DataError(f"study {point.architecture.name}: its hits are missing; run the command again")
-        found[point.strategy, point.factor] = np.array(kept)
-    return found
+    return {
+        (point.strategy, point.factor): hits_of((training.folder for training in trainings), split)
+        for point, trainings in points
+    }
 
 
 def _found(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effnet.answer import Scored, answer, growth, stacked
+from effnet.answer import answer, growth
+from effnet.champion import Contender
+from effnet.statistics import ALPHA, difference, holm, mcnemar
 
 
-def member(name: str, macs: int, *rights: int, of: int = 1000) -> Scored:
-    return Scored(name, macs, stacked([np.arange(of) < right for right in rights]))
+def member(name: str, macs: int, *rights: int, of: int = 1000) -> Contender:
+    return Contender(name, np.array([np.arange(of) < right for right in rights]), macs)
 
 
 NEAR = [member("B0", 100, 800, 805), member("B1", 200, 900, 930), member("B2", 400, 905, 935)]
@@ -78,3 +80,12 @@ def test_always_right_is_no_evidence_that_size_does_anything() -> None:
     one = growth([member("B0", 100, 0, of=1), member("B1", 200, 1, of=1)])
     assert one is not None
     assert not one.pays
+
+
+def test_what_the_printed_interval_shows_to_be_worse_is_not_within_noise_however_many_members() -> None:
+    others = [member(f"B{number}", 200 + number, 960, of=1000) for number in range(1, 8)]
+    cheap, best = member("B0", 100, 955), member("B8", 400, 962)
+    assert difference(best.hits, cheap.hits).lead > difference(best.hits, cheap.hits).noise
+    raw = {each.name: mcnemar(best.hits[0], each.hits[0]) for each in (cheap, *others)}
+    assert raw["B0"] <= ALPHA < holm(raw)["B0"]  # corrected, it would pass for as good
+    assert answer([cheap, *others, best], size_pays=False).member == "B1"

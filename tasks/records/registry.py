@@ -17,7 +17,7 @@ from effnet.champion import RULE, Contender, Verdict, judge
 from effnet.config import Augment
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import ConfigError, DataError, EffnetError
-from effnet.hits import keep_hits, read_hits, run_hits
+from effnet.hits import hits_of, keep_hits, read_hits, run_hits
 from effnet.report.card import model_card
 from effnet.runs import Evaluation, RunFolder, RunResult
 from effnet.statistics import Hits
@@ -135,8 +135,7 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
 
 def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Verdict:
     """Compare a candidate with the current champion, and with the best champion so far, on the candidate's val."""
-    if (hits := run_hits(folder, "val")) is None:
-        raise DataError(f"{folder.hits_path}: missing; run the command again")
+    (hits,) = hits_of([folder], "val")
     new = Contender(str(found.version), hits, folder.trained().macs)
     if current is None:
         return judge(new, None, _best(registry, found.name, found.version))
