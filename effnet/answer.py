@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from effnet.champion import Contender
-from effnet.statistics import Scatter, difference, scatter, trend
+from effnet.statistics import Scatter, band, difference, scatter, trend
 from effnet.values import Value
 
 ONE_TRAINING = "one training of each: what another seed would find is not counted"
@@ -35,7 +35,7 @@ class Growth(Value):
         return self.low > 0
 
 
-def answer(members: Sequence[Contender], size_pays: bool) -> Answer:
+def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answer:
     """Return the member to use, and why.
 
     Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
@@ -45,11 +45,18 @@ def answer(members: Sequence[Contender], size_pays: bool) -> Answer:
     Args:
         members: the family, each with the hits of its seeds, (seeds, images).
         size_pays: whether it is shown that top-1 grows with cost (Growth.pays).
+        chance: top-1 of who names the commonest class every time, 0..1.
     """
     best = max(members, key=lambda member: (member.top1, -member.macs))
+    pooled, images = _scatter(members), best.hits.shape[-1]
+    if all(band(member.hits.mean(1), images, pooled).low <= chance for member in members):
+        because = (
+            f"it has the best top-1, {best.top1:.1%}, but no member is shown to beat naming the commonest class every "
+            f"time ({chance:.1%}): train longer, or look at the images and labels"
+        )
+        return Answer(member=best.name, because=because)
     if len(members) == 1:
         return Answer(member=best.name, because=f"it is the only member; top-1 {best.top1:.1%}")
-    pooled = _scatter(members)
     gaps = {member.name: difference(best.hits, member.hits, pooled) for member in members if member.macs < best.macs}
     within = [member for member in members if member.name in gaps and gaps[member.name].lead <= gaps[member.name].noise]
     has = f"it has the best top-1, {best.top1:.1%}"
@@ -67,10 +74,9 @@ def answer(members: Sequence[Contender], size_pays: bool) -> Answer:
             f"measurably worse, {points} lower"
         )
         return Answer(member=best.name, because=because)
-    images = cheapest.hits.shape[-1]
     because = (
         f"{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
-        f"{points} apart), and it takes {share}"
+        f"{points} apart), and it takes {share}; where accuracy counts more, {best.name}"
     )
     return Answer(member=cheapest.name, because=because)
 

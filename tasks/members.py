@@ -69,6 +69,7 @@ def evaluate_members(
         Contender(each.member.name, hits_of((training.folder for training in each.trainings), "val"), each.member.macs)
         for each in distinct.values()
     ]
+    counts = family[0].chosen.folder.evaluated().class_samples
     grown = growth(scored)
     return FamilyResult(
         family=build.config.family,
@@ -77,7 +78,7 @@ def evaluate_members(
         val_samples=samples,
         coefficients=coefficients._asdict(),
         members=tuple(_member_result(build, each, reused) for each in family),
-        answer=answer(scored, size_pays=grown is not None and grown.pays),
+        answer=answer(scored, size_pays=grown is not None and grown.pays, chance=max(counts) / sum(counts)),
         growth=grown,
     )
 

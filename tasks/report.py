@@ -95,7 +95,10 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     curves = {member.result.name: member.curve for member in facts.members}
     learning_figure(curves, "learning curves", _targets(folder, "learning"))
     yield Shown(
-        folder / "learning.svg", "Learning curves", "Top-1 on minival by epoch; the best epoch is kept.", "members"
+        folder / "learning.svg",
+        "Learning curves",
+        "Top-1 on minival by epoch, of the training whose model is registered; its best epoch is kept.",
+        "members",
     )
     if facts.search:
         caption = "Every trial, the best so far, and what nothing else beats."

@@ -130,7 +130,8 @@ def _usage(error: click.ClickException) -> str:
     """Return one line that says what is wrong with the command line."""
     told = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    command = context.command_path if context else "effnet"
+    named = [name for name in sys.argv[1:2] if name in cli.commands]  # the parser's own errors have no context
+    command = context.command_path if context else " ".join(["effnet", *named])
     return f"{told[:1].lower()}{told[1:]}; `{command} --help` says what can be written"
 
 

@@ -50,7 +50,7 @@ def train(
 ) -> None:
     """Train and evaluate one member of CONFIG's family, with its first seed, or the baseline scaled by --multipliers.
 
-    Run it again to resume.
+    A network scaled by --multipliers keeps the baseline's own dropout. Run it again to resume.
     """
     from effnet.arch.scaling import Multipliers
     from effnet.config import load_baseline, load_config

@@ -114,6 +114,7 @@ def test_plan_scales_by_multipliers_as_in_table_3(tmp_path: Path) -> None:
     [
         (["plan"], "give a CONFIG, a budget such as --max-macs 1.5G, or --multipliers"),
         (["plan", "--max-macs", "1G", "--multipliers", "1", "2", "1"], "give --multipliers or a budget, not both"),
+        (["plan", "--multipliers", "1", "2"], "requires 3 arguments; `effnet plan --help` says what can be written"),
         (["plan", "--multipliers", "1", "0", "1"], "width multiplier must be a number above 0 (got 0.0)"),
         (
             ["train", "tiny.yaml", "--member", "b1", "--multipliers", "1", "2", "1"],
