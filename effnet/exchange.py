@@ -183,6 +183,7 @@ class Exchange:
             mark = (status.st_size, status.st_mtime_ns)
             if self._sent.get(full := _full(folder.name, name)) == mark:
                 continue
+            self._sent.setdefault(full, (-1, 0))  # so that what is half sent is removed as well, if it vanishes here
             if name in _GROWING:  # may grow while it is sent
                 self._place.put(full, path.read_bytes())
             else:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from effnet.errors import DataError
 from effnet.exchange import Exchange
+from effnet.outage import impatient
 from effnet.runs import RunFolder, Start, read_journal
-from effnet.storage import open_folder
+from effnet.storage import open_folder, s3
 from effnet.store import Store, sha256_file
 
 
@@ -42,6 +45,31 @@ def test_no_checkpoint_is_sent_that_is_ahead_of_the_journal(tmp_path: Path, monk
     lines, _ = read_journal(tmp_path / "exchange" / "runs" / folder.key / "metrics.jsonl")
     assert steps
     assert max(steps) <= lines[-1]["step"]
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_sent_is_passed_over(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    folder = RunFolder(store.runs / "0123456789abcdef")
+    folder.path.mkdir(parents=True)
+    for number in (1, 2):
+        train_epoch(folder, number)
+    checked = s3._crc_file
+
+    def vanish(path: Path) -> int:
+        crc = checked(path)
+        if path.parent.name == "step-10" and path.exists():
+            shutil.rmtree(path.parent)  # as the training does with what it no longer keeps
+        return crc
+
+    monkeypatch.setattr(s3, "_crc_file", vanish)
+    began = time.monotonic()
+    with impatient():
+        Exchange(f"s3://{bucket}/team", store).push(folder)
+    assert time.monotonic() - began < s3.BRIEF_SECONDS  # it did not take the file's absence for the server's
+    sent = [file.name for file in open_folder(f"s3://{bucket}/team").list("checkpoints")]
+    assert sent == [f"checkpoints/{folder.key}/step-20/{name}" for name in ("MANIFEST.json", "state.pt")]
 
 
 def test_a_run_that_is_published_again_keeps_what_its_last_machine_sent(run_folder: RunFolder, tmp_path: Path) -> None:

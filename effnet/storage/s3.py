@@ -8,10 +8,13 @@ read whole.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import os
 import random
+import socket
+import ssl
 import threading
 import time
 import zlib
@@ -19,9 +22,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from effnet.errors import AwayError, ConfigError, DataError
+from effnet.files import reason
 from effnet.outage import Outage, duration, outage_seconds, waits
 from effnet.process import stopping, warn
 from effnet.storage import File
@@ -50,6 +54,10 @@ _ADVICE = {
 _MISSING = ("NoSuchKey", "404", "NotFound")
 _TAKEN = ("PreconditionFailed", "412")
 _CHANGED = "ConditionalRequestConflict"
+_LOCAL = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ESTALE, errno.ENAMETOOLONG),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE),
+}
 
 
 class S3Folder:
@@ -130,12 +138,12 @@ class S3Folder:
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
 
-        crc = _crc_file(path)
         config = TransferConfig(
             multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=PARALLEL
         )
 
         def run() -> None:
+            crc = _crc_file(path)
             try:
                 _client().upload_file(
                     str(path),
@@ -275,11 +283,9 @@ def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient:
             raise ConfigError(
                 f"{where}: no credentials for S3; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
-        except ClientError as error:
+        except (ClientError, HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
             last: Exception = error
             _judge(error, where)
-        except (HTTPClientError, HTTPError, BotoCoreError, OSError, _BrokenBodyError) as error:
-            last = error
         else:
             _heard.set()
             _outage.answered()
@@ -304,6 +310,12 @@ def _patient(run: Callable[[], _T], where: str, *, known: bool = False, patient:
     raise AssertionError("unreachable")
 
 
+def _is_local(error: Exception) -> TypeGuard[OSError]:
+    """Say whether it is a local file that failed (vanished, unreadable, its disk full): no server can cure that."""
+    network = (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError)
+    return isinstance(error, OSError) and not isinstance(error, network) and error.errno in _LOCAL
+
+
 def _delete(bucket: str, key: str) -> None:
     _client().delete_object(Bucket=bucket, Key=key)
 
@@ -320,8 +332,14 @@ def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
     return answer
 
 
-def _judge(error: Any, where: str) -> None:
+def _judge(error: Exception, where: str) -> None:
     """Raise the errors that no retry can cure."""
+    from botocore.exceptions import ClientError
+
+    if _is_local(error):
+        raise DataError(f"{error.filename or where}: {reason(error)}") from error
+    if not isinstance(error, ClientError):
+        return
     code = _code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     if status < 500:

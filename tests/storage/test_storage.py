@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -71,6 +72,36 @@ def test_what_is_not_there_is_told(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such"):
         folder.fetch("nothing", tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_a_local_file_that_vanishes_or_does_not_fit_is_told_at_once_and_not_the_servers_fault(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "_note", lambda *_: pytest.fail("taken for the server's failure"))
+    file = tmp_path / "file"
+    with pytest.raises(DataError, match=f"^{file}: no such file"):
+        folder.upload(file, "a")
+    if not isinstance(folder, s3.S3Folder):
+        return
+    checked = s3._crc_file
+
+    def vanish(path: Path) -> int:
+        crc = checked(path)
+        path.unlink()
+        return crc
+
+    file.write_bytes(b"checkpoint")
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^{file}: no such file"):
+        patch.setattr(s3, "_crc_file", vanish)
+        folder.upload(file, "a")
+    folder.put("b", b"0123456789")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^{folder.url}/b: no space left"):
+        patch.setattr(s3.os, "pwrite", full)
+        folder.fetch("b", tmp_path / "back")
 
 
 def test_a_server_without_conditions_is_noticed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
