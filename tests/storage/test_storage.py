@@ -91,16 +91,17 @@ def test_a_local_file_that_vanishes_or_does_not_fit_is_told_at_once_and_not_the_
         return crc
 
     file.write_bytes(b"checkpoint")
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^{file}: no such file"):
+    with monkeypatch.context() as patch:
         patch.setattr(s3, "_crc_file", vanish)
-        folder.upload(file, "a")
+        with pytest.raises(DataError, match=f"^{file}: no such file"):
+            folder.upload(file, "a")
     folder.put("b", b"0123456789")
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=f"^{folder.url}/b: no space left"):
-        patch.setattr(s3.os, "pwrite", full)
+    monkeypatch.setattr(s3.os, "pwrite", full)
+    with pytest.raises(DataError, match=f"^{folder.url}/b: no space left"):
         folder.fetch("b", tmp_path / "back")
 
 
