@@ -1,5 +1,5 @@
-# make demo: build a family of models on handwritten digits.  make test: run the tests.  make faults: break things often.
-# All install first, in .venv.
+# make demo: build a family of models on handwritten digits.  make test: run the tests.  make slow: those that take long.
+# make faults: break things often.  All install first, in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests at a time: many of them wait for servers and for processes that are killed (tests/parallel.py).
@@ -14,14 +14,18 @@ faults: .venv/installed
 pictures: .venv/installed
 	$(BIN)/python docs/pictures.py
 
-.PHONY: audit faults pictures demo newest test lint format clean
+.PHONY: audit faults pictures demo newest test slow lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
 	$(BIN)/effnet family configs/mnist.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest tests --numprocesses $(TESTS) --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m "not slow" --numprocesses $(TESTS) --no-loadscope-reorder
+
+# The slow tests: all of them, or SAMPLE of them, others at each commit.
+slow: .venv/installed
+	EFFNET_SAMPLE=$(SAMPLE) $(BIN)/python -m pytest tests -m slow --numprocesses $(TESTS) --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

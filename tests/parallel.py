@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from pathlib import PurePosixPath
 
 import pytest
@@ -36,6 +38,21 @@ def order(items: list[pytest.Item]) -> None:
     """Put groups together, the long ones first, each in its own order."""
     places = {name: place for place, name in enumerate(_LONG)}
     items.sort(key=lambda item: places.get(group(item.nodeid), len(places)))
+
+
+def keep_sample(config: pytest.Config, items: list[pytest.Item], count: int) -> None:
+    """Deselect all but `count` tests (with all their parameters): others for each commit, the same in each process."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, cwd=config.rootpath, check=True).stdout
+
+    def test(item: pytest.Item) -> str:
+        return item.nodeid.partition("[")[0]
+
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(commit + name.encode()).digest()
+
+    kept = set(sorted({test(item) for item in items}, key=draw)[:count])
+    config.hook.pytest_deselected(items=[item for item in items if test(item) not in kept])
+    items[:] = [item for item in items if test(item) in kept]
 
 
 class Scheduler(LoadScopeScheduling):

@@ -152,16 +152,34 @@ def _tests(path: Path) -> set[str]:
     return found
 
 
+def _is_slow(name: str) -> bool:
+    file, _, test = name.partition("::")
+    module = ast.parse((ROOT / file).read_text())
+    return any(
+        isinstance(node, ast.FunctionDef) and node.name == test and _is_marked(node, "slow") for node in module.body
+    )
+
+
+def _is_marked(node: ast.FunctionDef | ast.AsyncFunctionDef, mark: str) -> bool:
+    return any(f"mark.{mark}" in ast.unparse(each) for each in node.decorator_list)
+
+
 def _is_test(node: ast.stmt) -> bool:
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
         return False
-    return node.name.startswith("test_") and not any("mark.skip" in ast.unparse(each) for each in node.decorator_list)
+    return node.name.startswith("test_") and not _is_marked(node, "skip")
 
 
-def not_kept(ran: Iterable[str], skipped: Iterable[str]) -> list[str]:
-    """Return the promised tests that did not run, or were skipped, in a run of the whole suite (node ids)."""
+def not_kept(ran: Iterable[str], skipped: Iterable[str], *, slow: bool = True) -> list[str]:
+    """Return the promised tests (node ids) that did not run, or were skipped, in a run of the whole suite.
+
+    Args:
+        ran, skipped: node ids.
+        slow: slow tests were to run as well.
+    """
     called, passed_over = ({nodeid.partition("[")[0] for nodeid in nodeids} for nodeids in (ran, skipped))
-    wanted = sorted({each for row in promises() for each in row.backing if "::" in each})
+    named = {each for row in promises() for each in row.backing if "::" in each}
+    wanted = sorted(each for each in named if slow or not _is_slow(each))
     words = {name: "was skipped" if name in passed_over else "did not run" for name in wanted}
     return [f"{name} {word}" for name, word in words.items() if name in passed_over or name not in called]
 

@@ -100,6 +100,7 @@ def test_the_servers_start_and_stop_as_printed(servers: dict[str, str]) -> None:
     assert {urllib.request.urlopen(url, timeout=30).status for url in servers.values()} == {200}
 
 
+@pytest.mark.slow
 def test_deployed_and_run_by_the_worker_that_is_printed(user: Path, servers: dict[str, str], tmp_path: Path) -> None:
     block = shell("docs/operations.md", "effnet up")
     up, deploy = block.commands
@@ -142,6 +143,7 @@ def test_the_records_are_looked_at_as_printed(user: Path) -> None:
     assert len(said.split(",")) >= 5
 
 
+@pytest.mark.slow
 def test_trainings_are_done_as_printed(user: Path) -> None:
     block = shell("docs/training.md", "apt-get")
     runs = json.loads(do("effnet runs --json", user))
@@ -156,6 +158,7 @@ def test_trainings_are_done_as_printed(user: Path) -> None:
         do(command, user)
 
 
+@pytest.mark.slow
 def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> None:
     document = "docs/tutorials/own-images.md"
     (config,) = blocks(document, "yaml")
@@ -180,6 +183,7 @@ def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> Non
     assert "val" in do(training, user)
 
 
+@pytest.mark.slow
 def test_weights_come_and_go_as_printed(user: Path) -> None:
     save_weights(user / "tf_efficientnet_b0.safetensors", build(zoo.get("efficientnet_b0"), seed=0), "timm")
     for command in shell("README.md", "effnet import-weights").commands:

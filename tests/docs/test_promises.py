@@ -99,6 +99,35 @@ def test_what_did_not_run_is_found() -> None:
     assert not_kept([], []) == ["tests/test_a.py::test_lies did not run"]
 
 
+def test_slow_tests_are_asked_for_only_where_they_were_to_run(house: Path) -> None:
+    tests = house / "tests/test_a.py"
+    tests.write_text(tests.read_text().replace("def test_lies", "@pytest.mark.slow\ndef test_lies"))
+    assert not_kept([], [], slow=False) == []
+    assert not_kept([], [], slow=True) == ["tests/test_a.py::test_lies did not run"]
+
+
+def test_a_sample_of_the_slow_tests_is_the_same_in_each_process() -> None:
+    command = [sys.executable, "-m", "pytest", "tests", "-m", "slow", "--collect-only"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+    def collected(sample: str) -> list[str]:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment | {"EFFNET_SAMPLE": sample},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        )
+        return [line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line]
+
+    first = collected("2")
+    assert len(set(first)) == 2
+    assert collected("2") == first
+    assert len(set(collected(""))) > 20
+
+
 def test_a_run_in_which_promised_tests_are_missing_fails() -> None:
     command = [sys.executable, "-m", "pytest", "tests/test_store.py", "-k", "canonical", "--numprocesses", "1"]
     bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

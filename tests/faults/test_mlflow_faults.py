@@ -68,6 +68,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.kill()
 
 
+@pytest.mark.slow
 def test_every_number_arrives_once(make, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.2)
     fired: Counter[str] = Counter()
@@ -118,6 +119,7 @@ def test_every_number_arrives_once(make, server: Server, monkeypatch: pytest.Mon
     show("MLflow's server", fired, outcomes)
 
 
+@pytest.mark.slow
 def test_what_was_wanted_while_it_was_away_is_there_when_it_is_back(
     make, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

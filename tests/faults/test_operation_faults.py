@@ -57,6 +57,7 @@ def reference(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Site:
     return site
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800 if not FULL else 6000)  # two families and four faults, where other tests run as well
 @pytest.mark.parametrize(("faults", "families"), CAMPAIGNS)
 def test_family_goes_on_whatever_is_killed(
@@ -194,6 +195,7 @@ class Site:
         return str(self.folder) in json.dumps(parameters, default=str)
 
 
+@pytest.mark.slow
 def test_one_of_two_families_on_one_output_wins(tmp_path: Path) -> None:
     fired: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()

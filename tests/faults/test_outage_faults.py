@@ -78,6 +78,7 @@ def cut(link: Link, way: str, seconds: float, after: float = 0.0) -> Iterator[No
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(5000 if FULL else 400)
 def test_the_same_bytes_whatever_becomes_of_the_link(
     bucket: str, link: Link, told: list[str], tmp_path: Path, run_folder: RunFolder, store: Store

@@ -31,6 +31,7 @@ __all__ = ["spec"]
 REQUESTS = wanted(30, 600)  # spoiled ones, at least
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("server", ["bucket", "real_bucket"])
 def test_objects_arrive_whole(
@@ -98,6 +99,7 @@ def crashing(rgw: Rgw, fired: Counter[str], name: str, pause: Callable[[], float
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_dataset_arrives_whatever_becomes_of_the_server(rgw: Rgw, real_bucket: str, tmp_path: Path) -> None:
     """X2, while images are sharded."""
@@ -124,6 +126,7 @@ def test_a_dataset_arrives_whatever_becomes_of_the_server(rgw: Rgw, real_bucket:
     show("S3 server killed", fired, outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_training_ends_the_same_whatever_becomes_of_the_server(
     rgw: Rgw,

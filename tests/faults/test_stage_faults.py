@@ -26,6 +26,7 @@ from tests.tiny import clean_environment, run_effnet, write_tiny
 KINDS = ("search", "study", "fit", "member")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # with the family that it is compared with
 def test_killed_in_every_stage(tmp_path: Path, home: Path, prefect_home: Path) -> None:
     source = random.Random(0)

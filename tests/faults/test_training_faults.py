@@ -103,6 +103,7 @@ def newest_step(folder: RunFolder) -> int:
     return next(iter(checkpoint.steps(folder.checkpoints)), 0)
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_change_no_bit(make: Callable[[], RunFolder], undisturbed: RunFolder) -> None:
     """K1 and K3: kill -9 at a random moment of a training, or of its start; again and again until it is done."""
     random.seed(time.time_ns())
@@ -130,6 +131,7 @@ def test_kills_at_any_moment_change_no_bit(make: Callable[[], RunFolder], undist
     show("trainings killed", fired, {"finished, the same to the bit": finished})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_lose_no_step(make: Callable[[], RunFolder], undisturbed: RunFolder, number: signal.Signals) -> None:
     """S1: asked to stop at a random moment: exit 75 within 20 s, and the next process goes on at that very step."""
@@ -187,6 +189,7 @@ def killed_saves(tmp_path: Path, limit: int, mutation: str = "") -> tuple[Counte
     return fired, wrong
 
 
+@pytest.mark.slow
 def test_a_save_killed_at_any_call_leaves_whole_checkpoints(tmp_path: Path) -> None:
     """K2: every call that a save makes to the system, one after the other."""
     fired, wrong = killed_saves(tmp_path, wanted(8, 100))

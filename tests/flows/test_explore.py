@@ -80,6 +80,7 @@ def test_every_training_has_its_end_in_mlflow(home: Path) -> None:
         assert {"top1", "params", "macs", "latency_ms", "train_hours"} <= run.data.metrics.keys()
 
 
+@pytest.mark.slow
 def test_again_it_takes_seconds_and_trains_nothing(home: Path) -> None:
     before = finished(home)
     for command in (("study", "tiny.yaml"), ("fit", "tiny.yaml"), ("search", "tiny.yaml")):
@@ -111,6 +112,7 @@ def test_search_without_a_search_is_told(tmp_path: Path) -> None:
     assert "give {search: ...} to search for one" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_study_says_whether_the_baseline_is_balanced(prefect_home: Path, tmp_path: Path) -> None:
     """On minival, as docs/search.md prints it, but shorter."""
     (block,) = (block for block in blocks("docs/search.md", "yaml") if "split: minival" in block.text)

@@ -167,6 +167,7 @@ def test_no_number_is_in_mlflow_twice_and_top1_is_vals(built: tuple[Path, dict[s
     assert [run.data.metrics["top1"] for run in ordered] == scores
 
 
+@pytest.mark.slow
 def test_copied_or_moved_store_works_where_it_is(built: tuple[Path, dict[str, Any], str], tmp_path: Path) -> None:
     folder = built[0]
     original, copy, moved = folder / "store", tmp_path / "copy", tmp_path / "moved"
@@ -200,6 +201,7 @@ def whole(root: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_files_of_our_names_in_the_working_folder_are_not_run(
     built: tuple[Path, dict[str, Any], str], tmp_path: Path
 ) -> None:
@@ -244,6 +246,7 @@ def test_plan_then_uses_the_fitted_coefficients(built: tuple[Path, dict[str, Any
     assert "measured just now" in data["speed"]["device"]
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_it_goes_on_to_the_same_weights(
     folder: Path, built: tuple[Path, dict[str, Any], str]
 ) -> None:
@@ -306,6 +309,7 @@ def test_second_command_on_the_same_store_is_told(folder: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_given_coefficients_skip_the_grid(folder: Path) -> None:
     config = CONFIG.replace("fit: {", "coefficients: [1.0, 1.2, 1.0]\nfit: {").replace(
         "phi: [0, 1, 2], dropout: [0.1, 0.2]", "seeds: 2, phi: [0, 0.01], dropout: [0.1, 0.1]"

@@ -120,6 +120,7 @@ def fenced(path: Path) -> list[str]:
     return [line.split(" #")[0].strip() for line in block[1].splitlines() if line.strip()]
 
 
+@pytest.mark.slow
 def test_tutorial_as_printed_leads_to_runs_that_only_die_when_they_are_dead(site: Site) -> None:
     up, deploy, worker = fenced(TUTORIAL)
     told = site.shell(up)

@@ -111,6 +111,7 @@ def aws() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trainings_and_hand_them_back(
     deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str, dataset_store: Store, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_two_workers_share_the_trainings_and_hand_them_back(
     assert all(RunFolder(store.runs / order.runs[0]).evaluated() for order in orders)
 
 
+@pytest.mark.slow
 def test_job_that_is_killed_goes_on_from_its_checkpoint(
     deployed: str, workers: Workers, store: Store, reference: tuple[RunSpec, str]
 ) -> None:
@@ -158,6 +160,7 @@ def test_job_that_is_killed_goes_on_from_its_checkpoint(
     assert weights(store, order) == reference[1]
 
 
+@pytest.mark.slow
 def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weights(
     deployed: str,
     workers: Workers,
@@ -191,6 +194,7 @@ def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weight
     assert weights(store, order) == reference[1]
 
 
+@pytest.mark.slow
 def test_two_machines_train_one_network_and_go_on_when_one_of_them_vanishes(
     deployed: str,
     workers: Workers,
@@ -228,6 +232,7 @@ def test_two_machines_train_one_network_and_go_on_when_one_of_them_vanishes(
     assert weights(store, order) == trained_here(whole, dataset_store, tmp_path / "here", ranks=2)
 
 
+@pytest.mark.slow
 def test_jobs_write_the_dataset_and_train_from_it_where_it_lies(
     deployed: str,
     workers: Workers,
@@ -350,6 +355,7 @@ def test_job_that_no_worker_takes_is_told(
     assert "no worker has picked it up; is one running? prefect worker start --pool effnet-gpu" in watched.warned[0]
 
 
+@pytest.mark.slow
 def test_job_that_is_wrongly_marked_as_crashed_is_waited_for(
     deployed: str, workers: Workers, store: Store, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_who_has_the_login_comes_in(stack: Stack) -> None:
     assert status(search, login, Host="evil.example:5000") == 403  # DNS rebinding
 
 
+@pytest.mark.slow
 def test_family_on_the_stack_leaves_no_secret_anywhere(stack: Stack, tmp_path: Path) -> None:
     environment = stack.environment
     store = tmp_path / "store"

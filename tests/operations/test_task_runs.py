@@ -93,6 +93,7 @@ def test_a_child_is_a_task_run_with_its_state_reason_and_log(
         assert not [line for run in runs.values() for line in log_of(run) if "Traceback" in line]
 
 
+@pytest.mark.slow
 def test_cancelled_on_the_page_a_family_stops_with_checkpoints(deployed: str, workers: Workers, tmp_path: Path) -> None:
     config: FamilyConfig = load_config(write_tiny(tmp_path, CONFIG.replace("epochs: 3", "epochs: 10000")))
     given = {"coefficients": [1.2, 1.1, 1.15], "members": {"phi": [0, 1]}, "compute": {"kind": "local", "parallel": 2}}

@@ -140,6 +140,7 @@ def test_the_number_of_ranks_may_change(folder: RunFolder, alone: RunFolder, bef
     assert_close(alone, folder)
 
 
+@pytest.mark.slow
 def test_two_ranks_go_on_to_the_bit(
     tmp_path: Path, folder: RunFolder, dataset_store: Store, manifest: Manifest
 ) -> None:

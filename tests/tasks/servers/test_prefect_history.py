@@ -59,6 +59,7 @@ def test_a_broken_database_is_left_to_the_server_to_tell(tmp_path: Path) -> None
     assert path.read_bytes() == bytes(range(256)) * 64
 
 
+@pytest.mark.slow
 def test_killed_run_ends_and_only_the_newest_stay(
     tmp_path: Path, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
