@@ -35,8 +35,8 @@ DEEP = {
     "count": "effnet.arch.cost",
     "load": "effnet.models.weights",
     "scale": "effnet.arch.scaling",
-    "verify": "effnet.data.shards",
-    "write_shards": "effnet.data.shards",
+    "verify": "effnet.data.shards.verification",
+    "write_shards": "effnet.data.shards.write",
     "zoo": "effnet.arch",
 }
 
