@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from effnet.champion import Contender
-from effnet.statistics import Scatter, band, difference, scatter, trend
+from effnet.statistics import Scatter, band, difference, scatter, sees, trend
 from effnet.values import Value
 
 ONE_TRAINING = "one training of each: what another seed would find is not counted"
@@ -76,7 +76,7 @@ def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answ
         return Answer(member=best.name, because=because)
     because = (
         f"{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
-        f"{points} apart), and it takes {share}; where accuracy counts more, {best.name}"
+        f"{points} apart; {sees(gap.sees(), gap.seeds)}), and it takes {share}; where accuracy counts more, {best.name}"
     )
     return Answer(member=cheapest.name, because=because)
 

@@ -19,6 +19,7 @@ from effnet.recipes import RecipeName, with_base
 from effnet.values import Value, read_mapping
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0, le=64)]  # of depth, width or resolution
 StrategyName = Literal["depth", "width", "resolution", "compound", "paper", "dWr"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 
@@ -329,6 +330,14 @@ class StudyConfig(Value):
         tuple[StrategyName, ...],
         Field(min_length=1, description="compound: by the family's α, β, γ, fitted or given; paper: by the paper's"),
     ] = ("depth", "width", "resolution", "compound")
+    multipliers: Annotated[
+        tuple[tuple[Factor, Factor, Factor], ...],
+        Field(
+            max_length=16,
+            description="in place of factors and strategies: networks by their multipliers of depth, width and "
+            "resolution, as in the paper's tables 3 and 7; the last is compared with each of the others",
+        ),
+    ] = ()
     split: Annotated[
         Literal["val", "minival"],
         Field(description="that scores are found on; minival for a study that decides: which baseline is balanced"),

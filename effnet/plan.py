@@ -16,7 +16,7 @@ from effnet.config import DataConfig, DatasetSource, FamilyConfig, ImageNetSourc
 from effnet.family import Member
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
-from effnet.search.study import study_points, study_strategies
+from effnet.search.study import study_points
 from effnet.store import TEMPORARY
 
 # What one A100 trains: 2,489 images/s of EfficientNet-B0 with 0.39 G multiply-adds each (NVIDIA's DeepLearningExamples,
@@ -159,10 +159,8 @@ def price(
         base = search.target_macs
         found.append(_price_of_search(search, images))
     if study := config.study:
-        ways = study_strategies(study, coefficients)
-        points = study_points(
-            baseline, ways, study.factors, num_classes=num_classes, resolution_multiple=config.resolution_multiple
-        )
+        multiple = config.resolution_multiple
+        points = study_points(study, coefficients, baseline, num_classes=num_classes, resolution_multiple=multiple)
         macs = {point.architecture.key(): point.macs for point in points}
         times = study.seeds * max(1, len(study.baselines))
         seen = float(times * study.epochs * images)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Hits = NDArray[np.bool_]  # (images,) of one training, or (seeds, images)
 
 ALPHA = 0.05
+POWER = 0.8  # how often a difference is to be found that is said to be seen
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 
 _K = TypeVar("_K", bound=Hashable)
@@ -36,6 +37,19 @@ class Difference(NamedTuple):
     noise: float  # half of the lead's 95 % interval
     p: float  # how probable a lead of this size would be if there were no difference; two-sided
     seeds: int  # the smaller number of trainings; of one alone nobody knows what another would have given
+    freedom: float = math.inf  # degrees of freedom of the noise
+
+    def sees(self, comparisons: int = 1) -> float:
+        """Return the smallest true lead that such a comparison would find four times in five (power 0.8).
+
+        It grows with the noise alone, whatever the lead is that was found.
+
+        Args:
+            comparisons: how many there are, among which this one is corrected (as Bonferroni does, which Holm's first
+                step is).
+        """
+        error = self.noise / _quantile(self.freedom)
+        return error * (_quantile(self.freedom, ALPHA / comparisons) + _quantile(self.freedom, 2 * (1 - POWER)))
 
 
 class Scatter(NamedTuple):
@@ -113,7 +127,7 @@ def difference(one: Hits, other: Hits, pooled: Scatter | None = None) -> Differe
     else:
         parts += [(float(hits.mean(1).var(ddof=1)) / len(hits), len(hits) - 1) for hits in (one, other)]
     total, freedom = _together(parts)
-    return Difference(lead, _quantile(freedom) * math.sqrt(total), _p(lead, total, freedom), seeds)
+    return Difference(lead, _quantile(freedom) * math.sqrt(total), _p(lead, total, freedom), seeds, freedom)
 
 
 def holm(p_values: Mapping[_K, float]) -> dict[_K, float]:
@@ -165,6 +179,12 @@ def trend(hits: Sequence[Hits], places: Sequence[float]) -> Trend | None:
         parts.append((seeds, pooled.freedom))
     total, freedom = _together(parts)
     return Trend(float(scores.mean()), _quantile(freedom) * math.sqrt(total), min(map(len, rows)))
+
+
+def sees(lead: float, seeds: int) -> str:
+    """Say what a comparison would have found, for the middle of a line (Difference.sees)."""
+    trainings = "one training" if seeds == 1 else f"{seeds} trainings"
+    return f"{trainings} of each would show {100 * lead:.1f} points, four times in five"
 
 
 def wilson_interval(share: float, samples: int) -> Interval:
@@ -228,10 +248,11 @@ def _p(lead: float, variance: float, freedom: float) -> float:
     return float(2 * t.sf(abs(lead) / math.sqrt(variance), freedom))
 
 
-def _quantile(freedom: float) -> float:
+def _quantile(freedom: float, alpha: float = ALPHA) -> float:
+    """Return how many standard errors Student's t exceeds on either side with probability `alpha` in all."""
     from scipy.stats import t
 
-    return float(t.ppf(1 - ALPHA / 2, freedom))
+    return float(t.ppf(1 - alpha / 2, freedom))
 
 
 def _check(one: Hits, other: Hits) -> None:

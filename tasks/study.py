@@ -16,9 +16,9 @@ from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
 from effnet.hits import hits_of
 from effnet.search.findings import STUDY, NetworkFound, StudyFindings
-from effnet.search.study import StudyPoint, balance, contests, gains, study_points, study_strategies
+from effnet.search.study import StudyPoint, balance, champion, contests, gains, study_points
 from effnet.stages import Stage
-from effnet.statistics import Hits, band
+from effnet.statistics import Hits, band, sees
 from effnet.store import publish
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, keep_minival_hits, train
@@ -48,7 +48,7 @@ def study_scaling(build: Build, config: StudyConfig, coefficients: Coefficients)
             name: tuple(_found(points[0][0].architecture, *each, hits[name]) for each in points)
             for name, points in trained.items()
         },
-        contests={name: tuple(contests(found)) for name, found in hits.items()},
+        contests={name: tuple(contests(found, champion(config))) for name, found in hits.items()},
         gains={name: tuple(gains(found, macs[name])) for name, found in hits.items()},
     )
     for name in trained:
@@ -75,6 +75,7 @@ def _say(build: Build, name: str, findings: StudyFindings) -> None:
         build.screen.say(
             f"study {name}: {fight.one} against {fight.other} ×{fight.factor:g}: {fight.lead:+.2%} ± "
             f"{fight.noise:.2%} (p {fight.p_holm:.2g}), {fight.told}"
+            + (f"; {sees(fight.sees, findings.config.seeds)}" if fight.told == "a tie" and fight.sees else "")
         )
 
 
@@ -82,9 +83,9 @@ def _train(
     build: Build, config: StudyConfig, baseline: Architecture, coefficients: Coefficients
 ) -> list[tuple[StudyPoint, list[Training]]]:
     points = study_points(
+        config,
+        coefficients,
         baseline,
-        study_strategies(config, coefficients),
-        config.factors,
         num_classes=build.num_classes,
         resolution_multiple=build.config.resolution_multiple,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,11 @@ def test_where_size_is_not_shown_to_pay_the_cheapest_that_noise_cannot_tell_from
     assert found.member == "B1"
     assert "1,000 images cannot tell it from B2, the best (91.5% and 92.0%" in found.because
     assert "0.50 times the multiply-adds" in found.because
+
+
+def test_what_these_images_and_seeds_would_have_shown_is_told_where_they_decide_nothing() -> None:
+    told = answer([member("B0", 1, 900, 902), member("B1", 2, 903, 905)], size_pays=False, chance=0.1).because
+    assert re.search(r"2 trainings of each would show \d+\.\d points, four times in five", told)
 
 
 def test_where_size_pays_the_best_and_the_cheapest_within_noise_beside_it() -> None:

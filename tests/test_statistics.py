@@ -95,6 +95,18 @@ def test_bands_hold_what_they_promise(seeds: int, images: int, scatter: float) -
     assert covered >= 0.92  # scores alone cannot say what seeds add within an image: wide, never narrow
 
 
+@pytest.mark.parametrize(("seeds", "images", "scatter"), [(1, 2000, 0.0), (3, 1000, 0.1), (5, 400, 0.2)])
+def test_what_a_comparison_sees_is_found_four_times_in_five(seeds: int, images: int, scatter: float) -> None:
+    draw, normal = np.random.default_rng(2), scipy.stats.norm()
+    wide = math.sqrt(1.5**2 + 1 + scatter**2)
+    seen = np.mean([difference(*arms(draw, 0.0, images, seeds, scatter)).sees() for _ in range(200)])
+    gap = wide * normal.ppf(normal.cdf(2 / wide) + seen) - 2  # whose true lead it is
+    found = [difference(*arms(draw, gap, images, seeds, scatter)) for _ in range(400)]
+    assert np.mean([each.lead for each in found]) == pytest.approx(seen, rel=0.1)
+    assert 0.7 < np.mean([each.p <= ALPHA for each in found]) < 0.9
+    assert found[0].sees(6) > found[0].sees(1) > found[0].noise
+
+
 def test_bands_are_wilsons_and_students() -> None:
     assert band([81 / 263], 263)[1:] == pytest.approx(wilson_interval(81 / 263, 263))
     students = scipy.stats.t.interval(0.95, 2, loc=0.51, scale=0.01 / 3**0.5)

@@ -16,6 +16,10 @@ class Multipliers(NamedTuple):
     width: float = 1.0
     resolution: float = 1.0
 
+    def told(self) -> str:
+        """Return a name for what they make: `d1.4 w1.2 r1.3`."""
+        return f"d{self.depth:g} w{self.width:g} r{self.resolution:g}"
+
 
 class Coefficients(NamedTuple):
     """The paper's α, β, γ: what one more unit of φ multiplies depth, width and resolution by."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,18 +17,25 @@ Targets = Sequence[Path]
 
 def study_figure(networks: Sequence[NetworkFound], title: str, split: str, targets: Targets) -> None:
     """Draw top-1 on a split against MACs for each way of scaling (paper, figures 3, 4 and 8)."""
+    others = [each for each in dict.fromkeys(network.strategy for network in networks) if each not in WAYS]
+    styles = WAYS | dict(zip(others, itertools.cycle(WAYS.values()), strict=False))
     with drawing(targets, (6.4, 4.4)) as (_, (axis,)):
         for strategy in dict.fromkeys(network.strategy for network in networks):
-            color, mark = WAYS[strategy]
+            color, mark = styles[strategy]
             ordered = sorted((each for each in networks if each.strategy == strategy), key=lambda each: each.macs)
             macs = [point.macs for point in ordered]
-            axis.plot(macs, [100 * point.mean for point in ordered], marker=mark, color=color, label=strategy)
+            label = f"{strategy}{_largest(ordered[-1])}"
+            axis.plot(macs, [100 * point.mean for point in ordered], marker=mark, color=color, label=label)
             low, high = [100 * point.low for point in ordered], [100 * point.high for point in ordered]
             axis.fill_between(macs, low, high, color=color, alpha=0.12, linewidth=0)
         log_counts(axis, "multiply-adds (MACs)")
         axis.set_ylabel(f"top-1 on {split} (%)")
         axis.set_title(title, fontsize=11)
-        axis.legend(frameon=False)
+        axis.legend(frameon=False, fontsize=8, title="largest network: depth, width, resolution", title_fontsize=8)
+
+
+def _largest(network: NetworkFound) -> str:
+    return ": ×{:.2f}, ×{:.2f}, ×{:.2f}".format(*network.multipliers)
 
 
 def search_figure(found: SearchFindings, targets: Targets) -> None:

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from effnet.statistics import ALPHA, Hits, difference, holm, scatter
+from effnet.statistics import ALPHA, Hits, difference, holm, scatter, sees
 
 _K = TypeVar("_K", bound=Hashable)
 
@@ -40,12 +40,13 @@ class Decision(NamedTuple, Generic[_K]):
     p: float  # of the lead, corrected for the number of finalists
     tie: bool  # the lead is within noise
     seeds: int  # trainings of each; with one, noise is that of the images alone
+    sees: float  # the smallest true lead that would be found four times in five
 
     def told(self) -> str:
         """Say what the lead is worth."""
         lead = f"the best leads the next by {self.lead:.1%} ± {self.noise:.1%}"
         if self.tie:
-            return f"{lead}: within noise, a tie"
+            return f"{lead}: within noise, a tie ({sees(self.sees, self.seeds)})"
         if self.seeds < 2:
             return f"{lead}, more than the images' noise; one seed cannot say what another would find"
         return f"{lead}: more than noise"
@@ -60,7 +61,7 @@ def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     ranked = sorted(finalists, key=lambda key: (-finalists[key].mean, finalists[key].penalty))
     best = ranked[0]
     if len(ranked) == 1:
-        return Decision(best, best, None, 0.0, 0.0, 1.0, tie=False, seeds=len(finalists[best].top1))
+        return Decision(best, best, None, 0.0, 0.0, 1.0, tie=False, seeds=len(finalists[best].top1), sees=0.0)
     pooled = scatter(finalist.top1 for finalist in finalists.values())
     gaps = {key: difference(finalists[best].hits, finalists[key].hits, pooled) for key in ranked[1:]}
     p_values = holm({key: gap.p for key, gap in gaps.items()})
@@ -69,4 +70,5 @@ def decide(finalists: Mapping[_K, Finalist]) -> Decision[_K]:
     # The second by top-1 may be significantly worse while a lower one, right about other images, is not.
     rival = within[1] if len(within) > 1 else ranked[1]
     gap, p = gaps[rival], p_values[rival]
-    return Decision(winner, best, rival, gap.lead, gap.noise, p, tie=p > ALPHA, seeds=gap.seeds)
+    tie, seen = p > ALPHA, gap.sees(len(gaps))
+    return Decision(winner, best, rival, gap.lead, gap.noise, p, tie=tie, seeds=gap.seeds, sees=seen)

@@ -60,6 +60,7 @@ class Contest(Value):
     p: float
     p_holm: float  # corrected for the number of contests
     told: str  # "better", "worse", "a tie"; "one seed" where nobody knows
+    sees: float | None = None  # the smallest true lead that would be found four times in five; None in older files
 
 
 class Gain(Value):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from effnet.arch.budget import Affordable, Budget, largest
 from effnet.arch.cost import count
-from effnet.arch.scaling import STRATEGIES, Coefficients, Strategy, compound
+from effnet.arch.scaling import STRATEGIES, Coefficients, Multipliers, Strategy, compound, scale
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
 from effnet.errors import ConfigError
@@ -44,6 +44,67 @@ def study_strategies(config: StudyConfig, coefficients: Coefficients) -> list[St
 
 
 def study_points(
+    config: StudyConfig,
+    coefficients: Coefficients,
+    baseline: Architecture,
+    *,
+    num_classes: int,
+    resolution_multiple: int,
+) -> list[StudyPoint]:
+    """Return the networks of a study of this baseline, by strategies and factors, or by multipliers.
+
+    Args:
+        config: of the study.
+        coefficients: α, β, γ of `compound`.
+        baseline: that is scaled; it is a point of every way of scaling, with factor 1.
+        num_classes: of the networks.
+        resolution_multiple: that resolutions are rounded to.
+
+    Raises:
+        ConfigError: if a network of about that cost cannot be made, or those given cost too different amounts: none
+            must miss the cost by more than a third.
+    """
+    made = {"num_classes": num_classes, "resolution_multiple": resolution_multiple}
+    if config.multipliers:
+        return points_by_multipliers(baseline, [Multipliers(*each) for each in config.multipliers], **made)
+    return points_at_equal_cost(baseline, study_strategies(config, coefficients), config.factors, **made)
+
+
+def champion(config: StudyConfig) -> str:
+    """Return the way of scaling that a study compares with each of the others."""
+    return Multipliers(*config.multipliers[-1]).told() if config.multipliers else "compound"
+
+
+def points_by_multipliers(
+    baseline: Architecture, multipliers: Sequence[Multipliers], *, num_classes: int, resolution_multiple: int
+) -> list[StudyPoint]:
+    """Return the networks of these multipliers; their factor is that of the last one's counted multiply-adds.
+
+    Raises:
+        ConfigError: if a network's cost differs from the last one's by more than a third, or that is the baseline's.
+    """
+    base = count(baseline, num_classes)
+    scaled = {each.told(): scale(baseline, each, resolution_multiple=resolution_multiple) for each in multipliers}
+    costs = {name: count(arch, num_classes) for name, arch in scaled.items()}
+    last = costs[multipliers[-1].told()].macs
+    if last == base.macs:
+        raise ConfigError(f"study: {multipliers[-1].told()} leaves {baseline.name} as it is; give larger multipliers")
+    factor, points = round(last / base.macs, 2), list[StudyPoint]()
+    for name, arch in scaled.items():
+        cost = costs[name]
+        if not 1 / MISS <= cost.macs / last <= MISS:
+            raise ConfigError(
+                f"study: {name} costs {cost.macs / base.macs:.2f} times as much as {baseline.name}, and "
+                f"{multipliers[-1].told()}, the last, {factor:g} times; give multipliers of about equal cost "
+                "(effnet plan --multipliers tells it)"
+            )
+        named = arch.model_copy(update={"name": f"{baseline.name}_{name.replace(' ', '_')}"})
+        points.append(StudyPoint(name, 1.0, baseline, base.macs, base.params))
+        points.append(StudyPoint(name, factor, named, cost.macs, cost.params))
+    return points
+
+
+def points_at_equal_cost(
     baseline: Architecture,
     strategies: Sequence[Strategy],
     factors: Sequence[float],
@@ -104,26 +165,27 @@ def _spread(found: Sequence[Affordable]) -> float:
     return max(costs) / min(costs)
 
 
-def contests(hits: Mapping[tuple[str, float], Hits], champion: str = "compound") -> list[Contest]:
+def contests(hits: Mapping[tuple[str, float], Hits], one: str) -> list[Contest]:
     """Return how a way of scaling does against each of the others, at every factor above 1.
 
     Args:
         hits: of each (strategy, factor), (seeds, images).
-        champion: the strategy that is compared with all others; without it there are no contests.
+        one: the way that is compared with all others (`champion`); without it there are no contests.
     """
-    pairs = [(factor, name) for name, factor in hits if factor != 1 and name != champion and (champion, factor) in hits]
-    found = {pair: difference(hits[champion, pair[0]], hits[pair[1], pair[0]]) for pair in pairs}
+    pairs = [(factor, name) for name, factor in hits if factor != 1 and name != one and (one, factor) in hits]
+    found = {pair: difference(hits[one, pair[0]], hits[pair[1], pair[0]]) for pair in pairs}
     corrected = holm({pair: gap.p for pair, gap in found.items()})
     return [
         Contest(
             factor=factor,
-            one=champion,
+            one=one,
             other=name,
             lead=gap.lead,
             noise=gap.noise,
             p=gap.p,
             p_holm=corrected[factor, name],
             told=_verdict(gap, corrected[factor, name]),
+            sees=gap.sees(len(found)),
         )
         for (factor, name), gap in found.items()
     ]

@@ -157,9 +157,19 @@ def _option(store: Path) -> str:
 @cli.command()
 @CONFIG
 @options.STORE
-def study(config: Path, store: Path | None) -> None:
-    """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says."""
-    _explore("study_scaling", _settings(config), config, store)
+@options.SEVERAL_MULTIPLIERS
+def study(config: Path, store: Path | None, multipliers: tuple[tuple[float, float, float], ...]) -> None:
+    """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says.
+
+    With --multipliers it compares the networks that these make; the last one with each of the others.
+    """
+    from effnet.config import StudyConfig
+
+    settings = _settings(config)
+    if multipliers:
+        wanted = (settings.study or StudyConfig()).model_dump() | {"multipliers": multipliers}
+        settings = settings.model_copy(update={"study": StudyConfig.parse(wanted, "--multipliers")})
+    _explore("study_scaling", settings, config, store)
 
 
 @cli.command()

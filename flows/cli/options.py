@@ -15,6 +15,13 @@ MULTIPLIERS = click.option(
     metavar="DEPTH WIDTH RESOLUTION",
     help="Scale the baseline by these, e.g. 1.4 1.2 1.3 as in the paper's table 3.",
 )
+SEVERAL_MULTIPLIERS = click.option(
+    "--multipliers",
+    type=(float, float, float),
+    metavar="DEPTH WIDTH RESOLUTION",
+    multiple=True,
+    help="Compare the network scaled by these with others, given likewise. Table 3: 1 2 1, 1 1 2 and 1.4 1.2 1.3.",
+)
 # Of commands that look into a store.
 HOME = click.option(
     "--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="The store's folder."

@@ -211,7 +211,7 @@ def _scaled(
     """Return a network's name for people, the baseline scaled, and its labels."""
     from effnet.arch.scaling import scale
 
-    name = "d{:g} w{:g} r{:g}".format(*multipliers)
+    name = multipliers.told()
     arch = scale(
         baseline,
         multipliers,

@@ -130,3 +130,15 @@ def test_a_study_says_whether_the_baseline_is_balanced(prefect_home: Path, tmp_p
     for place, dimension in enumerate(("depth", "width", "resolution")):
         assert [share > 0 for share in shares[dimension]] == [other == place for other in range(3)]
     assert not list((tmp_path / "store/runs").glob("*/evaluation.json"))  # val was not looked at
+
+    by_hand = ("--multipliers", "1", "1.4", "1", "--multipliers", "2", "1", "1")
+    done = run_effnet("study", "tiny.yaml", *by_hand, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / done.stdout.strip() / "study.json").read_text())
+    ((contest,),) = study["contests"].values()
+    assert (contest["one"], contest["other"]) == ("d2 w1 r1", "d1 w1.4 r1")
+    assert f"study tiny: d2 w1 r1 against d1 w1.4 r1 ×{contest['factor']:g}: " in done.stderr
+    assert contest["told"] != "a tie" or "one training of each would show " in done.stderr
+    bad = run_effnet("study", "tiny.yaml", "--multipliers", "0", "1", "1", cwd=tmp_path)
+    assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
+    assert "--multipliers: multipliers.0.0: " in bad.stderr

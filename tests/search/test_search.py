@@ -6,13 +6,14 @@ import math
 import random
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
-from effnet.arch.scaling import DEPTH, PAPER, RESOLUTION, WIDTH, Coefficients, compound
+from effnet.arch.scaling import PAPER, Coefficients, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
 from effnet.errors import ConfigError
@@ -20,7 +21,7 @@ from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.findings import Gain
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.search.space import Choices, Genes, Space, imagenet_space
-from effnet.search.study import balance, gains, study_points, study_strategies
+from effnet.search.study import balance, champion, gains, study_points, study_strategies
 from effnet.statistics import Hits
 
 SPACE = imagenet_space()
@@ -180,8 +181,8 @@ class TestStudy:
     @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v1", "mobilenet_v2", "resnet50"])
     def test_points_cost_the_same_by_every_strategy(self, name: str) -> None:
         baseline = zoo.get(name)
-        strategies = (DEPTH, WIDTH, RESOLUTION, compound(PAPER))
-        points = study_points(baseline, strategies, (2, 4, 8), num_classes=1000, resolution_multiple=8)
+        config = StudyConfig(strategies=("depth", "width", "resolution", "compound"), factors=(2, 4, 8))
+        points = study_points(config, PAPER, baseline, num_classes=1000, resolution_multiple=8)
         base = count(baseline).macs
         assert len(points) == 16
         for point in points:
@@ -190,6 +191,35 @@ class TestStudy:
         deep = next(point for point in points if (point.strategy, point.factor) == ("depth", 4)).architecture
         assert deep.resolution == baseline.resolution
         assert deep.num_blocks > baseline.num_blocks
+
+    def test_networks_by_their_multipliers_as_in_table_7(self) -> None:
+        table = ((4, 1, 1), (1, 2, 1), (1, 1, 2), (1.4, 1.2, 1.3))
+        config = StudyConfig(multipliers=table)
+        points = study_points(config, PAPER, zoo.get("efficientnet_b0"), num_classes=1000, resolution_multiple=1)
+        scaled = [point for point in points if point.factor != 1]
+        assert [point.strategy for point in scaled] == ["d4 w1 r1", "d1 w2 r1", "d1 w1 r2", "d1.4 w1.2 r1.3"]
+        assert champion(config) == "d1.4 w1.2 r1.3"
+        assert len({point.factor for point in scaled}) == 1
+        # Table 7 has 1.8, 1.8, 1.9 and 1.8 billion, more than twice the width or resolution of 0.39 billion can cost
+        assert [round(point.macs / 1e9, 1) for point in scaled] == [1.6, 1.4, 1.5, 1.8]
+        assert [point.macs for point in points if point.factor == 1] == [count(zoo.get("efficientnet_b0")).macs] * 4
+
+    @pytest.mark.parametrize(
+        ("table", "told"),
+        [
+            (((1, 3, 1), (1.4, 1.2, 1.3)), "d1 w3 r1 costs .* the last, .*; give multipliers of about equal cost"),
+            (((1, 2, 1), (1, 1, 1)), "d1 w1 r1 leaves efficientnet_b0 as it is; give larger multipliers"),
+        ],
+    )
+    def test_multipliers_that_cannot_be_compared_are_told(self, table: tuple[Any, ...], told: str) -> None:
+        with pytest.raises(ConfigError, match=told):
+            study_points(
+                StudyConfig(multipliers=table),
+                PAPER,
+                zoo.get("efficientnet_b0"),
+                num_classes=1000,
+                resolution_multiple=1,
+            )
 
     def test_gains_are_per_doubling_of_the_counted_cost(self) -> None:
         hits = arms(depth=0.50, width=0.60, resolution=0.70)
