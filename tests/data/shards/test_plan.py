@@ -57,6 +57,7 @@ def in_several_classes(images: Images) -> set[int]:
 @settings(max_examples=300, deadline=None)
 @example({(1, 0): 1, (1, 1): 1, (1, 3): 1}, {(0, 1): 1}, 0.05, 0.05, 0)
 @example({(0, 1): 1, (0, 9): 1, (0, 38): 1}, {(0, 0): 1}, 0.05, 0.45, 2)
+@example({(0, 0): 1, (0, 1): 1, (0, 3): 1, (0, 5): 1}, {(1, 3): 1, (1, 5): 1}, 0.05, 0.05, 2)
 @given(images, images, shares, shares, st.integers(0, 3))
 def test_what_images_that_are_added_move(before: Images, more: Images, minival: float, val: float, seed: int) -> None:
     config = DataConfig(minival=minival, val=val, seed=seed)
@@ -72,7 +73,7 @@ def test_what_images_that_are_added_move(before: Images, more: Images, minival: 
         if natural == set(SPLITS):
             assert not moved  # the class has images of its own for all splits: nothing moves, ever
         into = {image for image in moved if old[image] == "train"}
-        assert len(into) <= 1
+        assert len(into) <= min(2, 1 + len(doubted))  # such images may have been the only ones of minival and of val
         if len(mine) >= 3 and "train" in natural and not shared:
             assert not into  # what was learnt from never reports
 
