@@ -15,7 +15,7 @@ from effnet.arch import zoo
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
-from effnet.recipes import RecipeName, with_base
+from effnet.recipes import RecipeName, by_images, with_base
 from effnet.values import Value, read_mapping
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -235,6 +235,13 @@ class Recipe(Value):
     layer_decay: Annotated[
         float, Field(gt=0, le=1, description="factor of the learning rate from each block to the one before it")
     ] = 1.0
+    norms: Annotated[
+        Literal["train", "frozen"],
+        Field(
+            description="frozen: batch norms keep the statistics that they have; for trainings that start from weights"
+        ),
+    ] = "train"
+    head_rate: Annotated[float, Field(gt=0, le=1_000, description="factor of the classifier's learning rate")] = 1.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 where the device gains by it")
     ] = "auto"
@@ -246,10 +253,24 @@ class Recipe(Value):
         float, Field(ge=0, description="after which a checkpoint is due in any case; 0: none for this reason")
     ] = 10.0
 
+    left_open: Annotated[
+        tuple[str, ...],
+        Field(description="set by `base: finetune`: fields that it fits to the number of training images"),
+    ] = ()
+
     @model_validator(mode="before")
     @classmethod
     def _start_from_base(cls, data: object) -> object:
         return with_base(data)
+
+    def sized(self, images: int) -> Recipe:
+        """Return the recipe for so many training images: what was left open is filled in (effnet.recipes.by_images)."""
+        if not self.left_open:
+            return self
+        given = {name: getattr(self, name) for name in ("epochs", "batch_size") if name not in self.left_open}
+        wanted = {name: value for name, value in by_images(images, given).items() if name in self.left_open}
+        inside = {name.partition(".")[2]: wanted.pop(name) for name in list(wanted) if name.startswith("augment.")}
+        return self.model_copy(update=wanted | {"augment": self.augment.model_copy(update=inside), "left_open": ()})
 
 
 class FitConfig(Value):

@@ -31,6 +31,8 @@ _FIRST = ("config.json", "about.json")
 _GROWING = ("metrics.jsonl", "output.log")
 _RESULTS = (
     "latency.json",
+    "probe.safetensors",
+    "probe.json",
     "model.safetensors",
     "result.json",
     "hits.json",

@@ -167,7 +167,7 @@ def price(
         found.append(StagePrice("study", len(macs) * times, len(macs) * seen, sum(macs.values()) * seen))
     if config.coefficients is None:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
-    seen, seeds = float(config.recipe.epochs * images), config.members.seeds
+    seen, seeds = float(config.recipe.sized(images).epochs * images), config.members.seeds
     trainings, together = len(members) * seeds, sum(member.macs for member in members) * seeds
     found.append(StagePrice("members", trainings, trainings * seen, together * seen))
     return found

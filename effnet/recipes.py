@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-RecipeName = Literal["paper", "modern", "resnet", "mobilenet", "smoke"]
+RecipeName = Literal["paper", "modern", "resnet", "mobilenet", "finetune", "smoke"]
+
+FINETUNE_RATE = 1e-4  # of AdamW, for batches of up to 64
 
 RECIPES: Mapping[RecipeName, Mapping[str, Any]] = {
     # Paper, section 5.2; batch, warm-up, label smoothing and what is decayed from main.py and utils.py of the official
@@ -69,6 +72,21 @@ RECIPES: Mapping[RecipeName, Mapping[str, Any]] = {
         "label_smoothing": 0.0,
         "ema_decay": 0.9999,
     },
+    # Starting from weights. Batch norms keep the weights' own statistics: those of few images at another side, or of
+    # another domain, would first undo what the weights know (keras-team's guide to fine-tuning EfficientNet freezes
+    # them, too). Then nothing renormalises the weights, so that the step is adaptive and clipped. The new classifier
+    # starts at zero, and learns faster than what is known already. `by_images` has the rest.
+    "finetune": {
+        "optimizer": "adamw",
+        "warmup_epochs": 1.0,
+        "schedule": "cosine",
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "norms": "frozen",
+        "head_rate": 10.0,
+        "patience": 8,
+        "augment": {"crop_area": (0.3, 1.0)},
+    },
     # To see that everything works, not to learn much.
     "smoke": {
         "epochs": 2,
@@ -83,6 +101,38 @@ RECIPES: Mapping[RecipeName, Mapping[str, Any]] = {
 }
 
 
+OPEN = (
+    *("epochs", "batch_size", "learning_rate", "label_smoothing", "ema_decay"),
+    *("augment.policy", "augment.rand_magnitude", "augment.mixup"),
+)
+
+
+def by_images(images: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields (OPEN) that `finetune` fits to the number of training images.
+
+    Few images: small batches, so that there are enough steps; no smoothing, average or strong augmentation, which help
+    long trainings. Big Transfer (arXiv 1912.11370) likewise mixes from 20,000 images on.
+
+    Args:
+        images: in the training split.
+        given: `epochs` and `batch_size`, where the config has them.
+    """
+    batch = given.get("batch_size", 16 if images < 1_000 else 32 if images < 10_000 else 64)
+    steps = max(1, images // batch)
+    epochs = given.get("epochs", min(30, max(8, math.ceil(200 / steps))))
+    many = images >= 10_000
+    return {
+        "epochs": epochs,
+        "batch_size": batch,
+        "learning_rate": FINETUNE_RATE * max(1.0, math.sqrt(batch / 64)) * 256 / batch,  # per 256 images
+        "label_smoothing": 0.1 if images >= 1_000 else 0.0,
+        "ema_decay": 0.999 if steps * epochs >= 1_000 else 0.0,
+        "augment.policy": "randaugment" if many else "none",
+        "augment.rand_magnitude": 7.0 if many else 9.0,
+        "augment.mixup": 0.1 if many else 0.0,
+    }
+
+
 def with_base(data: object) -> object:
     """Return a recipe's fields over those of the recipe that its `base` names; a name alone is a recipe as well."""
     if isinstance(data, str):
@@ -94,7 +144,14 @@ def with_base(data: object) -> object:
     merged = {**base, **data}
     if isinstance(given := data.get("augment"), Mapping):
         merged["augment"] = {**base.get("augment", {}), **given}
+    if data["base"] == "finetune" and "left_open" not in data:
+        merged["left_open"] = tuple(name for name in OPEN if not _has(data, name))
     return merged
+
+
+def _has(data: Mapping[str, Any], name: str) -> bool:
+    first, _, rest = name.partition(".")
+    return first in data and (not rest or (isinstance(data[first], Mapping) and rest in data[first]))
 
 
 def _with_tuples(data: object) -> object:

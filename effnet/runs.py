@@ -10,6 +10,8 @@ The folder is the interface between a training and everything else:
     model.safetensors    the weights that people take away
     result.json          written last: a folder that has it is done
     hits.json            which images of minival and val the network is right about (effnet.hits)
+    probe.safetensors    where the run starts from other weights: these with a classifier on their features alone
+    probe.json           its scores on minival, a floor for the training's
     evaluation.json      scores on the validation split, written once by the evaluation
     latency.json         how long the untrained network takes, if a search needs it
 """
@@ -32,8 +34,10 @@ from effnet.stages import Stage
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
-NOT_DECIDING = {"base", "checkpoint_minutes"}  # fields of a recipe that no result depends on
+NOT_DECIDING = {"base", "checkpoint_minutes", "left_open"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
+# Fields that came later, as they have been before: with these a run keeps its key.
+_BEFORE = {"norms": "train", "head_rate": 1.0}
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 
 _V = TypeVar("_V", bound=Value)
@@ -63,8 +67,12 @@ class RunSpec(Value):
         data["architecture"] = self.architecture.key()
         for name in NOT_DECIDING:
             del data["recipe"][name]
+        for name, before in _BEFORE.items():
+            if data["recipe"][name] == before:
+                del data["recipe"][name]
         if self.start:
             del data["start"]["path"]
+            data["start"]["classifier"] = "zero"  # where it is new; it was drawn before
         return digest({"version": CACHE_VERSION, **data})[:16]
 
 
@@ -78,6 +86,16 @@ class About(Value):
     family: str  # key of the build that it was first wanted for
 
 
+class Probe(Value):
+    """What a classifier alone reaches on the features that a run's first weights give, on the minival split."""
+
+    top1: Annotated[float, Field(ge=0, le=1)]
+    top5: Annotated[float, Field(ge=0, le=1)]
+    loss: float
+    strength: float  # inverse of the regression's penalty
+    images: int  # that it learnt from
+
+
 class RunResult(Value):
     """What a finished training found, on the minival split."""
 
@@ -85,7 +103,7 @@ class RunResult(Value):
     top1: Annotated[float, Field(ge=0, le=1)]  # of the weights in model.safetensors
     top5: Annotated[float, Field(ge=0, le=1)]
     loss: float
-    best_epoch: int  # counted from 1; the epoch whose weights were kept
+    best_epoch: int  # counted from 1; the epoch whose weights were kept; 0: the probe's
     epochs: int  # done; fewer than the recipe's if patience ended
     steps: int
     params: int
@@ -137,6 +155,7 @@ class Evaluation(Value):
     resolutions: dict[int, float]  # top-1 with images of other sides; the network's own is among them
     latency_ms: float  # batch of 1 on one core (paper, table 4)
     latency: Latency | None = None  # the same, and how it was measured; none in files of earlier versions
+    features_alone: float | None = None  # top-1 of the probe of a run that starts from other weights
     matched: str = ""  # how the dataset's classes were found among the network's, where that is not obvious
     images_per_second: float  # at the best batch, with all threads
     best_batch: int
@@ -201,6 +220,16 @@ class RunFolder:
     def evaluation_path(self) -> Path:
         """evaluation.json."""
         return self.path / "evaluation.json"
+
+    @property
+    def probe_path(self) -> Path:
+        """probe.json."""
+        return self.path / "probe.json"
+
+    @property
+    def probe_weights_path(self) -> Path:
+        """probe.safetensors."""
+        return self.path / "probe.safetensors"
 
     @property
     def hits_path(self) -> Path:
@@ -269,6 +298,10 @@ class RunFolder:
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""
         return read_value(RunResult, self.result_path)
+
+    def probe(self) -> Probe | None:
+        """Read probe.json; None if there is none, or no weights beside it."""
+        return read_value(Probe, self.probe_path) if self.probe_weights_path.exists() else None
 
     def evaluation(self) -> Evaluation | None:
         """Read evaluation.json; None if there is none."""

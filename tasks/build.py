@@ -82,6 +82,11 @@ class Build:
         """Classes of the dataset."""
         return len(self.manifest.classes)
 
+    @property
+    def recipe(self) -> Recipe:
+        """The config's recipe, for as many images as there are to train on."""
+        return self.config.recipe.sized(self.manifest.samples["train"])
+
     def training(
         self,
         stage: Stage,

@@ -115,7 +115,7 @@ def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | N
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
     name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}"
     name += f", {epochs} of {build.config.fit.epochs} epochs" if epochs else f" seed {seed}" if seed else ""
-    recipe = build.config.recipe.model_copy(update={"epochs": epochs or build.config.fit.epochs})
+    recipe = build.recipe.model_copy(update={"epochs": epochs or build.config.fit.epochs})
     return build.training(Stage.FIT, name, candidate.architecture, recipe, labels, seed=seed)
 
 
@@ -127,7 +127,7 @@ def _say_grid(build: Build, grid: Grid, plan: Sequence[Rung]) -> None:
         f"{build.config.fit.cost_ratio:g} times the baseline{tried}"
     )
     (build.screen.say if grid.compound else build.screen.warn)(grid.story)
-    shortest, members = plan[0].epochs, build.config.recipe.epochs
+    shortest, members = plan[0].epochs, build.recipe.epochs
     if shortest * SHORT < members:
         build.screen.warn(
             f"candidates are first compared after {shortest} epochs, and members are trained for {members}: short "

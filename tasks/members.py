@@ -85,7 +85,7 @@ def evaluate_members(
 
 def _training(build: Build, member: Member, seed: int) -> Training:
     name = f"{member.name} seed {seed}" if seed else member.name
-    return build.training(Stage.MEMBER, name, member.architecture, build.config.recipe, {"phi": member.phi}, seed=seed)
+    return build.training(Stage.MEMBER, name, member.architecture, build.recipe, {"phi": member.phi}, seed=seed)
 
 
 def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:

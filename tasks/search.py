@@ -69,7 +69,7 @@ def _search(build: Build, config: SearchConfig, method: Method, space: Space) ->
         f"search by {method}: {config.trials} of {space.size:.1e} networks of {low / 1e6:,.1f} to "
         f"{high / 1e6:,.1f} M MACs"
     )
-    recipe = build.config.recipe.model_copy(update={"epochs": config.epochs})
+    recipe = build.recipe.model_copy(update={"epochs": config.epochs})
     tried: list[Tried] = []
     while len(tried) < config.trials:
         proposals = search.propose([each.trial for each in tried], min(config.batch, config.trials - len(tried)))

@@ -89,7 +89,7 @@ def _train(
         num_classes=build.num_classes,
         resolution_multiple=build.config.resolution_multiple,
     )
-    recipe = build.config.recipe.model_copy(update={"epochs": config.epochs})
+    recipe = build.recipe.model_copy(update={"epochs": config.epochs})
     found = []
     for point in points:
         shared = "baseline" if point.factor == 1 else point.strategy

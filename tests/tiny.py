@@ -13,6 +13,7 @@ import psutil
 from effnet.order import Order
 from effnet.runs import About, RunFolder
 from effnet.stages import Stage
+from effnet.train.loop import Stop
 
 BASELINE = """\
 name: tiny
@@ -50,6 +51,18 @@ recipe:
 
 
 TRAIN, MINIVAL, VAL = 1062, 378, 357  # images of its splits
+
+
+class StopAt(Stop):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks, self._reason = looks, None
+
+    @property
+    def reason(self) -> str | None:  # type: ignore[override]
+        self._looks -= 1
+        return "asked to stop" if self._looks < 0 else None
 
 
 def write_tiny(folder: Path, config: str = CONFIG) -> Path:

@@ -53,9 +53,21 @@ def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluati
         evaluation, hits = evaluate_weights(
             network, dataset, "val", key=folder.key, augment=augment, cache=cache, timed=timed
         )
+        evaluation = evaluation.model_copy(update={"features_alone": _features_alone(folder)})
     keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "val", hits)
     publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     return evaluation
+
+
+def _features_alone(folder: RunFolder) -> float | None:
+    """Return the probe's top-1 on val; None if the run has no probe."""
+    if folder.probe() is None:
+        return None
+    spec = folder.spec()
+    network = load(folder.probe_weights_path, spec.architecture, OWN, spec.num_classes)
+    dataset = folder.store.datasets / spec.dataset
+    found = judge(network, dataset, "val", augment=spec.recipe.augment, cache=folder.store.cache)
+    return float(found.hits.mean())
 
 
 def keep_run_hits(folder: RunFolder) -> None:

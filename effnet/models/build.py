@@ -63,11 +63,15 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """Return logits for normalised images. In training `noise` decides what is dropped, if it is given."""
+        features = self.features(x, noise)
+        return self.classifier(self.dropout(features, noise.features if noise else None))  # type: ignore[no-any-return]
+
+    def features(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Return what the classifier sees, (N, features), before dropout."""
         x = self.stem(x)
         for number, block in enumerate(self.blocks):
             x = block(x, noise.depth[:, number] if noise else None)
-        features = self.head(x).mean((2, 3))
-        return self.classifier(self.dropout(features, noise.features if noise else None))  # type: ignore[no-any-return]
+        return self.head(x).mean((2, 3))  # type: ignore[no-any-return]
 
 
 def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = None) -> Network:
@@ -88,6 +92,13 @@ def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = Non
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     initialize(network, arch.initialization, generator)
     return network
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch norms keep their statistics while the rest trains; their scales and shifts are still trained."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def initialize(network: nn.Module, rule: str, generator: torch.Generator) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -20,13 +21,24 @@ from effnet.errors import BusyError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores, evaluate
 from effnet.files import reason
 from effnet.machine import raise_if_broken
+from effnet.models.build import freeze_norms
 from effnet.process import say
 from effnet.runs import RunFolder, RunResult
 from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, lost_others
+from effnet.train.probe import probe
 from effnet.train.schedule import adapted, learning_rate, stage
-from effnet.train.state import AbandonedError, Progress, TrainingState, environment, prepare, resume, save
+from effnet.train.state import (
+    AbandonedError,
+    Progress,
+    TrainingState,
+    environment,
+    first_network,
+    prepare,
+    resume,
+    save,
+)
 from effnet.train.step import take_step
 
 
@@ -112,6 +124,7 @@ def _train(
     try:
         resume(training)
         if not training.progress.step:
+            _probe(training)
             for note in adapted(training.spec.recipe, training.steps_per_epoch):
                 say(note)
         if world.size == 1:  # ranks stop together, between two steps
@@ -139,6 +152,17 @@ def _result(folder: RunFolder, world: World) -> RunResult | None:
     return RunResult.model_validate_json(told) if told else None
 
 
+def _probe(training: TrainingState) -> None:
+    """Where only the classifier is new, find how far the features go without training, as epoch 0."""
+    if not training.new_classifier:
+        return
+    if training.world.is_leader:
+        found = probe(training.folder, training.network, training.minival_loader, training.device)
+        training.progress.best = (found.top1, found.top5, found.loss)
+        say(f"features alone: minival top-1 {found.top1:.1%}")
+    training.world.broadcast(None)
+
+
 def _epochs_left(training: TrainingState) -> Iterator[int]:
     """Yield epochs, counted from 0, until the last one or until patience ends."""
     recipe, progress = training.spec.recipe, training.progress
@@ -154,6 +178,8 @@ def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
     progress, recipe, steps = training.progress, training.spec.recipe, training.steps_per_epoch
     now = stage(recipe, training.spec.architecture, epoch)
     training.network.train()
+    if recipe.norms == "frozen":
+        freeze_norms(training.network)
     training.network.dropout.p = now.dropout
     training.clock.begin()
     first_step = progress.step
@@ -275,6 +301,18 @@ def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
         progress.best_epoch, progress.best_step = epoch + 1, progress.step
 
 
+def _best_weights(training: TrainingState) -> Path:
+    folder, progress = training.folder, training.progress
+    if not progress.best_epoch:  # no epoch was better than the probe; another machine may have found that one
+        first, _ = first_network(folder, training.spec)
+        probe(folder, first.to(training.device), training.minival_loader, training.device)
+        return folder.probe_weights_path
+    best = folder.checkpoints / f"step-{progress.best_step}"
+    if trouble := checkpoint.problem(best):
+        raise DataError(f"{trouble}; it held the best weights: remove {folder.path} and train again")
+    return best / checkpoint.WEIGHTS
+
+
 def _finish(training: TrainingState) -> None:
     """Take the best epoch's weights out of its checkpoint and write the result."""
     folder, spec, progress = training.folder, training.spec, training.progress
@@ -283,10 +321,7 @@ def _finish(training: TrainingState) -> None:
             f"run {folder.key}: the loss on minival is not a number in the best epoch, {progress.best_epoch}; "
             "lower recipe.learning_rate"
         )
-    best = folder.checkpoints / f"step-{progress.best_step}"
-    if trouble := checkpoint.problem(best):
-        raise DataError(f"{trouble}; it held the best weights: remove {folder.path} and train again")
-    publish(folder.weights_path, (best / checkpoint.WEIGHTS).read_bytes())
+    publish(folder.weights_path, _best_weights(training).read_bytes())
     cost = count(spec.architecture, spec.num_classes)
     result = RunResult(
         key=folder.key,

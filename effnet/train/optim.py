@@ -175,6 +175,8 @@ def _grouped(network: Network, recipe: Recipe) -> dict[_Group, list[nn.Parameter
     for name, param in network.named_parameters():
         decayed = id(param) not in norms and (param.ndim > 1 or recipe.decay_biases)
         rate = recipe.layer_decay ** _distance(name, len(network.blocks))
+        if name.startswith("classifier."):
+            rate *= recipe.head_rate
         groups.setdefault(_Group(recipe.weight_decay if decayed else 0.0, rate), []).append(param)
     return groups
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
@@ -88,6 +89,7 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or the training began
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
+    new_classifier: bool = False  # the rest starts from given weights
 
     @property
     def device(self) -> torch.device:
@@ -116,10 +118,11 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     dataset = folder.store.datasets / spec.dataset
     _check(folder, spec, dataset, world)
     recipe, device = spec.recipe, world.device
-    network = _start(folder, spec)
+    network, new_classifier = first_network(folder, spec)
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(network, recipe)
-    synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
+    if recipe.norms == "train":
+        synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
     # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
     cores = len(os.sched_getaffinity(0)) // world.local_size
     threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores)
@@ -154,6 +157,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         bfloat16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda"),
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
         micro_batch=-(-recipe.batch_size // world.size),
+        new_classifier=new_classifier,
     )
 
 
@@ -172,22 +176,23 @@ def _check(folder: RunFolder, spec: RunSpec, dataset: Path, world: World) -> Non
         )
 
 
-def _start(folder: RunFolder, spec: RunSpec) -> Network:
-    """Return the network with the weights that the training starts from."""
+def first_network(folder: RunFolder, spec: RunSpec) -> tuple[Network, bool]:
+    """Return the network with the weights that the training starts from, and whether its classifier alone is new."""
     if spec.start is None:
-        return build(spec.architecture, spec.num_classes, seed=spec.seed)
+        return build(spec.architecture, spec.num_classes, seed=spec.seed), False
     path = Path(spec.start.path)
     if not path.is_file() or sha256_file(path) != spec.start.sha256:
         raise DataError(f"{path}: missing, or not the weights that {folder.config_path} starts from")
     try:
-        network = load_weights(path, spec.architecture, num_classes=spec.num_classes).network
+        loaded = load_weights(path, spec.architecture, num_classes=spec.num_classes)
     except DataError as error:  # which lists every tensor
         raise DataError(str(error).splitlines()[0]) from error
-    if spec.start.new_head:
-        network.classifier.load_state_dict(
-            build(spec.architecture, spec.num_classes, seed=spec.seed).classifier.state_dict()
-        )
-    return network.train().requires_grad_(True)
+    new = spec.start.new_head or bool(loaded.reinitialized)
+    if new:
+        # Drawn by the rule for 1,000 classes, one for a few would be so large that its gradient destroys the weights.
+        for parameter in loaded.network.classifier.parameters():
+            nn.init.zeros_(parameter)
+    return loaded.network.train().requires_grad_(True), new
 
 
 def environment(training: TrainingState) -> dict[str, str]:

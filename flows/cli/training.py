@@ -18,11 +18,15 @@ from flows.cli.find import CONFIG, find, open_store
 if TYPE_CHECKING:
     from effnet.arch.scaling import Multipliers
     from effnet.arch.spec import Architecture
-    from effnet.config import FamilyConfig
+    from effnet.config import FamilyConfig, Recipe
     from effnet.evaluation.classes import Known
     from effnet.family import Member
     from effnet.models.build import Network
     from effnet.runs import Evaluation, Start
+    from tasks.build import Build
+
+FEW_STEPS = 100  # fewer change given weights little, whatever the recipe
+ADVICE = "from weights, `recipe: finetune` is better unless there are very many images"
 
 _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN is a bare weights file.")
 
@@ -76,7 +80,8 @@ def train(
     else:
         wanted = _member(settings, baseline, member or "b0", build.num_classes)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
-    training = build.training(Stage.MEMBER, name, architecture, settings.recipe, labels, start=start)
+    recipe = _recipe_for_weights(build) if start else build.recipe
+    training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
         trainings.train(build, [training], ranks=ranks)
         trainings.evaluate(build, [training])
@@ -195,6 +200,24 @@ def sync(to: str | None, store: Path) -> None:
         raise RunFailedError(f"{sent.failed} runs could not be sent; run the command again when MLflow is back")
 
 
+def _recipe_for_weights(build: Build) -> Recipe:
+    """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
+    from effnet.config import Recipe
+
+    images, told = build.manifest.samples["train"], ""
+    if "recipe" not in build.config.model_fields_set:
+        recipe = Recipe.model_validate("finetune").sized(images)
+        told = f"recipe finetune: at most {recipe.epochs} epochs in batches of {recipe.batch_size}"
+    elif (recipe := build.recipe).norms == "train":
+        told = f"recipe {recipe.base or 'of the config'} is for training from nothing; {ADVICE}"
+    if told:
+        build.screen.say(told)
+    steps = images // recipe.batch_size * recipe.epochs
+    if steps < FEW_STEPS:
+        build.screen.warn(f"{steps} steps in all are few: give more epochs or a smaller batch_size")
+    return recipe
+
+
 def _start(path: Path, new_head: bool) -> Start:
     from effnet.runs import Start
     from effnet.store import sha256_file
@@ -305,6 +328,8 @@ def _show(evaluation: Evaluation, title: str) -> None:
         f"{evaluation.split}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%} of {evaluation.samples:,} images"
         f", loss {evaluation.loss:.4f}, calibration error {evaluation.calibration_error:.3f}"
     )
+    if evaluation.features_alone is not None:
+        click.echo(f"features alone: top-1 {evaluation.features_alone:.2%}, a classifier on the weights as they came")
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     click.echo(f"other image sides: {sides}")
     where = evaluation.environment

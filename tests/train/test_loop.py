@@ -22,7 +22,7 @@ from effnet.store import sha256_file
 from effnet.train import checkpoint, loop
 from effnet.train.loop import Stop
 from effnet.train.state import TrainingState
-from tests.tiny import child_of, order_of
+from tests.tiny import StopAt, child_of, order_of
 
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
 
@@ -34,18 +34,6 @@ def _one_thread() -> None:
 
 def train(folder: RunFolder, stop: Stop | None = None, warn: object = print) -> None:
     loop.train(folder, started=time.time(), stop=stop or Stop(), warn=warn)  # type: ignore[arg-type]
-
-
-class StopAt(Stop):
-    """Asks to stop when it has been looked at so many times."""
-
-    def __init__(self, looks: int) -> None:
-        self._looks, self._reason = looks, None
-
-    @property
-    def reason(self) -> str | None:  # type: ignore[override]
-        self._looks -= 1
-        return "asked to stop" if self._looks < 0 else None
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,17 @@ def test_earlier_blocks_learn_more_slowly_if_the_recipe_says_so(network: Network
     assert steps["stem.conv.conv.weight"] == pytest.approx(1.9 * 0.5**4, rel=1e-4)
 
 
+def test_the_classifier_learns_faster_by_head_rate(network: Network) -> None:
+    before = {name: param.detach().clone() for name, param in network.named_parameters()}
+    optimizer = Optimizer(network, Recipe(optimizer="sgd", weight_decay=0, head_rate=10.0))
+    for param in network.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step(0.1, 0.9, 0)
+    for name, param in network.named_parameters():
+        factor = 10 if name.startswith("classifier.") else 1
+        assert float((before[name] - param.detach()).mean()) == pytest.approx(0.19 * factor, rel=1e-3), name
+
+
 def test_gradients_are_clipped_by_their_common_norm(network: Network) -> None:
     before = torch.cat([param.detach().flatten().clone() for param in network.parameters()])
     optimizer = Optimizer(network, Recipe(optimizer="sgd", weight_decay=0, clip_norm=2.0))

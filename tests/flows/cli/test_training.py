@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,22 @@ def test_fine_tuning_starts_from_a_run(home: Path, trained: dict[str, object]) -
     assert other.returncode == 65
     assert "not the weights of tiny_b0" in other.stderr
     assert other.stderr.count("effnet: ") == 1
+
+
+def test_fine_tuning_takes_its_own_recipe_and_tells_the_floor(home: Path, trained: dict[str, object]) -> None:
+    config, _, _ = (home / "tiny.yaml").read_text().partition("recipe:")
+    (home / "bare.yaml").write_text(config)
+    command = ("--member", "b1", "--start-from", str(trained["run"]))
+    tuned = run_effnet("train", "bare.yaml", *command, "--new-head", cwd=home)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "recipe finetune: at most 8 epochs in batches of 32" in tuned.stderr
+    assert re.search(r"^features alone: top-1 \d+\.\d+%, a classifier on the weights as they came$", tuned.stdout, re.M)
+    (home / "one.yaml").write_text(f"{config}recipe: {{base: smoke, epochs: 1}}\n")
+    other = run_effnet("train", "one.yaml", *command, cwd=home)
+    assert other.returncode == 0, other.stderr
+    assert "recipe smoke is for training from nothing; from weights, `recipe: finetune` is better" in other.stderr
+    assert "33 steps in all are few" in other.stderr
+    assert "features alone" not in other.stdout  # the classifier was kept
 
 
 def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, object]) -> None:
