@@ -31,7 +31,7 @@ class Predictor:
     """A network with its preprocessing and its class names.
 
     Args:
-        network: in evaluation mode, on the CPU.
+        network: in evaluation mode, on the device to compute on.
         class_names: one per output.
         crop_padding: of the central crop, as in the evaluation (Augment.crop_padding).
     """
@@ -70,14 +70,41 @@ class Predictor:
         for row, image in zip(rows, images, strict=True):
             box = center_box(image.shape[1], image.shape[0], side, self.crop_padding)
             resize_into(row, np.ascontiguousarray(cut(image, box)))
-        logits = self.network(normalize(rows.permute(0, 3, 1, 2), self.network.architecture))
-        return logits.float().softmax(1).numpy()  # type: ignore[no-any-return]
+        return self.judge(rows.numpy())
+
+    @torch.inference_mode()
+    def judge(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return float32 (N, classes), rows adding to 1, for (N, side, side, 3) pixels of the network's side."""
+        images = torch.from_numpy(pixels).to(self.network.classifier.weight.device)
+        logits = self.network(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
+        return logits.float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
 
     def _say(self, row: NDArray[np.float32], top: int) -> dict[str, Any]:
         order = np.argsort(-row, kind="stable")[:top]
         names = [self.class_names[index] for index in order]
         shares = [float(row[index]) for index in order]
         return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
+
+
+def open_predictor(folder: Path) -> Predictor:
+    """Return the predictor of a finished run's folder, or of a model folder.
+
+    Classes that nothing is known of are called by their numbers.
+
+    Raises:
+        ConfigError: if the folder is neither.
+        DataError: if its weights or its class names are broken.
+    """
+    from effnet.evaluation.classes import classes_of_model, classes_of_run
+    from effnet.runs import RunFolder
+
+    if (folder / CLASSES).is_file():
+        return load_predictor(folder)
+    run = RunFolder(folder) if (folder / "config.json").is_file() else None
+    known = classes_of_run(run) if run else classes_of_model(folder)
+    network = load_model(folder)
+    names = known.names or known.ids or [str(number) for number in range(network.classifier.out_features)]
+    return Predictor(network, names, run.spec().recipe.augment.crop_padding if run else None)
 
 
 def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:

@@ -17,7 +17,7 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import datasets, init, networks, operations, options, runs, training
+from flows.cli import datasets, init, networks, operations, options, predict, runs, training
 from flows.cli.find import CONFIG, open_store
 from tasks.compute import interrupt
 
@@ -95,6 +95,7 @@ def down(store: Path) -> None:
 for command in (
     *init.COMMANDS,
     *training.COMMANDS,
+    *predict.COMMANDS,
     *networks.COMMANDS,
     *datasets.COMMANDS,
     *runs.COMMANDS,
@@ -263,8 +264,10 @@ def _show(result: FamilyResult, root: Store) -> None:
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
+    name = result.answer.member.lower() if result.answer else "NAME"
     files = [
         f"report   {folder / 'report.html'}",
+        f"predict  effnet predict {name} IMAGES{_option(root.root)}",
         f"weights  {root.runs}/RUN/model.safetensors (effnet runs lists RUNs)",
     ]
     for line in ("", *pages, *files):

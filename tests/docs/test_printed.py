@@ -151,7 +151,7 @@ def test_trainings_are_done_as_printed(user: Path) -> None:
     Image.new("RGB", (40, 30), "teal").save(user / "shoe.png")
     rows = [row.quote for row in promises() if row.document == block.document and row.other.startswith(NOT_TRIED)]
     tried = [command for command in block.commands if plain(command) not in rows]
-    assert len(tried) == 4
+    assert len(tried) == 5
     for command in tried:
         for word, meant in {**WORDS, "RUN": folder}.items():
             command = command.replace(word, meant)
@@ -181,6 +181,20 @@ def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> Non
     network = build(zoo.find("tiny-baseline.yaml", user), 5, seed=0)
     save_weights(user / "efficientnet_lite0.safetensors", network)
     assert "val" in do(training, user)
+
+
+def test_images_are_predicted_as_printed(user: Path) -> None:
+    for folder in (user / "photos", user):
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30), "teal").save(folder / "photo.jpg")
+    for command in shell("docs/training.md", "effnet predict b2").commands:
+        do(command.replace("b2", "b0"), user)
+    assert (user / "out.csv").read_text().startswith("path,label_1,probability_1,label_2,")
+    assert len(list((user / "seen").glob("*.png"))) == 1
+    (code,) = blocks("docs/training.md", "python")
+    run = json.loads(do("effnet show b0 --json", user))["run"]
+    told = code.text.replace("predictor.predict(", "print(predictor.predict(").replace("  # [{", ")  # [{")
+    assert "'probability': " in python(told.replace("0123456789abcdef", run), user)
 
 
 @pytest.mark.slow

@@ -1,0 +1,178 @@
+"""effnet predict: what a model says of images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effnet.errors import ConfigError, DataError
+from flows.cli import options
+from flows.cli.find import find
+
+if TYPE_CHECKING:
+    from effnet.evaluation.predict_files import FilePrediction
+    from effnet.evaluation.predictor import Predictor
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images", nargs=-1, required=True)
+@click.option("--top", type=click.IntRange(1, 1000), default=3, show_default=True, help="Classes to tell.")
+@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write a table to this file.")
+@click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images at a time.")
+@click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda where there is one]")
+@click.option("--network", help="Zoo name or architecture file, if MODEL is a bare weights file.")
+@click.option(
+    "--save-crops", type=click.Path(path_type=Path, file_okay=False), help="Write what the network sees here."
+)
+@options.HOME
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each image, one to a line.")
+def predict(
+    model: str,
+    images: tuple[str, ...],
+    top: int,
+    table: Path | None,
+    batch: int,
+    device: str | None,
+    network: str | None,
+    save_crops: Path | None,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Say what MODEL sees in IMAGES: files, folders (at any depth), patterns.
+
+    MODEL is a name (b3), a key or the beginning of one, a folder, models:/NAME@champion, or a weights file.
+    An image that cannot be read gets its reason in place of a class, and the command ends with 65.
+    """
+    from effnet.data.sources.named import find_images
+
+    found, path = find_images(images), find(model, store)  # before what takes seconds to import
+    from effnet.evaluation.predict_files import predict_files
+    from effnet.process import keep_memory
+
+    keep_memory()
+    predictor = _predictor(path, network, device)
+    began, broken = time.monotonic(), 0
+    rows = _shown(predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores()), len(found.paths))
+    kept: list[FilePrediction] = []
+    for row in rows:
+        broken += bool(row.error)
+        if table:
+            kept.append(row)
+        if as_json or not table:
+            click.echo(_json(row) if as_json else _line(row))
+        if save_crops and not row.error:
+            _save_crop(row.path, predictor, save_crops)
+    if table:
+        _write(table, kept, min(top, len(predictor.class_names)))
+    _sum_up(len(found.paths), broken, found.passed_over, time.monotonic() - began)
+    if broken:
+        raise DataError(f"{broken} of {len(found.paths)} images could not be read; their rows say why")
+
+
+def _predictor(path: Path, network: str | None, device: str | None) -> Predictor:
+    import torch
+
+    from effnet.arch import zoo
+    from effnet.evaluation.predictor import Predictor, open_predictor
+    from effnet.models.weights import load
+
+    if path.is_dir():
+        predictor = open_predictor(path)
+    elif network is None:
+        raise ConfigError(f"{path}: a bare weights file; name its network with --network")
+    else:
+        loaded = load(path, zoo.find(network))
+        predictor = Predictor(loaded, [str(number) for number in range(loaded.classifier.out_features)], None)
+    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        predictor.network.to(device=wanted, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+    return predictor
+
+
+def _shown(rows: Iterator[FilePrediction], number: int) -> Iterable[FilePrediction]:
+    """Pass rows on, with progress on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if number < 2 or not console.is_terminal:
+        yield from rows
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=number, rate="")
+        for row in rows:
+            speed = progress.tasks[0].speed
+            progress.update(task, advance=1, rate=f"{speed:,.0f} images/s" if speed else "")
+            yield row
+
+
+def _line(row: FilePrediction) -> str:
+    if row.error:
+        return f"{row.path}  could not be read: {row.error}"
+    told = ", ".join(f"{label} {share:.1%}" for label, share in zip(row.labels, row.probabilities, strict=True))
+    return f"{row.path}  {told}"
+
+
+def _json(row: FilePrediction) -> str:
+    shares = [round(share, 6) for share in row.probabilities]
+    found = {"path": str(row.path), "labels": list(row.labels), "probabilities": shares}
+    return json.dumps(found | ({"error": row.error} if row.error else {}), ensure_ascii=False)
+
+
+def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
+    from effnet.files import reason
+    from effnet.store import publish
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = (f"{name}_{place + 1}" for place in range(top) for name in ("label", "probability"))
+    writer.writerow(["path", *columns, "error"])
+    for row in rows:
+        told = [
+            cell for pair in zip(row.labels, row.probabilities, strict=True) for cell in (pair[0], f"{pair[1]:.6f}")
+        ]
+        writer.writerow([row.path, *(told or [""] * (2 * top)), row.error])
+    try:
+        publish(path, text.getvalue().encode())
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: {reason(error)}") from error
+
+
+def _save_crop(path: Path, predictor: Predictor, folder: Path) -> None:
+    """Write what the network sees of an image, as PNG, under its whole path, which no other image has."""
+    from PIL import Image
+
+    from effnet.evaluation.predict_files import network_input
+
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "_".join(part for part in path.parts if part not in ("/", ".."))
+    seen = network_input(path, predictor.network.architecture.resolution, predictor.crop_padding)
+    Image.fromarray(seen).save(folder / f"{name}.png")
+
+
+def _sum_up(number: int, broken: int, passed_over: int, seconds: float) -> None:
+    if number == 1 and not passed_over:
+        return
+    told = f"{number:,} images in {seconds:.1f} s, {number / max(seconds, 1e-9):,.0f} images/s"
+    told += f"; {broken:,} could not be read" if broken else ""
+    told += f"; {passed_over:,} other file{'s' * (passed_over > 1)} passed over" if passed_over else ""
+    click.echo(told, err=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+COMMANDS = (predict,)

@@ -1,0 +1,173 @@
+"""effnet predict, as a user runs it: files, folders, patterns; what cannot be read; tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig
+from effnet.data.shards.manifest import Manifest
+from effnet.data.sources.named import find_images
+from effnet.errors import ConfigError
+from effnet.evaluation.predictor import Predictor, open_predictor, save_predictor
+from effnet.runs import RunFolder, RunSpec
+from effnet.store import Store
+from effnet.train import loop
+from effnet.train.loop import Stop
+from tests.tiny import run_effnet
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    dataset_store: Store,
+    baseline: Architecture,
+    config: FamilyConfig,
+    manifest: Manifest,
+) -> RunFolder:
+    root = tmp_path_factory.mktemp("predict") / "store"
+    root.mkdir()
+    os.symlink(dataset_store.datasets, root / "datasets")
+    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
+    folder = RunFolder.create(Store(root), spec)
+    loop.train(folder, started=time.time(), stop=Stop(), warn=print)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty digits in two folders, with a broken image, a text, and what an operating system leaves behind."""
+    folder = tmp_path_factory.mktemp("photos") / "photos"
+    digits = load_digits()
+    for number in range(30):
+        target = folder / f"{number % 2}" / f"{number:02}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 255 / 16).astype(np.uint8)).convert("RGB").save(target)
+    (folder / "1" / "broken.jpg").write_bytes((folder / "0" / "00.png").read_bytes()[:60])
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "Thumbs.db").write_bytes(b"litter")
+    return folder
+
+
+def test_one_image(run: RunFolder, photos: Path) -> None:
+    done = run_effnet("predict", run.path, photos / "0/00.png", "--top", "2", cwd=photos.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    image, told = line.split("  ")
+    assert image == str(photos / "0/00.png")
+    pixels = np.asarray(Image.open(photos / "0/00.png"))
+    (found,) = open_predictor(run.path).predict([pixels], {"top": 2})
+    shares = zip(found["labels"], found["probabilities"], strict=True)
+    assert told == ", ".join(f"{label} {share:.1%}" for label, share in shares)
+
+
+def test_a_folder_with_a_broken_image(run: RunFolder, photos: Path) -> None:
+    done = run_effnet(
+        "predict", run.key, photos, "--store", run.store.root, "--json", "--batch", "7", cwd=photos.parent
+    )
+    assert done.returncode == 65
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(row["path"]).name for row in rows if row.get("error")] == ["broken.jpg"]
+    assert len(rows) == 31
+    assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
+    right = sum(row["labels"][:1] == [str(int(Path(row["path"]).stem) % 10)] for row in rows if "error" not in row)
+    assert right >= 15  # the first thirty digits are 0 to 9, three times; the network saw most of them
+    summary, error = done.stderr.splitlines()
+    assert summary.startswith("31 images in ")
+    assert summary.endswith(" images/s; 1 could not be read; 1 other file passed over")
+    assert error == "effnet: 1 of 31 images could not be read; their rows say why"
+
+
+def test_a_table_and_what_the_network_sees(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    outputs = ("--csv", tmp_path / "out.csv", "--save-crops", tmp_path / "seen", "--top", "3")
+    done = run_effnet("predict", run.path, f"{photos}/*/*0.png", *outputs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    with (tmp_path / "out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in rows] == ["00.png", "10.png", "20.png"]
+    assert all(float(row["probability_1"]) >= float(row["probability_3"]) for row in rows)
+    assert {row["error"] for row in rows} == {""}
+    seen = sorted((tmp_path / "seen").iterdir())
+    assert len(seen) == 3
+    side = run.spec().architecture.resolution
+    assert {Image.open(path).size for path in seen} == {(side, side)}
+    again = run_effnet("predict", run.path, f"{photos}/*/*0.png", *outputs, cwd=tmp_path)
+    assert again.returncode == 0
+    assert sorted((tmp_path / "seen").iterdir()) == seen
+
+
+def test_a_sideways_photo_is_turned_as_in_training(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    upright = Image.open(photos / "1/07.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png", exif=exif)
+    done = run_effnet("predict", run.path, photos / "1/07.png", "sideways.png", "--json", cwd=tmp_path)
+    one, other = (json.loads(line) for line in done.stdout.splitlines())
+    assert one["probabilities"] == other["probabilities"]
+
+
+def test_a_model_folder_names_its_classes(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    network = open_predictor(run.path).network
+    save_predictor(tmp_path / "model", network, [f"digit {number}" for number in range(10)], None)
+    done = run_effnet("predict", "model", photos / "0/00.png", "--top", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "  digit " in done.stdout
+
+
+def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "arch.json").write_text(run.spec().architecture.model_dump_json())
+    (tmp_path / "bare.safetensors").write_bytes(run.weights_path.read_bytes())
+    done = run_effnet(
+        "predict", "bare.safetensors", photos / "0/00.png", "--network", "arch.json", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    network = open_predictor(run.path).network
+    numbers = Predictor(network, [str(number) for number in range(10)], crop_padding=None)
+    (found,) = numbers.predict([np.asarray(Image.open(photos / "0/00.png"))], {"top": 3})
+    assert json.loads(done.stdout)["labels"] == found["labels"]
+    assert json.loads(done.stdout)["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
+    unnamed = run_effnet("predict", "bare.safetensors", photos / "0/00.png", cwd=tmp_path)
+    assert (unnamed.returncode, unnamed.stderr.count("\n")) == (2, 1)
+    assert "name its network with --network" in unnamed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("nowhere.jpg",), 2, "nowhere.jpg: no such file or folder"),
+        (("no/*.jpg",), 2, "no/*.jpg: no file matches"),
+        (("empty",), 2, "empty: no images in this folder"),
+        (("empty/text.txt",), 65, "1 of 1 images could not be read; their rows say why"),
+        (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: "),
+        (("a.png", "--csv", "a.png/out.csv"), 2, "--csv a.png/out.csv: "),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(
+    run: RunFolder, photos: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/text.txt").write_text("no image")
+    (tmp_path / "a.png").write_bytes((photos / "0/00.png").read_bytes())
+    done = run_effnet("predict", run.path, *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"effnet: {told}")
+
+
+def test_files_are_taken_once_and_litter_is_not(photos: Path) -> None:
+    found = find_images([str(photos), str(photos / "0/00.png"), f"{photos}/0/*.png"])
+    assert len(found.paths) == len(set(found.paths)) == 31
+    assert found.passed_over == 1
+    assert find_images([str(photos / "notes.txt")]).paths == (photos / "notes.txt",)  # named, so it is tried
+    with pytest.raises(ConfigError, match="no such file or folder"):
+        find_images(["nowhere"])
