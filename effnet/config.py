@@ -15,7 +15,7 @@ from effnet.arch import zoo
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.arch.spec import Architecture
 from effnet.errors import ConfigError
-from effnet.recipes import RecipeName, by_images, with_base
+from effnet.recipes import RecipeName, by_images, with_base, with_tuples
 from effnet.values import Value, read_mapping
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -376,6 +376,10 @@ class MembersConfig(Value):
     dropout: Annotated[
         tuple[Fraction, Fraction], Field(description="of the first and the last member, linear in φ between")
     ] = (0.2, 0.5)
+    published: Annotated[
+        tuple[str, ...],
+        Field(max_length=32, description="zoo networks, from small to large, in place of `phi`: members as published"),
+    ] = ()
     seeds: Annotated[
         int,
         Field(
@@ -472,6 +476,13 @@ class FamilyConfig(Value):
     fit: FitConfig = FitConfig()
     study: Annotated[StudyConfig | None, Field(description="compare ways of scaling as well")] = None
     members: MembersConfig = MembersConfig()
+    weights: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="members.published start from: a folder, a pattern with {name}, `packages` for installed ones",
+        ),
+    ] = None
     recipe: Recipe = Recipe()
     licence: Annotated[str | None, Field(max_length=400, description="of the images, for the models' cards")] = None
     compute: Annotated[
@@ -480,8 +491,33 @@ class FamilyConfig(Value):
         Field(description="here, or on a work pool: {work_pool: NAME}"),
     ] = LocalCompute()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_published(cls, data: object) -> object:
+        """Fill in what published members and their weights leave no choice about."""
+        if not isinstance(data, Mapping):
+            return data
+        members, defaults = data.get("members"), dict[str, Any]()
+        published = members.get("published") if isinstance(members, Mapping) else None
+        if published and isinstance(published, list | tuple):
+            defaults["baseline"] = published[0]
+        if data.get("weights"):
+            defaults["recipe"] = "finetune"
+        return with_tuples(defaults | dict(data))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        published = self.members.published
+        if published and (self.coefficients or self.members.phi != MembersConfig().phi):
+            raise ValueError("members.published are as published: leave coefficients and members.phi out")
+        if published and self.baseline != published[0]:
+            raise ValueError(f"baseline must be the first of members.published, {published[0]}; or leave it out")
+        if len(set(published)) < len(published):
+            raise ValueError("members.published must not repeat a network")
+        if self.weights and not published:
+            raise ValueError(
+                "weights need members.published: the networks that they belong to (a scaled shape has none)"
+            )
         seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
         if self.seed + seeds > 2**32:
             raise ValueError(f"seed must leave room for {seeds} seeds below 2^32 (got {self.seed})")

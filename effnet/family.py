@@ -8,11 +8,12 @@ from typing import Annotated
 from pydantic import Field
 
 from effnet.answer import Answer, Growth
+from effnet.arch import zoo
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
-from effnet.runs import CACHE_VERSION
+from effnet.runs import CACHE_VERSION, without_new
 from effnet.store import digest
 from effnet.values import Value
 
@@ -50,6 +51,7 @@ class MemberResult(Value):
     run_key: str  # of the training whose model is the member's: the one that is best on minival
     mlflow_run_id: str | None
     reused: bool  # all of its trainings were there before
+    features_alone: float | None = None  # top-1 of the probe of its model's training, if that started from weights
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by seed; none in files of earlier versions
 
     @property
@@ -70,16 +72,24 @@ class FamilyResult(Value):
     key: str  # of the build: the name of its folder below families/
     dataset: str
     val_samples: int  # images that the scores below were measured on
-    coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma")]
+    coefficients: Annotated[dict[str, float], Field(description="alpha, beta, gamma; none of members as published")]
     members: tuple[MemberResult, ...]
     answer: Answer | None = None  # none in files of earlier versions
     growth: Growth | None = None  # none where all members cost the same
 
 
 def plan_members(
-    baseline: Architecture, config: FamilyConfig, coefficients: Coefficients, num_classes: int
+    baseline: Architecture, config: FamilyConfig, coefficients: Coefficients | None, num_classes: int
 ) -> list[Member]:
-    """Return the baseline scaled by α^φ, β^φ, γ^φ for every φ of the config (paper, equation 3)."""
+    """Return the baseline scaled by α^φ, β^φ, γ^φ for every φ of the config (paper, equation 3).
+
+    Members as published are the zoo's networks; their φ is their place, as the paper counts them.
+    """
+    if coefficients is None or config.members.published:
+        return [
+            _member(_title(name), float(place), zoo.get(name), num_classes)
+            for place, name in enumerate(config.members.published)
+        ]
     phis = config.members.phi
     low, high = config.members.dropout
     members = []
@@ -92,19 +102,36 @@ def plan_members(
             dropout=round(low + share * (high - low), 4),
             name=f"{config.family}_b{number}",
         )
-        cost = count(arch, num_classes)
-        members.append(Member(name=f"B{number}", phi=phi, architecture=arch, params=cost.params, macs=cost.macs))
+        members.append(_member(f"B{number}", phi, arch, num_classes))
     return members
+
+
+def _member(name: str, phi: float, arch: Architecture, num_classes: int) -> Member:
+    cost = count(arch, num_classes)
+    return Member(name=name, phi=phi, architecture=arch, params=cost.params, macs=cost.macs)
+
+
+def _title(network: str) -> str:
+    """Return what people call a published network: B0 for efficientnet_b0, Lite1 for efficientnet_lite1."""
+    plain = network.partition(".")[0]
+    short = plain.removeprefix("efficientnet_")
+    return short.capitalize() if short != plain else plain
 
 
 def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str:
     """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
     data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
+    data["recipe"] = without_new(data["recipe"])
+    for holder, name in ((data, "weights"), (data["members"], "published"), (data["study"] or {}, "multipliers")):
+        if not holder.get(name):  # it came later: without it a family keeps its key
+            holder.pop(name, None)
     return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]
 
 
 def how_scaled(family: FamilyResult) -> str:
     """Say which dimensions the family's coefficients scale."""
+    if not family.coefficients:
+        return "as published"
     scaled = [
         name
         for name, value in zip(("depth", "width", "resolution"), family.coefficients.values(), strict=True)
@@ -115,6 +142,12 @@ def how_scaled(family: FamilyResult) -> str:
         if len(scaled) == 3
         else f"scaled in {' and '.join(scaled) or 'nothing'}"
     )
+
+
+def floor_story(members: Sequence[MemberResult]) -> str:
+    """Say what a classifier on the weights' features alone reaches; empty where no member started from weights."""
+    told = [f"{each.name} {each.features_alone:.1%}" for each in members if each.features_alone is not None]
+    return f"The features alone, without fine-tuning, give {', '.join(told)}." if told else ""
 
 
 def latency_story(members: Sequence[MemberResult]) -> str:

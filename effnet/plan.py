@@ -165,7 +165,7 @@ def price(
         times = study.seeds * max(1, len(study.baselines))
         seen = float(times * study.epochs * images)
         found.append(StagePrice("study", len(macs) * times, len(macs) * seen, sum(macs.values()) * seen))
-    if config.coefficients is None:
+    if config.coefficients is None and not config.members.published:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
     seen, seeds = float(config.recipe.sized(images).epochs * images), config.members.seeds
     trainings, together = len(members) * seeds, sum(member.macs for member in members) * seeds

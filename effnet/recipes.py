@@ -117,7 +117,7 @@ def by_images(images: int, given: Mapping[str, Any]) -> dict[str, Any]:
         images: in the training split.
         given: `epochs` and `batch_size`, where the config has them.
     """
-    batch = given.get("batch_size", 16 if images < 1_000 else 32 if images < 10_000 else 64)
+    batch = given.get("batch_size", max(2, min(images, 16)) if images < 1_000 else 32 if images < 10_000 else 64)
     steps = max(1, images // batch)
     epochs = given.get("epochs", min(30, max(8, math.ceil(200 / steps))))
     many = images >= 10_000
@@ -137,7 +137,7 @@ def with_base(data: object) -> object:
     """Return a recipe's fields over those of the recipe that its `base` names; a name alone is a recipe as well."""
     if isinstance(data, str):
         data = {"base": data}
-    data = _with_tuples(data)
+    data = with_tuples(data)
     if not isinstance(data, Mapping) or data.get("base") not in RECIPES:
         return data  # validation of the field refuses a wrong name
     base = RECIPES[data["base"]]
@@ -154,8 +154,8 @@ def _has(data: Mapping[str, Any], name: str) -> bool:
     return first in data and (not rest or (isinstance(data[first], Mapping) and rest in data[first]))
 
 
-def _with_tuples(data: object) -> object:
+def with_tuples(data: object) -> object:
     """Return plain data with tuples for lists: strict validation follows, which takes lists for tuples only in JSON."""
     if isinstance(data, Mapping):
-        return {key: _with_tuples(value) for key, value in data.items()}
-    return tuple(map(_with_tuples, data)) if isinstance(data, list) else data
+        return {key: with_tuples(value) for key, value in data.items()}
+    return tuple(map(with_tuples, data)) if isinstance(data, list) else data

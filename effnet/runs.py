@@ -37,7 +37,7 @@ from effnet.values import Value, explain
 NOT_DECIDING = {"base", "checkpoint_minutes", "left_open"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 # Fields that came later, as they have been before: with these a run keeps its key.
-_BEFORE = {"norms": "train", "head_rate": 1.0}
+_BEFORE = {"norms": "train", "head_rate": 1.0, "left_open": []}
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 
 _V = TypeVar("_V", bound=Value)
@@ -67,13 +67,16 @@ class RunSpec(Value):
         data["architecture"] = self.architecture.key()
         for name in NOT_DECIDING:
             del data["recipe"][name]
-        for name, before in _BEFORE.items():
-            if data["recipe"][name] == before:
-                del data["recipe"][name]
+        data["recipe"] = without_new(data["recipe"])
         if self.start:
             del data["start"]["path"]
             data["start"]["classifier"] = "zero"  # where it is new; it was drawn before
         return digest({"version": CACHE_VERSION, **data})[:16]
+
+
+def without_new(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped recipe without fields that came later and have no effect here, so that keys stay as they were."""
+    return {name: value for name, value in recipe.items() if _BEFORE.get(name, value) != value or name not in _BEFORE}
 
 
 class About(Value):

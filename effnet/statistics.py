@@ -183,8 +183,9 @@ def trend(hits: Sequence[Hits], places: Sequence[float]) -> Trend | None:
 
 def sees(lead: float, seeds: int) -> str:
     """Say what a comparison would have found, for the middle of a line (Difference.sees)."""
-    trainings = "one training" if seeds == 1 else f"{seeds} trainings"
-    return f"{trainings} of each would show {100 * lead:.1f} points, four times in five"
+    if seeds == 1:
+        return f"but for what seeds add, {100 * lead:.1f} points would show, four times in five"
+    return f"{seeds} trainings of each would show {100 * lead:.1f} points, four times in five"
 
 
 def wilson_interval(share: float, samples: int) -> Interval:

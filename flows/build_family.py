@@ -10,6 +10,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from effnet.arch.scaling import PAPER
 from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
@@ -47,9 +48,9 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
     """
     with opened(config, base, store) as build:
         build = with_baseline(build)
-        coefficients = fit_coefficients(build)
+        coefficients = None if config.members.published else fit_coefficients(build)
         if config.study:
-            study_scaling(build, config.study, coefficients)
+            study_scaling(build, config.study, coefficients or PAPER)
         members = plan_members(build.baseline, config, coefficients, build.num_classes)
         family = entrants(build, members)
         reused = train_members(build, family)

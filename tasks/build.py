@@ -11,6 +11,7 @@ from effnet.arch.cost import Cost, count
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
 from effnet.data.shards.manifest import Manifest
+from effnet.errors import ConfigError
 from effnet.runs import About, RunFolder, RunSpec, Start
 from effnet.stages import Stage
 from effnet.store import Store
@@ -109,6 +110,11 @@ class Build:
             start: weights to start from.
             seed: added to the config's.
         """
+        if recipe.norms == "frozen" and start is None:
+            raise ConfigError(
+                f"{name}: a recipe with frozen norms, such as finetune, is for starting from weights; give some, or "
+                "another recipe"
+            )
         spec = RunSpec(
             architecture=architecture,
             dataset=self.manifest.digest,

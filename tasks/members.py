@@ -15,7 +15,9 @@ from effnet.arch.scaling import Coefficients
 from effnet.champion import Contender
 from effnet.family import FamilyResult, Member, MemberResult, SeedResult
 from effnet.hits import hits_of
+from effnet.runs import Start
 from effnet.stages import Stage
+from effnet.starts import member_starts
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
@@ -39,8 +41,12 @@ class Entrant(NamedTuple):
 
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     """Return the members with the trainings that the config wants of each."""
+    starts = member_starts(build.config, members, build.base)
     return [
-        Entrant(member, [_training(build, member, seed) for seed in range(build.config.members.seeds)])
+        Entrant(
+            member,
+            [_training(build, member, seed, starts.get(member.name)) for seed in range(build.config.members.seeds)],
+        )
         for member in members
     ]
 
@@ -54,7 +60,7 @@ def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
 
 
 def evaluate_members(
-    build: Build, family: Sequence[Entrant], coefficients: Coefficients, reused: set[str]
+    build: Build, family: Sequence[Entrant], coefficients: Coefficients | None, reused: set[str]
 ) -> FamilyResult:
     """Score every training on the validation split, once, and return the family with its answer."""
     every = [training for entrant in family for training in entrant.trainings]
@@ -76,16 +82,17 @@ def evaluate_members(
         key=build.key,
         dataset=build.manifest.digest,
         val_samples=samples,
-        coefficients=coefficients._asdict(),
+        coefficients=coefficients._asdict() if coefficients else {},
         members=tuple(_member_result(build, each, reused) for each in family),
         answer=answer(scored, size_pays=grown is not None and grown.pays, chance=max(counts) / sum(counts)),
         growth=grown,
     )
 
 
-def _training(build: Build, member: Member, seed: int) -> Training:
+def _training(build: Build, member: Member, seed: int, start: Start | None) -> Training:
     name = f"{member.name} seed {seed}" if seed else member.name
-    return build.training(Stage.MEMBER, name, member.architecture, build.recipe, {"phi": member.phi}, seed=seed)
+    labels = {"phi": member.phi}
+    return build.training(Stage.MEMBER, name, member.architecture, build.recipe, labels, start=start, seed=seed)
 
 
 def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:
@@ -105,6 +112,7 @@ def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberRe
         seconds=fmean(training.folder.trained().seconds for training in entrant.trainings),
         run_key=chosen.key,
         mlflow_run_id=build.tracker.run_id(chosen.key),
+        features_alone=timed.features_alone,
         reused=all(training.folder.key in reused for training in entrant.trainings),
         seeds=tuple(SeedResult(run_key=each.key, top1=each.top1) for each in evaluations),
     )

@@ -85,7 +85,7 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     accuracy_figure(points, title, _targets(folder, "accuracy"), _single_dimensions(facts))
     caption = "The paper's figures 1 and 5. Point at a member, or at its row, to see its numbers."
     if facts.study:
-        epochs = facts.study.config.epochs, facts.config.recipe.epochs
+        epochs = facts.study.config.epochs, facts.members[0].spec.recipe.epochs
         caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
     yield Shown(folder / "accuracy.svg", "Accuracy against cost and size", caption, "members")
     latency_figure(points, "accuracy against latency", _targets(folder, "latency"))

@@ -16,7 +16,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
 from effnet.hits import hits_of
 from effnet.search.findings import STUDY, NetworkFound, StudyFindings
-from effnet.search.study import StudyPoint, balance, champion, contests, gains, study_points
+from effnet.search.study import StudyPoint, balance, contests, gains, main_way, study_points
 from effnet.stages import Stage
 from effnet.statistics import Hits, band, sees
 from effnet.store import publish
@@ -48,7 +48,7 @@ def study_scaling(build: Build, config: StudyConfig, coefficients: Coefficients)
             name: tuple(_found(points[0][0].architecture, *each, hits[name]) for each in points)
             for name, points in trained.items()
         },
-        contests={name: tuple(contests(found, champion(config))) for name, found in hits.items()},
+        contests={name: tuple(contests(found, main_way(config))) for name, found in hits.items()},
         gains={name: tuple(gains(found, macs[name])) for name, found in hits.items()},
     )
     for name in trained:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class FilePrediction(NamedTuple):
 
 def predict_files(
     predictor: Predictor, paths: Iterable[Path], *, top: int = 1, batch: int = BATCH, threads: int = 1
-) -> Iterator[FilePrediction]:
+) -> Generator[FilePrediction]:
     """Yield a prediction for every file, in their order, a batch at a time; the next batch is read meanwhile.
 
     Args:
@@ -53,7 +53,8 @@ def predict_files(
         except DataError as error:
             return str(error)
 
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         left = iter(paths)
         ahead = [(path, pool.submit(read, path)) for path in itertools.islice(left, batch)]
         while ahead:
@@ -67,6 +68,8 @@ def predict_files(
                     if isinstance(image, str)
                     else _best(path, next(rows), predictor.class_names, top)
                 )
+    finally:  # at once, if nobody wants the rest
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def network_input(path: Path, side: int, crop_padding: int | None) -> NDArray[np.uint8]:

@@ -70,7 +70,7 @@ def study_points(
     return points_at_equal_cost(baseline, study_strategies(config, coefficients), config.factors, **made)
 
 
-def champion(config: StudyConfig) -> str:
+def main_way(config: StudyConfig) -> str:
     """Return the way of scaling that a study compares with each of the others."""
     return Multipliers(*config.multipliers[-1]).told() if config.multipliers else "compound"
 
@@ -87,9 +87,14 @@ def points_by_multipliers(
     scaled = {each.told(): scale(baseline, each, resolution_multiple=resolution_multiple) for each in multipliers}
     costs = {name: count(arch, num_classes) for name, arch in scaled.items()}
     last = costs[multipliers[-1].told()].macs
-    if last == base.macs:
-        raise ConfigError(f"study: {multipliers[-1].told()} leaves {baseline.name} as it is; give larger multipliers")
     factor, points = round(last / base.macs, 2), list[StudyPoint]()
+    if factor == 1:
+        raise ConfigError(f"study: {multipliers[-1].told()} leaves {baseline.name} as it is; give larger multipliers")
+    if len({arch.key() for arch in scaled.values()}) < max(2, len(multipliers)):
+        raise ConfigError(
+            f"study: {', '.join(scaled)} make fewer than {max(2, len(multipliers))} different networks after rounding; "
+            "give at least two that differ more"
+        )
     for name, arch in scaled.items():
         cost = costs[name]
         if not 1 / MISS <= cost.macs / last <= MISS:
@@ -170,7 +175,7 @@ def contests(hits: Mapping[tuple[str, float], Hits], one: str) -> list[Contest]:
 
     Args:
         hits: of each (strategy, factor), (seeds, images).
-        one: the way that is compared with all others (`champion`); without it there are no contests.
+        one: the way that is compared with all others (`main_way`); without it there are no contests.
     """
     pairs = [(factor, name) for name, factor in hits if factor != 1 and name != one and (one, factor) in hits]
     found = {pair: difference(hits[one, pair[0]], hits[pair[1], pair[0]]) for pair in pairs}

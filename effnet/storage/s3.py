@@ -26,6 +26,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from effnet.errors import AwayError, ConfigError, DataError
 from effnet.files import reason
+from effnet.machine import raise_if_broken
 from effnet.outage import Outage, duration, outage_seconds, waits
 from effnet.process import stopping, warn
 from effnet.storage import File
@@ -337,6 +338,7 @@ def _judge(error: Exception, where: str) -> None:
     from botocore.exceptions import ClientError
 
     if _is_local(error):
+        raise_if_broken(error)  # a disk that fails is no bad data
         raise DataError(f"{error.filename or where}: {reason(error)}") from error
     if not isinstance(error, ClientError):
         return

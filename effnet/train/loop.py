@@ -123,12 +123,12 @@ def _train(
     training = prepare(folder, world, started, warn)
     try:
         resume(training)
-        if not training.progress.step:
-            _probe(training)
-            for note in adapted(training.spec.recipe, training.steps_per_epoch):
-                say(note)
         if world.size == 1:  # ranks stop together, between two steps
             _look_often(training, stop)
+        if not training.progress.step:
+            _probe(training, stop)
+            for note in adapted(training.spec.recipe, training.steps_per_epoch):
+                say(note)
         if usage := training.progress.unjudged:
             _judge(training, training.progress.step // training.steps_per_epoch - 1, usage, stop)
         for epoch in _epochs_left(training):
@@ -152,15 +152,18 @@ def _result(folder: RunFolder, world: World) -> RunResult | None:
     return RunResult.model_validate_json(told) if told else None
 
 
-def _probe(training: TrainingState) -> None:
+def _probe(training: TrainingState, stop: Stop) -> None:
     """Where only the classifier is new, find how far the features go without training, as epoch 0."""
     if not training.new_classifier:
         return
+    best = None
     if training.world.is_leader:
-        found = probe(training.folder, training.network, training.minival_loader, training.device)
-        training.progress.best = (found.top1, found.top5, found.loss)
+        with _given_up(training, stop, "the features alone will be looked at again"):
+            threads, look = training.minival_loader.threads, training.look
+            found = probe(training.folder, training.network, training.device, threads, look)
+        best = (found.top1, found.top5, found.loss)
         say(f"features alone: minival top-1 {found.top1:.1%}")
-    training.world.broadcast(None)
+    training.progress.best = training.world.broadcast(best)  # all ranks count their epochs from it
 
 
 def _epochs_left(training: TrainingState) -> Iterator[int]:
@@ -303,9 +306,10 @@ def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
 
 def _best_weights(training: TrainingState) -> Path:
     folder, progress = training.folder, training.progress
-    if not progress.best_epoch:  # no epoch was better than the probe; another machine may have found that one
+    if training.new_classifier and folder.probe() is None:  # another machine found it, and is gone
         first, _ = first_network(folder, training.spec)
-        probe(folder, first.to(training.device), training.minival_loader, training.device)
+        probe(folder, first.to(training.device), training.device, training.minival_loader.threads)
+    if not progress.best_epoch:  # no epoch was better
         return folder.probe_weights_path
     best = folder.checkpoints / f"step-{progress.best_step}"
     if trouble := checkpoint.problem(best):

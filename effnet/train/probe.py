@@ -1,12 +1,15 @@
 """A linear probe: how far the features of given weights go without training them, and a floor for a fine-tuning.
 
-Logistic regression on the features that the weights give the images as they are. It takes about a third of an epoch.
-Its classifier is kept beside the run, and counts as epoch 0: a training that never beats it ends with it.
+Logistic regression on the features that the weights give the images as they are. It takes less than
+an epoch. Its classifier is kept beside the run, and counts as epoch 0: a training that never beats it ends with it.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +27,7 @@ from effnet.runs import Probe, RunFolder
 from effnet.store import publish
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # inverse of the penalty, C; the best one on minival is taken
-MOST = 10_000  # images that it learns from, evenly chosen from more
+MOST = 10_000  # images that it learns from
 BATCH = 64
 
 
@@ -35,36 +38,33 @@ class Features(NamedTuple):
     labels: NDArray[np.int64]  # (images,)
 
 
-def probe(folder: RunFolder, network: Network, minival: Loader, device: torch.device) -> Probe:
+def probe(
+    folder: RunFolder, network: Network, device: torch.device, threads: int = 1, look: Callable[[], None] = lambda: None
+) -> Probe:
     """Return a run's probe, from its folder if it is there; else find it, and write probe.safetensors and probe.json.
 
     Args:
         folder: of the run.
         network: with the weights that the run starts from, on `device`; only read.
-        minival: that decides how strongly the regression is penalised.
         device: where to compute.
+        threads: that decode.
+        look: called now and then; may raise to stop.
     """
     if found := folder.probe():
         return found
-    spec, store = folder.spec(), folder.store
-    dataset, augment = store.datasets / spec.dataset, spec.recipe.augment
-    side = spec.architecture.resolution
-    train = Loader(
-        dataset, "train", batch_size=BATCH, resolution=side, augment=augment, threads=minival.threads, cache=store.cache
-    )
-    was_training = network.training
+    spec, was_training = folder.spec(), network.training
     network.eval()
-    try:
+    with _loader(folder, "train", threads) as train:
         learnt = features(network, spec.architecture, train, device)
-    finally:
-        train.close()
     probed = Network(spec.architecture, spec.num_classes)
     probed.load_state_dict(network.state_dict())
     probed.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     tried: list[tuple[Scores, float]] = []
-    for strength in STRENGTHS:
-        _fit(probed.classifier, learnt, strength)
-        tried.append((evaluate(probed, spec.architecture, minival, device), strength))
+    with _loader(folder, "minival", threads) as minival:  # all of it, also where there are other ranks
+        for strength in STRENGTHS:
+            look()
+            _fit(probed.classifier, learnt, strength)
+            tried.append((evaluate(probed, spec.architecture, minival, device), strength))
     network.train(was_training)
     scores, strength = max(tried, key=lambda each: (each[0].top1, -each[0].loss))
     _fit(probed.classifier, learnt, strength)
@@ -74,18 +74,31 @@ def probe(folder: RunFolder, network: Network, minival: Loader, device: torch.de
     return found
 
 
+@contextmanager
+def _loader(folder: RunFolder, split: str, threads: int) -> Iterator[Loader]:
+    spec, store = folder.spec(), folder.store
+    loader = Loader(
+        store.datasets / spec.dataset,
+        split,
+        batch_size=BATCH,
+        resolution=spec.architecture.resolution,
+        augment=spec.recipe.augment,
+        threads=threads,
+        cache=store.cache,
+    )
+    try:
+        yield loader
+    finally:
+        loader.close()
+
+
 @torch.inference_mode()
 def features(network: Network, arch: Architecture, loader: Loader, device: torch.device) -> Features:
-    """Return the features of a split's images, at most MOST of them, evenly chosen."""
-    step = -(-len(loader.index) // MOST)
-    values, labels, seen = [], [], 0
-    for batch in loader.epoch(0):
-        chosen = slice(-seen % step, None, step)
-        seen += len(batch.labels)
-        images = batch.images[chosen]
-        if len(images):
-            values.append(network.features(normalize(images.to(device), arch)).double().cpu().numpy())
-            labels.append(batch.labels[chosen].numpy())
+    """Return the features of a split's first MOST images, which are any: shards are shuffled."""
+    values, labels = [], []
+    for batch in itertools.islice(loader.epoch(0), -(-MOST // loader.batch_size)):
+        values.append(network.features(normalize(batch.images.to(device), arch)).double().cpu().numpy())
+        labels.append(batch.labels.numpy())
     return Features(np.concatenate(values), np.concatenate(labels))
 
 

@@ -139,6 +139,7 @@ class _Family:
         self.baseline, self.coefficients, self.origin, self.num_classes = baseline, coefficients, origin, num_classes
         self.resolution_multiple = 1
         self.settings: Any = None
+        self.base = Path()  # of the config's relative paths
         self.images: int | None = None  # of the training split, where known
 
     @classmethod
@@ -164,6 +165,7 @@ class _Family:
         classes, known = _counts(settings, config, root, num_classes, images)
         family = cls(baseline, given or fitted or PAPER, origin, classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
+        family.base = config.parent
         family.images = known
         return family
 
@@ -172,8 +174,10 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
     from effnet.arch.cost import count
     from effnet.family import plan_members
     from effnet.plan import planned
+    from effnet.starts import member_starts
 
     members = plan_members(family.baseline, family.settings, family.coefficients, family.num_classes)
+    starts = member_starts(family.settings, members, family.base)
     base = count(family.baseline, family.num_classes)
     rows = planned(members, base, family.num_classes)
     stages = _prices(family, members)
@@ -191,14 +195,19 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
         click.echo(json.dumps(data, indent=2))
         return
     alpha, beta, gamma = family.coefficients
-    click.echo(f"α {alpha:g}, β {beta:g}, γ {gamma:g} (from {family.origin}); × is times {family.baseline.name}")
-    click.echo(f"{'':4}{'φ':>5}{'pixels':>8}{'params':>14}{'×':>8}{'MACs':>18}{'×':>8}{'activations':>15}")
+    told = f"α {alpha:g}, β {beta:g}, γ {gamma:g} (from {family.origin})"
+    if family.settings.members.published:
+        told = "as published"
+    click.echo(f"{told}; × is times {family.baseline.name}")
+    click.echo(f"{'':6}{'φ':>5}{'pixels':>8}{'params':>14}{'×':>8}{'MACs':>18}{'×':>8}{'activations':>15}")
     for row in rows:
         same = f"   the same network as {row.same_as} after rounding" if row.same_as else ""
         click.echo(
-            f"{row.name:4}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
+            f"{row.name:6}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
             f"{row.macs:18,}{row.macs_ratio:8.2f}{row.activations:15,}{same}"
         )
+    for member, file in starts.items():
+        click.echo(f"{member} starts from {file.path}")
     _show_prices(family.settings, stages, speed)
 
 
@@ -231,7 +240,8 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
     from effnet.train.speed import measure_speed
 
     networks = [family.baseline, *(member.architecture for member in members)]
-    return measure_speed(networks, family.num_classes, family.settings.recipe, compute.threads)
+    recipe = family.settings.recipe.sized(family.images or 0)
+    return measure_speed(networks, family.num_classes, recipe, compute.threads)
 
 
 def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:

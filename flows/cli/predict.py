@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnet.errors import ConfigError, DataError
+from effnet.files import reason
 from flows.cli import options
 from flows.cli.find import find
 
@@ -55,24 +58,31 @@ def predict(
     from effnet.data.sources.named import find_images
 
     found, path = find_images(images), find(model, store)  # before what takes seconds to import
+    for target, folder in ((table, table.parent if table else None), (save_crops, save_crops)):
+        if target and folder:
+            _check(target, folder)
     from effnet.evaluation.predict_files import predict_files
     from effnet.process import keep_memory
 
     keep_memory()
     predictor = _predictor(path, network, device)
     began, broken = time.monotonic(), 0
-    rows = _shown(predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores()), len(found.paths))
+    rows = predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores())
+    lines = as_json or not table
     kept: list[FilePrediction] = []
-    for row in rows:
-        broken += bool(row.error)
-        if table:
-            kept.append(row)
-        if as_json or not table:
-            click.echo(_json(row) if as_json else _line(row))
-        if save_crops and not row.error:
-            _save_crop(row.path, predictor, save_crops)
-    if table:
-        _write(table, kept, min(top, len(predictor.class_names)))
+    try:
+        for row in _shown(rows, len(found.paths), lines):
+            broken += bool(row.error)
+            if table:
+                kept.append(row)
+            if lines:
+                click.echo(_json(row) if as_json else _line(row))
+            if save_crops and not row.error:
+                _save_crop(row.path, predictor, save_crops)
+    finally:  # also what there is when it is interrupted
+        rows.close()
+        if table and kept:
+            _write(table, kept, min(top, len(predictor.class_names)))
     _sum_up(len(found.paths), broken, found.passed_over, time.monotonic() - began)
     if broken:
         raise DataError(f"{broken} of {len(found.paths)} images could not be read; their rows say why")
@@ -100,17 +110,30 @@ def _predictor(path: Path, network: str | None, device: str | None) -> Predictor
     return predictor
 
 
-def _shown(rows: Iterator[FilePrediction], number: int) -> Iterable[FilePrediction]:
-    """Pass rows on, with progress on a terminal."""
+def _check(target: Path, folder: Path) -> None:
+    """Refuse an output that cannot be written before hours are spent on it."""
+    from effnet.store import temporary_name
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = temporary_name(folder / "probe")
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{target}: {reason(error)}") from error
+
+
+def _shown(rows: Iterator[FilePrediction], number: int, lines: bool) -> Iterable[FilePrediction]:
+    """Pass rows on, with progress on a terminal that shows no lines."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if number < 2 or not console.is_terminal:
+    if number < 2 or not console.is_terminal or (lines and sys.stdout.isatty()):
         yield from rows
         return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("", total=number, rate="")
         for row in rows:
             speed = progress.tasks[0].speed
@@ -120,19 +143,24 @@ def _shown(rows: Iterator[FilePrediction], number: int) -> Iterable[FilePredicti
 
 def _line(row: FilePrediction) -> str:
     if row.error:
-        return f"{row.path}  could not be read: {row.error}"
+        return f"{_text(row.path)}  could not be read: {row.error}"
     told = ", ".join(f"{label} {share:.1%}" for label, share in zip(row.labels, row.probabilities, strict=True))
-    return f"{row.path}  {told}"
+    return f"{_text(row.path)}  {told}"
+
+
+def _text(path: Path) -> str:
+    """Return a path that can be printed, whatever bytes are in its name, on one line."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _json(row: FilePrediction) -> str:
     shares = [round(share, 6) for share in row.probabilities]
-    found = {"path": str(row.path), "labels": list(row.labels), "probabilities": shares}
+    found = {"path": _text(row.path), "labels": list(row.labels), "probabilities": shares}
     return json.dumps(found | ({"error": row.error} if row.error else {}), ensure_ascii=False)
 
 
 def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
-    from effnet.files import reason
     from effnet.store import publish
 
     text = io.StringIO()
@@ -143,23 +171,29 @@ def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
         told = [
             cell for pair in zip(row.labels, row.probabilities, strict=True) for cell in (pair[0], f"{pair[1]:.6f}")
         ]
-        writer.writerow([row.path, *(told or [""] * (2 * top)), row.error])
+        writer.writerow([_text(row.path), *(told or [""] * (2 * top)), row.error])
     try:
         publish(path, text.getvalue().encode())
     except OSError as error:
-        raise ConfigError(f"--csv {path}: {reason(error)}") from error
+        raise ConfigError(f"{path}: {reason(error)}") from error
 
 
 def _save_crop(path: Path, predictor: Predictor, folder: Path) -> None:
-    """Write what the network sees of an image, as PNG, under its whole path, which no other image has."""
+    """Write what the network sees of an image, as PNG, under its name and the beginning of its path's digest."""
     from PIL import Image
 
     from effnet.evaluation.predict_files import network_input
+    from effnet.store import publish
 
-    folder.mkdir(parents=True, exist_ok=True)
-    name = "_".join(part for part in path.parts if part not in ("/", ".."))
+    mark = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
+    name = f"{_text(Path(path.stem))[:100]}-{mark}.png"
     seen = network_input(path, predictor.network.architecture.resolution, predictor.crop_padding)
-    Image.fromarray(seen).save(folder / f"{name}.png")
+    data = io.BytesIO()
+    Image.fromarray(seen).save(data, "png")
+    try:
+        publish(folder / name, data.getvalue())
+    except OSError as error:
+        raise ConfigError(f"{folder / name}: {reason(error)}") from error
 
 
 def _sum_up(number: int, broken: int, passed_over: int, seconds: float) -> None:

@@ -33,7 +33,7 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 
 @click.command()
 @CONFIG
-@click.option("--member", help="Which of the config's members: b0, b1, ...  [default: b0]")
+@click.option("--member", help="Which of the config's members: b0, b1, ...  [default: the first]")
 @options.MULTIPLIERS
 @options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
@@ -60,6 +60,7 @@ def train(
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
+    from effnet.starts import member_starts
     from tasks import trainings
     from tasks.build import Build
     from tasks.records.tracking import store_tracker
@@ -78,7 +79,8 @@ def train(
     if multipliers:
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:
-        wanted = _member(settings, baseline, member or "b0", build.num_classes)
+        wanted = _member(settings, baseline, member, build.num_classes)
+        start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
     recipe = _recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
@@ -204,14 +206,12 @@ def _recipe_for_weights(build: Build) -> Recipe:
     """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
     from effnet.config import Recipe
 
-    images, told = build.manifest.samples["train"], ""
+    images = build.manifest.samples["train"]
     if "recipe" not in build.config.model_fields_set:
         recipe = Recipe.model_validate("finetune").sized(images)
-        told = f"recipe finetune: at most {recipe.epochs} epochs in batches of {recipe.batch_size}"
+        build.screen.say(f"recipe finetune: at most {recipe.epochs} epochs in batches of {recipe.batch_size}")
     elif (recipe := build.recipe).norms == "train":
-        told = f"recipe {recipe.base or 'of the config'} is for training from nothing; {ADVICE}"
-    if told:
-        build.screen.say(told)
+        build.screen.warn(f"recipe {recipe.base or 'of the config'} is for training from nothing; {ADVICE}")
     steps = images // recipe.batch_size * recipe.epochs
     if steps < FEW_STEPS:
         build.screen.warn(f"{steps} steps in all are few: give more epochs or a smaller batch_size")
@@ -244,7 +244,7 @@ def _scaled(
     return name, arch, multipliers._asdict()
 
 
-def _member(settings: FamilyConfig, baseline: Architecture, name: str, num_classes: int) -> Member:
+def _member(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
     from effnet.arch.scaling import PAPER
     from effnet.config import given_coefficients
     from effnet.family import plan_members
@@ -253,9 +253,10 @@ def _member(settings: FamilyConfig, baseline: Architecture, name: str, num_class
     members = {
         member.name.lower(): member for member in plan_members(baseline, settings, coefficients or PAPER, num_classes)
     }
+    name = name or next(iter(members))
     if name.lower() not in members:
         raise ConfigError(f"no member '{name}'; the config plans {', '.join(members)}")
-    if coefficients is None and members[name.lower()].phi:
+    if coefficients is None and members[name.lower()].phi and not settings.members.published:
         alpha, beta, gamma = PAPER
         click.echo(
             f"the config states no coefficients: scaled by the paper's α {alpha:g}, β {beta:g}, γ {gamma:g}; "

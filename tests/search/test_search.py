@@ -21,7 +21,7 @@ from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.findings import Gain
 from effnet.search.halving import Rung, promoted, rank_correlation, rungs, total_epochs
 from effnet.search.space import Choices, Genes, Space, imagenet_space
-from effnet.search.study import balance, champion, gains, study_points, study_strategies
+from effnet.search.study import balance, gains, main_way, study_points, study_strategies
 from effnet.statistics import Hits
 
 SPACE = imagenet_space()
@@ -198,7 +198,7 @@ class TestStudy:
         points = study_points(config, PAPER, zoo.get("efficientnet_b0"), num_classes=1000, resolution_multiple=1)
         scaled = [point for point in points if point.factor != 1]
         assert [point.strategy for point in scaled] == ["d4 w1 r1", "d1 w2 r1", "d1 w1 r2", "d1.4 w1.2 r1.3"]
-        assert champion(config) == "d1.4 w1.2 r1.3"
+        assert main_way(config) == "d1.4 w1.2 r1.3"
         assert len({point.factor for point in scaled}) == 1
         # Table 7 has 1.8, 1.8, 1.9 and 1.8 billion, more than twice the width or resolution of 0.39 billion can cost
         assert [round(point.macs / 1e9, 1) for point in scaled] == [1.6, 1.4, 1.5, 1.8]

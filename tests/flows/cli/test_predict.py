@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from effnet.train import loop
 from effnet.train.loop import Stop
-from tests.tiny import run_effnet
+from tests.tiny import clean_environment, run_effnet
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,43 @@ def test_a_table_and_what_the_network_sees(run: RunFolder, photos: Path, tmp_pat
     assert sorted((tmp_path / "seen").iterdir()) == seen
 
 
+@pytest.mark.parametrize("outputs", [(), ("--json",), ("--csv", "out.csv")])
+def test_names_of_any_bytes_stay_on_one_line(
+    run: RunFolder, photos: Path, tmp_path: Path, outputs: tuple[str, ...]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    for name in (b"caf\xe9.png", "größe \N{SNOWMAN}.png".encode(), b"two\nlines.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "odd") + b"/" + name)).write_bytes((photos / "0/00.png").read_bytes())
+    done = run_effnet("predict", run.path, "odd", *outputs, "--save-crops", "seen", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out.csv").read_text() if "--csv" in outputs else done.stdout
+    assert len(text.splitlines()) == 3 + ("--csv" in outputs)
+    assert "größe" in text.encode().decode("unicode_escape" if "--json" in outputs and "\\u" in text else "utf-8")
+    assert len(list((tmp_path / "seen").glob("*.png"))) == 3
+
+
+def test_interrupted_it_ends_soon_and_keeps_what_it_has(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    for number in range(3000):
+        os.symlink(photos / "0/00.png", tmp_path / f"{number:04}.png")
+    command = [sys.executable, "-m", "flows.cli", "predict", str(run.path), str(tmp_path), "--batch", "1", "--json"]
+    process = subprocess.Popen(
+        [*command, "--csv", str(tmp_path / "out.csv")],
+        cwd=Path(__file__).parents[3],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for _ in range(20):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode not in (0, 70), told
+    assert "Traceback" not in told
+    assert 20 <= len((tmp_path / "out.csv").read_text().splitlines()) < 3000
+
+
 def test_a_sideways_photo_is_turned_as_in_training(run: RunFolder, photos: Path, tmp_path: Path) -> None:
     upright = Image.open(photos / "1/07.png")
     exif = Image.Exif()
@@ -149,7 +189,9 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
         (("empty",), 2, "empty: no images in this folder"),
         (("empty/text.txt",), 65, "1 of 1 images could not be read; their rows say why"),
         (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: "),
-        (("a.png", "--csv", "a.png/out.csv"), 2, "--csv a.png/out.csv: "),
+        (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: file exists"),
+        (("a.png", "--save-crops", "a.png/seen"), 2, "a.png/seen: not a directory"),
+        (("x" * 300,), 2, "'xxxxx"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(

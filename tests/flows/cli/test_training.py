@@ -93,6 +93,10 @@ def test_fine_tuning_takes_its_own_recipe_and_tells_the_floor(home: Path, traine
     assert tuned.returncode == 0, tuned.stderr
     assert "recipe finetune: at most 8 epochs in batches of 32" in tuned.stderr
     assert re.search(r"^features alone: top-1 \d+\.\d+%, a classifier on the weights as they came$", tuned.stdout, re.M)
+    (home / "nothing.yaml").write_text(f"{config}recipe: finetune\n")
+    nothing = run_effnet("train", "nothing.yaml", "--member", "b1", cwd=home)
+    assert nothing.returncode == 2
+    assert nothing.stderr.splitlines()[-1].endswith("is for starting from weights; give some, or another recipe")
     (home / "one.yaml").write_text(f"{config}recipe: {{base: smoke, epochs: 1}}\n")
     other = run_effnet("train", "one.yaml", *command, cwd=home)
     assert other.returncode == 0, other.stderr
