@@ -18,6 +18,7 @@ from effnet.family import plan_members
 from effnet.runs import RunFolder
 from effnet.starts import member_starts
 from effnet.store import sha256_file
+from tests.docs.printed import blocks
 from tests.tiny import run_effnet
 
 CONFIG = """\
@@ -78,6 +79,17 @@ def test_each_member_has_its_own_file_wherever_it_lies(tmp_path: Path) -> None:
     (tmp_path / "weights/efficientnet_lite0.pth").write_bytes(b"twice")
     with pytest.raises(ConfigError, match=r"efficientnet_lite0 may be any of efficientnet_lite0\.pth, tf_"):
         member_starts(by_folder, members, tmp_path)
+
+
+def test_plan_shows_members_as_published_and_their_files(tmp_path: Path) -> None:
+    printed = next(block.text for block in blocks("docs/training.md", "yaml") if "published" in block.text)
+    (tmp_path / "photos.yaml").write_text(f"family: photos\n{printed}")
+    done = run_effnet("plan", "photos.yaml", "--images", "200", "--num-classes", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("as published; × is times efficientnet_lite0\n")
+    for number in range(3):
+        assert f"Lite{number} starts from {packaged(f'efficientnet_lite{number}')}\n" in done.stdout
+    assert "fit" not in done.stdout.split("forward MACs")[1]
 
 
 @pytest.mark.parametrize(
