@@ -6,6 +6,7 @@ and rename; readers never meet half a file, whatever is killed and when.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -57,7 +58,8 @@ def temporary_name(target: Path) -> Path:
 def new_file(target: Path, *, replace: bool = True, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside `target`; the file made there becomes `target` when the block ends.
 
-    Its folder is made if it is not there. What was there before is replaced, and stays if the block raises.
+    Its folder is made if it is not there. What was there before is replaced, and stays if the block raises. A link
+    stays a link, to the new file; a pipe or a device is no target.
 
     Args:
         target: the file's name.
@@ -66,7 +68,12 @@ def new_file(target: Path, *, replace: bool = True, flush: bool = True) -> Itera
 
     Raises:
         FileExistsError: if there is a file already, and it is not to be replaced.
+        OSError: if a pipe, a device or a socket has that name.
     """
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise OSError(errno.EINVAL, "a pipe, a device or a socket, where a file is to be written", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(target)
     try:

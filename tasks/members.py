@@ -17,7 +17,7 @@ from effnet.family import FamilyResult, Member, MemberResult, SeedResult
 from effnet.hits import hits_of
 from effnet.runs import Start
 from effnet.stages import Stage
-from effnet.starts import member_starts
+from effnet.starts import check_start, member_starts
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
@@ -42,6 +42,9 @@ class Entrant(NamedTuple):
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     """Return the members with the trainings that the config wants of each."""
     starts = member_starts(build.config, members, build.base)
+    for member in members:
+        if start := starts.get(member.name):
+            check_start(start, member.architecture, build.num_classes)
     return [
         Entrant(
             member,

@@ -86,7 +86,7 @@ class Predictor:
         return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
 
 
-def open_predictor(folder: Path) -> Predictor:
+def open_predictor(folder: str | Path) -> Predictor:
     """Return the predictor of a finished run's folder, or of a model folder.
 
     Classes that nothing is known of are called by their numbers.
@@ -98,6 +98,11 @@ def open_predictor(folder: Path) -> Predictor:
     from effnet.evaluation.classes import classes_of_model, classes_of_run
     from effnet.runs import RunFolder
 
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder}: no folder of a run or a model; a weights file alone does not say which network it is"
+        )
     if (folder / CLASSES).is_file():
         return load_predictor(folder)
     run = RunFolder(folder) if (folder / "config.json").is_file() else None

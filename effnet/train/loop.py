@@ -298,7 +298,9 @@ def _end_epoch(training: TrainingState, epoch: int, usage: Mapping[str, float]) 
 
 
 def _keep_best(progress: Progress, epoch: int, scores: Scores) -> None:
-    """Note the epoch if it is the best so far: top-1 first, then the lower loss."""
+    """Note the epoch if it is the best so far: top-1 first, then the lower loss; the probe is only beaten by top-1."""
+    if progress.best[0] >= scores.top1 and not progress.best_epoch:
+        return
     if (scores.top1, -scores.loss) > (progress.best[0], -progress.best[2]):
         progress.best = (scores.top1, scores.top5, scores.loss)
         progress.best_epoch, progress.best_step = epoch + 1, progress.step

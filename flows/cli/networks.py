@@ -255,13 +255,13 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
     from tasks.compute.here import slots
     from tasks.terminal.screen import short
 
-    total = sum(stage.hours(speed) for stage in stages)
+    total, trainings = sum(stage.hours(speed) for stage in stages), sum(stage.trainings for stage in stages)
     rate = sum(stage.macs for stage in stages) / total / 3600
     click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
     for stage in stages:
         click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
     click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
-    if isinstance(settings.compute, LocalCompute) and (number := slots(settings.compute)) > 1:
+    if isinstance(settings.compute, LocalCompute) and (number := min(slots(settings.compute), trainings)) > 1:
         click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
     for stage in stages:
         if stage.note:

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from effnet.evaluation.predictor import Predictor
 
 
+STDOUT = Path("-")
+
+
 @click.command()
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True)
 @click.option("--top", type=click.IntRange(1, 1000), default=3, show_default=True, help="Classes to tell.")
-@click.option("--csv", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write a table to this file.")
+@click.option(
+    "--csv", "table", type=click.Path(path_type=Path, dir_okay=False), help="Write a table to this file; -: print it."
+)
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images at a time.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda where there is one]")
 @click.option("--network", help="Zoo name or architecture file, if MODEL is a bare weights file.")
@@ -59,7 +64,7 @@ def predict(
 
     found, path = find_images(images), find(model, store)  # before what takes seconds to import
     for target, folder in ((table, table.parent if table else None), (save_crops, save_crops)):
-        if target and folder:
+        if target and folder and target != STDOUT:
             _check(target, folder)
     from effnet.evaluation.predict_files import predict_files
     from effnet.process import keep_memory
@@ -96,7 +101,10 @@ def _predictor(path: Path, network: str | None, device: str | None) -> Predictor
     from effnet.models.weights import load
 
     if path.is_dir():
-        predictor = open_predictor(path)
+        try:
+            predictor = open_predictor(path)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or path}: {reason(error)}") from error
     elif network is None:
         raise ConfigError(f"{path}: a bare weights file; name its network with --network")
     else:
@@ -114,6 +122,8 @@ def _check(target: Path, folder: Path) -> None:
     """Refuse an output that cannot be written before hours are spent on it."""
     from effnet.store import temporary_name
 
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise ConfigError(f"{target}: a pipe or a device, where a file is to be written; --csv - prints the table")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = temporary_name(folder / "probe")
@@ -172,6 +182,9 @@ def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
             cell for pair in zip(row.labels, row.probabilities, strict=True) for cell in (pair[0], f"{pair[1]:.6f}")
         ]
         writer.writerow([_text(row.path), *(told or [""] * (2 * top)), row.error])
+    if path == STDOUT:
+        click.echo(text.getvalue(), nl=False)
+        return
     try:
         publish(path, text.getvalue().encode())
     except OSError as error:

@@ -60,7 +60,7 @@ def train(
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
-    from effnet.starts import member_starts
+    from effnet.starts import check_start, member_starts
     from tasks import trainings
     from tasks.build import Build
     from tasks.records.tracking import store_tracker
@@ -82,6 +82,8 @@ def train(
         wanted = _member(settings, baseline, member, build.num_classes)
         start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
+    if start:
+        check_start(start, architecture, build.num_classes)
     recipe = _recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
@@ -330,7 +332,9 @@ def _show(evaluation: Evaluation, title: str) -> None:
         f", loss {evaluation.loss:.4f}, calibration error {evaluation.calibration_error:.3f}"
     )
     if evaluation.features_alone is not None:
-        click.echo(f"features alone: top-1 {evaluation.features_alone:.2%}, a classifier on the weights as they came")
+        gain = 100 * (evaluation.top1 - evaluation.features_alone)
+        told = f"top-1 {evaluation.features_alone:.2%}, a classifier on the weights as they came"
+        click.echo(f"features alone: {told}; training them added {gain:+.2f} points")
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     click.echo(f"other image sides: {sides}")
     where = evaluation.environment

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from effnet.data.images.intake import HEAD, is_image
 from effnet.data.sources.folder import EXTENSIONS, files_below
 from effnet.errors import ConfigError
-from effnet.files import read_regular
+from effnet.files import read_regular, reason
 
 
 class Found(NamedTuple):
@@ -36,11 +36,14 @@ def find_images(names: Iterable[str]) -> Found:
         path = Path(name)
         try:
             there, folder = path.exists(), path.is_dir()
-        except (OSError, ValueError) as error:  # a name that no file can have
-            raise ConfigError(f"{name[:80]!r}: no name of a file or folder") from error
+        except (OSError, ValueError) as error:  # no permission, or a name that no file can have
+            told = reason(error) if isinstance(error, OSError) else "no name of a file or folder"
+            raise ConfigError(f"{name[:80]!r}: {told}") from error
+        if not name:
+            raise ConfigError("'': no name of a file or folder")
         if folder:
-            inside = [Path(each) for each, litter in files_below(name, ()) if not litter]
-            images = [each for each in inside if _is_image(each)]
+            inside = [Path(each) for each, litter in files_below(name, _above(path)) if not litter]
+            images = [each for each in inside if _is_image(each) or each.is_dir()]  # a folder that cannot be opened
             passed_over += len(inside) - len(images)
             if not images:
                 raise ConfigError(f"{name}: no images in this folder")
@@ -55,6 +58,12 @@ def find_images(names: Iterable[str]) -> Found:
                 raise ConfigError(f"{name}: no file matches")
             paths |= dict.fromkeys(files)
     return Found(tuple(paths), passed_over)
+
+
+def _above(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Return what links in a folder must not lead back to: itself and the folders that it lies in."""
+    whole = folder.resolve()
+    return tuple((status.st_dev, status.st_ino) for status in (each.stat() for each in (whole, *whole.parents)))
 
 
 def _is_image(path: Path) -> bool:

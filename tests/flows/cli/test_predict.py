@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from effnet.data.sources.named import find_images
 from effnet.errors import ConfigError
 from effnet.evaluation.predictor import Predictor, open_predictor, save_predictor
 from effnet.runs import RunFolder, RunSpec
-from effnet.store import Store
+from effnet.store import Store, publish
 from effnet.train import loop
 from effnet.train.loop import Stop
 from tests.tiny import clean_environment, run_effnet
@@ -192,6 +193,8 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
         (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: file exists"),
         (("a.png", "--save-crops", "a.png/seen"), 2, "a.png/seen: not a directory"),
         (("x" * 300,), 2, "'xxxxx"),
+        (("",), 2, "'': no name of a file or folder"),
+        (("a.png", "--csv", "/dev/full"), 2, "/dev/full: a pipe or a device, where a file is to be written"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
@@ -204,6 +207,28 @@ def test_what_cannot_be_done_is_told_in_a_line(
     assert done.returncode == code, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"effnet: {told}")
+
+
+def test_links_stay_links_and_a_table_can_be_printed(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    one = photos / "0/00.png"
+    assert run_effnet("predict", run.path, one, "--csv", "link.csv", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    done = run_effnet("predict", run.path, one, "--csv", "-", cwd=tmp_path)
+    assert done.stdout == (tmp_path / "real.csv").read_text()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="a pipe, a device or a socket"):
+        publish(tmp_path / "fifo", b"")
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+
+
+def test_links_that_lead_back_are_not_followed(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.png").write_bytes((photos / "0/00.png").read_bytes())
+    (tmp_path / "inner/b.png").write_bytes((photos / "0/00.png").read_bytes())
+    (tmp_path / "inner/up").symlink_to(tmp_path)
+    found = find_images([str(tmp_path / "inner")])
+    assert [path.name for path in found.paths if path.is_file()] == ["b.png"]
 
 
 def test_files_are_taken_once_and_litter_is_not(photos: Path) -> None:
