@@ -7,7 +7,7 @@ import pytest
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, LocalCompute
+from effnet.config import FamilyConfig, LocalCompute, StudyConfig
 from effnet.family import build_key, plan_members
 
 
@@ -29,6 +29,16 @@ def test_build_key_ignores_where_and_how_fast(config: FamilyConfig, baseline: Ar
     assert build_key(config.model_copy(update={"seed": 1}), baseline, "0" * 16) != key
     assert build_key(config, baseline.model_copy(update={"resolution": 10}), "0" * 16) != key
     assert build_key(config, baseline, "1" * 16) != key
+
+
+def test_families_keep_the_key_that_they_had_before_configs_had_more_fields(
+    config: FamilyConfig, baseline: Architecture
+) -> None:
+    assert build_key(config, baseline, "0123456789abcdef") == "55d720c3e3f2401c"
+    study = StudyConfig(multipliers=((1, 2, 1), (1.4, 1.2, 1.3)))
+    assert build_key(config.model_copy(update={"study": study}), baseline, "0123456789abcdef") != build_key(
+        config.model_copy(update={"study": StudyConfig()}), baseline, "0123456789abcdef"
+    )
 
 
 @pytest.mark.parametrize("phi", [(0.0,), (1.0, 3.0)])
