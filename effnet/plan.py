@@ -75,7 +75,7 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
     found = []
     for path in families.glob("*/family.json"):
         data = json.loads(path.read_bytes())
-        if data["family"] == family:
+        if data["family"] == family and data["coefficients"]:  # none of members as published
             found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
     return max(found)[1] if found else None
 

@@ -152,6 +152,8 @@ def test_a_family_on_photographs_starts_from_what_is_installed(tmp_path: Path) -
     report = (tmp_path / ".effnet/families" / family["key"] / "report.html").read_text()
     assert "The features alone, without fine-tuning, give Lite0 " in report
     assert 'href="#coefficients"' not in report
+    plan = run_effnet("plan", "photos.yaml", cwd=tmp_path)
+    assert plan.returncode == 0, plan.stderr
     alone = run_effnet("train", "photos.yaml", "--member", "lite1", "--json", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout)["run"].endswith(members[1]["run_key"])  # the same training: nothing to do
