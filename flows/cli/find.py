@@ -13,7 +13,7 @@ family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`). An 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from effnet.process import report_to
 from effnet.shipped import shipped_config, shipped_configs
 
 if TYPE_CHECKING:
+    from effnet.family import FamilyResult
     from effnet.runs import RunFolder
     from effnet.store import Store
 
@@ -144,18 +145,37 @@ def _in_store(name: str, store: Store) -> Path | None:
     return named[0].path if named else None
 
 
-def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> RunFolder | None:
-    """Return the run whose model is the member of this name, of the family that was built last and has one."""
+def newest_family(store: Store, name: str | None) -> FamilyResult:
+    """Return the family of a name that was built last, or the one that was built last of all.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if (found := next((each for each in _families(store) if name in (None, each.family)), None)) is None:
+        built = ", ".join(dict.fromkeys(each.family for each in _families(store))) or "none"
+        raise ConfigError(f"no family{f' {name!r}' if name else ''} was built in {store.root}; built: {built}")
+    return found
+
+
+def _families(store: Store) -> Iterator[FamilyResult]:
+    """Yield the families of a store, the one that was built last first."""
     from effnet.family import FamilyResult
     from effnet.runs import read_value
 
-    there = {folder.key: folder for folder in folders}
     for path in sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime):
         try:
             family = read_value(FamilyResult, path)
         except DataError:  # another version's, or broken: the runs themselves still have names
             continue
-        for member in family.members if family else ():
+        if family:
+            yield family
+
+
+def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> RunFolder | None:
+    """Return the run whose model is the member of this name, of the family that was built last and has one."""
+    there = {folder.key: folder for folder in folders}
+    for family in _families(store):
+        for member in family.members:
             if member.name.lower() == name.lower() and member.run_key in there:
                 return there[member.run_key]
     return None

@@ -17,7 +17,7 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import datasets, init, networks, operations, options, predict, runs, training
+from flows.cli import choose, datasets, init, networks, operations, options, predict, runs, training
 from flows.cli.find import CONFIG, open_store
 from tasks.compute import interrupt
 
@@ -74,7 +74,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
         if server.name == servers.PREFECT.name:
             page, login = servers.login_page(root.root), servers.login_path(root.root)
             click.echo(f"         asks for a login, once: open {page.as_uri()}, or paste what is in {login}")
-    click.echo(f"Stop them with: effnet down{_option(store)}")
+    click.echo(f"Stop them with: effnet down{options.of_store(store)}")
 
 
 @cli.command()
@@ -96,6 +96,7 @@ for command in (
     *init.COMMANDS,
     *training.COMMANDS,
     *predict.COMMANDS,
+    *choose.COMMANDS,
     *networks.COMMANDS,
     *datasets.COMMANDS,
     *runs.COMMANDS,
@@ -148,11 +149,6 @@ def _check_names() -> None:
         except UnicodeEncodeError:
             shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             raise ConfigError(f"{shown}: a name that is not UTF-8; rename the file or the folder") from None
-
-
-def _option(store: Path) -> str:
-    """Return the --store option for a command line; empty for the default store."""
-    return "" if store.expanduser().absolute() == options.DEFAULT_STORE.absolute() else f" --store {store}"
 
 
 @cli.command()
@@ -265,11 +261,11 @@ def _show(result: FamilyResult, root: Store) -> None:
         console.print(f"Use {result.answer.member}: {result.answer.because}.", soft_wrap=True)
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
-    pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{_option(root.root)}"]
+    pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{options.of_store(root.root)}"]
     name = result.answer.member.lower() if result.answer else "NAME"
     files = [
         f"report   {folder / 'report.html'}",
-        f"predict  effnet predict {name} IMAGES{_option(root.root)}",
+        f"predict  effnet predict {name} IMAGES{options.of_store(root.root)}",
         f"weights  {root.runs}/RUN/model.safetensors (effnet runs lists RUNs)",
     ]
     for line in ("", *pages, *files):

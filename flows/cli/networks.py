@@ -10,6 +10,7 @@ import click
 
 from effnet.errors import ConfigError
 from flows.cli import options
+from flows.cli.amounts import Amount
 from flows.cli.find import ConfigFile, find
 
 if TYPE_CHECKING:
@@ -23,25 +24,6 @@ if TYPE_CHECKING:
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Classes of the network."
 )
-_SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
-
-
-class Amount(click.ParamType[int]):
-    """A whole number above 0, also as 600M or 1.5G."""
-
-    name = "amount"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number that a text like 1.5G stands for."""
-        text = str(value).strip()
-        number = text.rstrip("kMGBT")
-        try:
-            amount = round(float(number) * _SUFFIXES[text[len(number) :]])
-        except (ValueError, KeyError, OverflowError):
-            amount = 0
-        if amount < 1:
-            self.fail(f"'{value}' is not a number above 0; write 600M or 1.5G", param, ctx)
-        return amount
 
 
 @click.command()

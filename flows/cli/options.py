@@ -8,6 +8,12 @@ import click
 
 DEFAULT_STORE = Path(".effnet")
 
+
+def of_store(store: Path) -> str:
+    """Return the --store option for a command line; empty for the default store."""
+    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+
+
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 MULTIPLIERS = click.option(
     "--multipliers",

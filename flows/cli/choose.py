@@ -1,0 +1,105 @@
+"""effnet choose: which member of a family to use, within limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from effnet.errors import ConfigError
+from flows.cli import options
+from flows.cli.amounts import Amount, Quantity
+from flows.cli.find import newest_family
+
+if TYPE_CHECKING:
+    from effnet.answer import Answer
+    from effnet.family import MemberResult
+    from effnet.store import Store
+
+MILLISECONDS = Quantity("milliseconds", {"": 1.0, "ms": 1.0, "s": 1000.0})
+BYTES = Quantity("bytes", {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9})
+SHARE = Quantity("share", {"": 1.0, "%": 0.01})
+
+
+@click.command()
+@click.argument("family", required=False)
+@click.option("--max-latency", type=MILLISECONDS, help="Of one image, as measured when it was evaluated: 5ms.")
+@click.option("--max-params", type=Amount(), help="Parameters: 5M.")
+@click.option("--max-macs", type=Amount(), help="Multiply-adds: 400M.")
+@click.option("--max-size", type=BYTES, help="Of the weights file: 20MB.")
+@click.option("--min-top1", type=SHARE, help="On val: 95%.")
+@options.HOME
+@options.JSON
+def choose(family: str | None, store: Path, as_json: bool, **limits: float | None) -> None:
+    """Say which member of FAMILY to use within limits, and why; by default, of the family that was built last.
+
+    Of the members within the limits it is the one that the build itself would name: the best where size pays, elsewhere
+    the cheapest that noise cannot tell from the best.
+    """
+    from effnet.store import Store
+
+    root = Store.at(store)
+    found = newest_family(root, family)
+    outside = {member.name: why for member in found.members if (why := _outside(member, root, limits))}
+    within = [member for member in found.members if member.name not in outside]
+    if not within:
+        told = "; ".join(f"{name}: {why}" for name, why in outside.items())
+        raise ConfigError(f"family {found.family}: no member is within the limits ({told})")
+    answer = _answer(within, root)
+    chosen = next(member for member in within if member.name == answer.member)
+    if as_json:
+        names = [member.name for member in within]
+        shown = {
+            "family": found.family,
+            **answer.model_dump(),
+            "run": chosen.run_key,
+            "within": names,
+            "outside": outside,
+        }
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    for name, why in outside.items():
+        click.echo(f"{name} is left out: {why}")
+    click.echo(f"Use {answer.member}: {answer.because}.")
+    click.echo(f"effnet predict {answer.member.lower()}{options.of_store(root.root)} IMAGES")
+
+
+def _outside(member: MemberResult, store: Store, limits: Mapping[str, float | None]) -> str:
+    """Return which limits a member is outside of, for people; empty if none."""
+    weights = store.runs / member.run_key / "model.safetensors"
+    size = weights.stat().st_size if weights.exists() else 4 * member.params
+    checks = (
+        ("max_latency", member.latency_ms, f"{member.latency_ms:.2f} ms"),
+        ("max_params", member.params, f"{member.params:,} parameters"),
+        ("max_macs", member.macs, f"{member.macs:,} multiply-adds"),
+        ("max_size", size, f"{size / 1e6:.2f} MB"),
+    )
+    told = [text for name, value, text in checks if (limit := limits[name]) is not None and value > limit]
+    if (least := limits["min_top1"]) is not None and member.top1 < least:
+        told.append(f"top-1 {member.top1:.2%}")
+    return ", ".join(told)
+
+
+def _answer(members: Sequence[MemberResult], store: Store) -> Answer:
+    """Return what a build of these members alone would say."""
+    from effnet.answer import answer, growth
+    from effnet.champion import Contender
+    from effnet.hits import hits_of
+    from effnet.runs import RunFolder
+
+    contenders = {
+        member.run_key: Contender(
+            member.name, hits_of((RunFolder(store.runs / key) for key in member.runs), "val"), member.macs
+        )
+        for member in members
+    }
+    grown = growth(list(contenders.values()))
+    counts = RunFolder(store.runs / members[0].run_key).evaluated().class_samples
+    pays = grown is not None and grown.pays
+    return answer(list(contenders.values()), size_pays=pays, chance=max(counts) / sum(counts))
+
+
+COMMANDS = (choose,)

@@ -1,0 +1,132 @@
+"""effnet choose, on a family whose scores are made up."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from effnet.arch import zoo
+from effnet.config import Recipe
+from effnet.family import FamilyResult, MemberResult
+from effnet.hits import keep_hits
+from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec
+from effnet.store import Store, publish
+from tests.tiny import run_effnet
+
+IMAGES = 1000
+MEMBERS = {"B0": (100, 800, 2.0), "B1": (200, 900, 3.0), "B2": (400, 905, 5.0)}  # multiply-adds, right, milliseconds
+
+
+def add_family(store: Store, name: str, built: float) -> None:
+    """Write a family that was built so many seconds ago: its members, and what each is right about."""
+    members = []
+    for place, (member, (macs, right, latency)) in enumerate(MEMBERS.items()):
+        spec = RunSpec(
+            architecture=zoo.get("efficientnet_b0"), dataset="0" * 16, num_classes=2, recipe=Recipe(), seed=place
+        )
+        folder = RunFolder.create(store, spec)
+        folder.weights_path.write_bytes(bytes(1000 * macs))
+        facts = {"key": folder.key, "top1": right / IMAGES, "top5": 1.0, "loss": 0.1, "params": 10 * macs, "macs": macs}
+        zeros = {"best_epoch": 1, "epochs": 1, "steps": 1, "seconds": 1.0, "weights_sha256": "0" * 64}
+        publish(folder.result_path, RunResult(**facts, **zeros, environment={}).model_dump_json().encode())
+        scores = {name: facts[name] for name in ("key", "top1", "top5", "loss")}
+        evaluation = Evaluation(
+            **scores,
+            dataset="0" * 16,
+            split="val",
+            samples=IMAGES,
+            calibration_error=0.0,
+            class_samples=(500, 500),
+            class_right=(400, 400),
+            confusion=(),
+            resolutions={},
+            latency_ms=latency,
+            images_per_second=1.0,
+            best_batch=1,
+            environment={},
+        )
+        publish(folder.evaluation_path, evaluation.model_dump_json().encode())
+        keep_hits(folder.hits_path, "0" * 16, "0" * 64, "val", np.arange(IMAGES) < right)
+        members.append(
+            MemberResult(
+                name=member,
+                phi=place,
+                resolution=224,
+                params=10 * macs,
+                macs=macs,
+                top1=right / IMAGES,
+                top5=1.0,
+                latency_ms=latency,
+                seconds=1.0,
+                run_key=folder.key,
+                mlflow_run_id=None,
+                reused=False,
+            )
+        )
+    result = FamilyResult(
+        family=name, key=name, dataset="0" * 16, val_samples=IMAGES, coefficients={}, members=tuple(members)
+    )
+    path = store.families / name / "family.json"
+    publish(path, result.model_dump_json().encode())
+    os.utime(path, (built, built))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name, built in (("older", 1e9), ("newer", 2e9)):
+        add_family(Store(tmp_path / ".effnet"), name, built)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("limits", "member", "outside"),
+    [
+        ((), "B2", {}),
+        (("--max-latency", "4ms"), "B1", {"B2": "5.00 ms"}),
+        (("--max-macs", "200"), "B1", {"B2": "400 multiply-adds"}),
+        (("--max-params", "1k"), "B0", {"B1": "2,000 parameters", "B2": "4,000 parameters"}),
+        (("--max-size", "0.3MB"), "B1", {"B2": "0.40 MB"}),
+        (("--min-top1", "90.1%"), "B2", {"B0": "top-1 80.00%", "B1": "top-1 90.00%"}),
+        (("--max-latency", "0.004s", "--min-top1", "0.85"), "B1", {"B0": "top-1 80.00%", "B2": "5.00 ms"}),
+    ],
+)
+def test_the_member_that_a_build_of_those_within_would_name(
+    home: Path, limits: tuple[str, ...], member: str, outside: dict[str, str]
+) -> None:
+    done = run_effnet("choose", *limits, "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["family"], found["member"], found["outside"]) == ("newer", member, outside)
+    assert sorted(found["within"] + list(outside)) == ["B0", "B1", "B2"]
+
+
+def test_it_says_why_and_how_to_use_it(home: Path) -> None:
+    done = run_effnet("choose", "older", "--max-latency", "4", cwd=home)
+    assert done.returncode == 0, done.stderr
+    left_out, use, how = done.stdout.splitlines()
+    assert left_out == "B2 is left out: 5.00 ms"
+    assert use.startswith("Use B1: it has the best top-1, 90.0%")
+    assert how == "effnet predict b1 IMAGES"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("nobody",), "no family 'nobody' was built in "),
+        (
+            ("--max-latency", "1ms"),
+            "family newer: no member is within the limits (B0: 2.00 ms; B1: 3.00 ms; ",
+        ),
+        (("--max-latency", "soon"), "'soon' is no number above 0 in ms, s"),
+        (("--max-size", "3 parsecs"), "'3 parsecs' is no number above 0 in kB, MB, GB"),
+        (("--min-top1", "-1%"), "'-1%' is no number above 0 in %"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(home: Path, arguments: tuple[str, ...], told: str) -> None:
+    done = run_effnet("choose", *arguments, cwd=home)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert told in done.stderr
