@@ -429,6 +429,8 @@ class Tracker:
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
             final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
             final |= {"images_per_second_at_best_batch": evaluation.images_per_second}
+            if evaluation.features_alone is not None:
+                final["val_top1_features_alone"] = evaluation.features_alone
         elif run.kind not in _ON_VAL:
             final["top1"] = result.top1
         for path in _files(folder):
@@ -512,6 +514,8 @@ def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None
             f"* top-1 on {evaluation.split}, which reports: **{evaluation.top1:.2%}**, top-5 {evaluation.top5:.2%}, of "
             f"{evaluation.samples:,} images"
         )
+        if evaluation.features_alone is not None:
+            lines.append(f"* the features alone, without fine-tuning: {evaluation.features_alone:.2%}")
         place = evaluation.latency.where() if evaluation.latency else "1 thread"
         lines.append(f"* median time of one image, {place}: {evaluation.latency_ms:.2f} ms")
     lines += ["", *(f"* {note}" for note in result.notes)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from PIL import Image
 from skimage import data as photographs
 
@@ -149,6 +150,9 @@ def test_a_family_on_photographs_starts_from_what_is_installed(tmp_path: Path) -
         probe = folder.probe()
         assert probe is not None
         assert folder.trained().top1 >= probe.top1
+        client = MlflowClient(f"sqlite:///{tmp_path / '.effnet' / 'mlflow.db'}")
+        metrics = client.get_run(member["mlflow_run_id"]).data.metrics
+        assert metrics["val_top1_features_alone"] == member["features_alone"]
     report = (tmp_path / ".effnet/families" / family["key"] / "report.html").read_text()
     assert "The features alone, without fine-tuning, give Lite0 " in report
     assert 'href="#coefficients"' not in report
