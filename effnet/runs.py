@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -140,6 +140,14 @@ class Latency(Value):
         return f"{threads} of {self.device}{'' if self.quiet else ', beside other work'}"
 
 
+class ClassScore(NamedTuple):
+    """How well a network knows one class; None where nothing is to be divided by."""
+
+    recall: float | None  # of its images, the share that got it
+    precision: float | None  # of the images that got it, the share that are of it
+    f1: float | None  # harmonic mean of both
+
+
 class Evaluation(Value):
     """How weights score on a split, usually the validation split. Fractions are between 0 and 1."""
 
@@ -163,6 +171,33 @@ class Evaluation(Value):
     images_per_second: float  # at the best batch, with all threads
     best_batch: int
     environment: dict[str, str]
+
+    @property
+    def class_scores(self) -> list[ClassScore]:
+        """Recall, precision and F1 of each class."""
+        found = [0] * len(self.class_samples)
+        for _, label, images in self.confusion:
+            found[label] += images
+        return [
+            ClassScore(
+                recall=right / samples if samples else None,
+                precision=right / taken if taken else None,
+                f1=2 * right / (samples + taken) if samples + taken else None,
+            )
+            for samples, right, taken in zip(self.class_samples, self.class_right, found, strict=True)
+        ]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall over the classes that have images: each class counts the same, however many it has."""
+        found = [score.recall for score in self.class_scores if score.recall is not None]
+        return sum(found) / len(found)
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that have images or were given to some."""
+        found = [score.f1 for score in self.class_scores if score.f1 is not None]
+        return sum(found) / len(found)
 
 
 @dataclass(frozen=True)

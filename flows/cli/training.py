@@ -94,7 +94,7 @@ def train(
     evaluation = training.folder.evaluated()
     if as_json:
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
-        click.echo(json.dumps({"run": str(training.folder.path), **shown}, indent=2))
+        click.echo(json.dumps({"run": str(training.folder.path), **shown, **_averages(evaluation)}, indent=2))
     else:
         _show(evaluation, f"{name}, run {training.folder.path}")
 
@@ -150,7 +150,8 @@ def evaluate(
     if evaluation.matched:
         click.echo(f"classes: {evaluation.matched}", err=True)
     if as_json:
-        click.echo(evaluation.model_dump_json(indent=2))
+        shown = evaluation.model_dump(mode="json") | _averages(evaluation)
+        click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     _show(evaluation, str(path))
     manifest = load_manifest(data)
@@ -331,6 +332,10 @@ def _show(evaluation: Evaluation, title: str) -> None:
         f"{evaluation.split}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%} of {evaluation.samples:,} images"
         f", loss {evaluation.loss:.4f}, calibration error {evaluation.calibration_error:.3f}"
     )
+    click.echo(
+        f"each class counted the same: balanced accuracy {evaluation.balanced_accuracy:.2%}, macro F1 "
+        f"{evaluation.macro_f1:.3f}"
+    )
     if evaluation.features_alone is not None:
         gain = 100 * (evaluation.top1 - evaluation.features_alone)
         told = f"top-1 {evaluation.features_alone:.2%}, a classifier on the weights as they came"
@@ -345,6 +350,10 @@ def _show(evaluation: Evaluation, title: str) -> None:
     )
 
 
+def _averages(evaluation: Evaluation) -> dict[str, float]:
+    return {"balanced_accuracy": evaluation.balanced_accuracy, "macro_f1": evaluation.macro_f1}
+
+
 def _place(evaluation: Evaluation) -> str:
     return evaluation.latency.where() if evaluation.latency else "1 thread"
 
@@ -354,12 +363,15 @@ def _show_classes(evaluation: Evaluation, names: tuple[str, ...]) -> None:
     for label, found, number in evaluation.confusion:
         if label != found:
             wrong.setdefault(label, []).append((number, found))
-    for label, (samples, right) in enumerate(zip(evaluation.class_samples, evaluation.class_right, strict=True)):
+    click.echo(f"{'class':24}{'images':>7}{'recall':>8}{'precision':>10}{'F1':>7}")
+    for label, (samples, score) in enumerate(zip(evaluation.class_samples, evaluation.class_scores, strict=True)):
         taken = ", ".join(
             f"{names[found]} {number}" for number, found in sorted(wrong.get(label, []), reverse=True)[:3]
         )
-        share = f"{right / samples:7.1%}" if samples else "      –"
-        click.echo(f"{names[label][:24]:24}{samples:7,}{share}  {f'taken for {taken}' if taken else ''}".rstrip())
+        recall, precision = (f"{value:.1%}" if value is not None else "–" for value in score[:2])
+        f1 = f"{score.f1:.3f}" if score.f1 is not None else "–"
+        told = f"  taken for {taken}" if taken else ""
+        click.echo(f"{names[label][:24]:24}{samples:7,}{recall:>8}{precision:>10}{f1:>7}{told}")
 
 
 @click.command()

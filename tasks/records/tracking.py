@@ -429,6 +429,7 @@ class Tracker:
             final |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "top1": evaluation.top1}
             final |= {"val_loss": evaluation.loss, "calibration_error": evaluation.calibration_error}
             final |= {"images_per_second_at_best_batch": evaluation.images_per_second}
+            final |= {"val_balanced_accuracy": evaluation.balanced_accuracy, "val_macro_f1": evaluation.macro_f1}
             if evaluation.features_alone is not None:
                 final["val_top1_features_alone"] = evaluation.features_alone
         elif run.kind not in _ON_VAL:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from effnet.arch import zoo
@@ -20,12 +22,20 @@ from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError
 from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
-from effnet.evaluation.metrics import calibration, calibration_error, confusion, evaluate, predict, scores_of
+from effnet.evaluation.metrics import (
+    Predictions,
+    calibration,
+    calibration_error,
+    confusion,
+    evaluate,
+    predict,
+    scores_of,
+)
 from effnet.evaluation.run import evaluate_run, other_resolutions
 from effnet.hits import run_hits
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
-from effnet.runs import RunFolder
+from effnet.runs import Evaluation, RunFolder
 from effnet.store import Store
 from effnet.train import loop
 from effnet.train.loop import Stop
@@ -49,6 +59,40 @@ def test_scores_are_exact_counts(dataset_store: Store, manifest: Manifest) -> No
     assert scores.top5 == (labels >= 5).sum().item() / VAL
     logits = torch.arange(10.0).expand(VAL, 10)
     assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
+@pytest.mark.filterwarnings("ignore")  # sklearn's, of classes that never occur
+def test_averages_over_classes_are_sklearns(pairs: list[tuple[int, int]]) -> None:
+    labels, found = np.array(pairs).T
+    predictions = Predictions(labels, found, labels >= 0, np.ones(len(labels), np.float32), np.ones(len(labels)))
+    evaluation = Evaluation(
+        key="",
+        dataset="",
+        split="val",
+        samples=len(labels),
+        top1=0.5,
+        top5=1.0,
+        loss=1.0,
+        calibration_error=0.0,
+        class_samples=tuple(np.bincount(labels, minlength=5).tolist()),
+        class_right=tuple(np.bincount(labels[labels == found], minlength=5).tolist()),
+        confusion=tuple(confusion(predictions, 5)),
+        resolutions={},
+        latency_ms=1.0,
+        images_per_second=1.0,
+        best_batch=1,
+        environment={},
+    )
+    assert evaluation.macro_f1 == pytest.approx(sklearn.metrics.f1_score(labels, found, average="macro"))
+    assert evaluation.balanced_accuracy == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, found))
+    precision, recall, _, samples = sklearn.metrics.precision_recall_fscore_support(
+        labels, found, labels=range(5), zero_division=np.nan
+    )
+    for label, score in enumerate(evaluation.class_scores):
+        assert (score.recall is None) == (samples[label] == 0)
+        assert score.recall is None or score.recall == pytest.approx(recall[label])
+        assert score.precision is None or score.precision == pytest.approx(precision[label])
 
 
 def test_verdict_is_given_once_and_on_the_weights_of_the_run(run_folder: RunFolder) -> None:

@@ -114,7 +114,7 @@ def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, ob
     by_key = run_effnet("evaluate", run.name, "--store", "store", "--classes", cwd=home)
     assert by_key.returncode == 0, by_key.stderr
     assert f"top-1 {trained['top1']:.2%}" in by_key.stdout
-    assert len(by_key.stdout.splitlines()) == 4 + 10
+    assert len(by_key.stdout.splitlines()) == 5 + 1 + 10
     (dataset,) = [path for path in (home / "store/datasets").iterdir() if not path.name.startswith(".")]
     arch = json.loads((run / "config.json").read_text())["architecture"]
     (home / "arch.json").write_text(json.dumps(arch))
