@@ -105,7 +105,7 @@ def test_what_a_comparison_sees_is_found_four_times_in_five(seeds: int, images: 
     gap = wide * normal.ppf(normal.cdf(2 / wide) + seen) - 2  # whose true lead it is
     found = [difference(*arms(draw, gap, images, seeds, scatter)) for _ in range(400)]
     assert np.mean([each.lead for each in found]) == pytest.approx(seen, rel=0.1)
-    assert 0.7 < np.mean([each.p <= ALPHA for each in found]) < 0.9
+    assert 0.65 < np.mean([each.p <= ALPHA for each in found]) < 0.9  # with two seeds, whose scatter is a guess, 0.7
     assert found[0].sees(6) > found[0].sees(1) > found[0].noise
 
 
