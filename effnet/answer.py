@@ -35,6 +35,18 @@ class Growth(Value):
         return self.low > 0
 
 
+def conclude(members: Sequence[Contender], class_samples: Sequence[int]) -> tuple[Answer, Growth | None]:
+    """Return which member to use, and how top-1 grows with cost.
+
+    Args:
+        members: each with the hits of its seeds; different networks.
+        class_samples: images of each class among those that the hits are of.
+    """
+    grown = growth(members)
+    pays = grown is not None and grown.pays
+    return answer(members, size_pays=pays, chance=max(class_samples) / sum(class_samples)), grown
+
+
 def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answer:
     """Return the member to use, and why.
 

@@ -76,7 +76,7 @@ class RunSpec(Value):
 
 def without_new(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped recipe without fields that came later and have no effect here, so that keys stay as they were."""
-    return {name: value for name, value in recipe.items() if _BEFORE.get(name, value) != value or name not in _BEFORE}
+    return {name: value for name, value in recipe.items() if name not in _BEFORE or value != _BEFORE[name]}
 
 
 class About(Value):

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
-from effnet.errors import ConfigError, DataError
+from effnet.errors import ConfigError
 from effnet.family import Member
 from effnet.runs import Start
 from effnet.store import sha256_file
@@ -46,16 +45,6 @@ def member_starts(config: FamilyConfig, members: Sequence[Member], base: Path) -
     if problems:
         raise ConfigError(f"weights: {'; '.join(problems)}")
     return found
-
-
-def check_start(start: Start, arch: Architecture, num_classes: int) -> None:
-    """Raise DataError, in a line, if weights are not those of a network: before there is a run that needs them."""
-    from effnet.models.weights import load_weights
-
-    try:
-        load_weights(Path(start.path), arch, num_classes=num_classes)
-    except DataError as error:  # which lists every tensor
-        raise DataError(str(error).splitlines()[0]) from error
 
 
 def _files(weights: str, plain: str, base: Path) -> Iterator[Path]:

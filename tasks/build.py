@@ -109,6 +109,10 @@ class Build:
             labels: logged as parameters beside the run's spec: φ, α, ...
             start: weights to start from.
             seed: added to the config's.
+
+        Raises:
+            ConfigError: if the recipe is for starting from weights, and there are none.
+            DataError: if the weights are not the architecture's.
         """
         if recipe.norms == "frozen" and start is None:
             raise ConfigError(
@@ -123,5 +127,9 @@ class Build:
             seed=self.config.seed + seed,
             start=start,
         )
+        if start and not (self.store.runs / spec.key()).exists():
+            from effnet.models.weights import load_to_start
+
+            load_to_start(Path(start.path), architecture, self.num_classes)  # or there would be a run that cannot begin
         about = About(experiment=self.config.family, name=name, kind=stage, labels=dict(labels), family=self.key)
         return Training(spec, RunFolder.create(self.store, spec), about)

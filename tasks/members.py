@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from effnet.answer import answer, growth
+from effnet.answer import conclude
 from effnet.arch.scaling import Coefficients
 from effnet.champion import Contender
 from effnet.family import FamilyResult, Member, MemberResult, SeedResult
 from effnet.hits import hits_of
 from effnet.runs import Start
 from effnet.stages import Stage
-from effnet.starts import check_start, member_starts
+from effnet.starts import member_starts
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, train
 
@@ -42,9 +42,6 @@ class Entrant(NamedTuple):
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     """Return the members with the trainings that the config wants of each."""
     starts = member_starts(build.config, members, build.base)
-    for member in members:
-        if start := starts.get(member.name):
-            check_start(start, member.architecture, build.num_classes)
     return [
         Entrant(
             member,
@@ -78,8 +75,7 @@ def evaluate_members(
         Contender(each.member.name, hits_of((training.folder for training in each.trainings), "val"), each.member.macs)
         for each in distinct.values()
     ]
-    counts = family[0].chosen.folder.evaluated().class_samples
-    grown = growth(scored)
+    use, grown = conclude(scored, family[0].chosen.folder.evaluated().class_samples)
     return FamilyResult(
         family=build.config.family,
         key=build.key,
@@ -87,7 +83,7 @@ def evaluate_members(
         val_samples=samples,
         coefficients=coefficients._asdict() if coefficients else {},
         members=tuple(_member_result(build, each, reused) for each in family),
-        answer=answer(scored, size_pays=grown is not None and grown.pays, chance=max(counts) / sum(counts)),
+        answer=use,
         growth=grown,
     )
 

@@ -45,7 +45,6 @@ def predict_files(
         threads: that read and decode.
     """
     side, padding = predictor.network.architecture.resolution, predictor.crop_padding
-    top = min(top, len(predictor.class_names))
 
     def read(path: Path) -> NDArray[np.uint8] | str:
         try:
@@ -63,11 +62,11 @@ def predict_files(
             pixels = [image for _, image in found if not isinstance(image, str)]
             rows = iter(predictor.judge(np.stack(pixels)) if pixels else ())
             for path, image in found:
-                yield (
-                    FilePrediction(path, (), (), image)
-                    if isinstance(image, str)
-                    else _best(path, next(rows), predictor.class_names, top)
-                )
+                if isinstance(image, str):
+                    yield FilePrediction(path, (), (), image)
+                    continue
+                labels, shares = predictor.best(next(rows), top)
+                yield FilePrediction(path, tuple(labels), tuple(shares))
     finally:  # at once, if nobody wants the rest
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -89,8 +88,3 @@ def network_input(path: Path, side: int, crop_padding: int | None) -> NDArray[np
     cut_out = np.ascontiguousarray(decode_box(image.image, (image.width, image.height), box, "broken"))
     resize_into(torch.from_numpy(pixels), cut_out)
     return pixels
-
-
-def _best(path: Path, row: NDArray[np.float32], names: tuple[str, ...], top: int) -> FilePrediction:
-    order = np.argsort(-row, kind="stable")[:top]
-    return FilePrediction(path, tuple(names[each] for each in order), tuple(float(row[each]) for each in order))

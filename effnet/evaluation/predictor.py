@@ -79,10 +79,13 @@ class Predictor:
         logits = self.network(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
         return logits.float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
 
-    def _say(self, row: NDArray[np.float32], top: int) -> dict[str, Any]:
+    def best(self, row: NDArray[np.float32], top: int) -> tuple[list[str], list[float]]:
+        """Return the most probable classes of an image's probabilities, (classes,), and how probable each is."""
         order = np.argsort(-row, kind="stable")[:top]
-        names = [self.class_names[index] for index in order]
-        shares = [float(row[index]) for index in order]
+        return [self.class_names[index] for index in order], [float(row[index]) for index in order]
+
+    def _say(self, row: NDArray[np.float32], top: int) -> dict[str, Any]:
+        names, shares = self.best(row, top)
         return {"label": names[0], "probability": shares[0], "labels": names, "probabilities": shares}
 
 

@@ -82,6 +82,14 @@ def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_class
     return Loaded(network.eval(), theirs.naming, len(state) - len(reinitialized), reinitialized)
 
 
+def load_to_start(path: Path, arch: Architecture, num_classes: int) -> Loaded:
+    """Do what `load_weights` does for a training that starts from them: what does not fit is told in one line."""
+    try:
+        return load_weights(path, arch, num_classes=num_classes)
+    except DataError as error:  # which lists every tensor
+        raise DataError(str(error).splitlines()[0]) from error
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return a weights file's tensors by name; wrappers and prefixes of checkpoints are removed.
 

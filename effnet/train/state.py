@@ -19,7 +19,7 @@ from effnet.data.shards.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build
-from effnet.models.weights import load_weights
+from effnet.models.weights import load_to_start
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
 from effnet.store import sha256_file
 from effnet.train import checkpoint
@@ -183,10 +183,7 @@ def first_network(folder: RunFolder, spec: RunSpec) -> tuple[Network, bool]:
     path = Path(spec.start.path)
     if not path.is_file() or sha256_file(path) != spec.start.sha256:
         raise DataError(f"{path}: missing, or not the weights that {folder.config_path} starts from")
-    try:
-        loaded = load_weights(path, spec.architecture, num_classes=spec.num_classes)
-    except DataError as error:  # which lists every tensor
-        raise DataError(str(error).splitlines()[0]) from error
+    loaded = load_to_start(path, spec.architecture, spec.num_classes)
     new = spec.start.new_head or bool(loaded.reinitialized)
     if new:
         # Drawn by the rule for 1,000 classes, one for a few would be so large that its gradient destroys the weights.

@@ -85,21 +85,17 @@ def _outside(member: MemberResult, store: Store, limits: Mapping[str, float | No
 
 def _answer(members: Sequence[MemberResult], store: Store) -> Answer:
     """Return what a build of these members alone would say."""
-    from effnet.answer import answer, growth
+    from effnet.answer import conclude
     from effnet.champion import Contender
     from effnet.hits import hits_of
     from effnet.runs import RunFolder
 
-    contenders = {
-        member.run_key: Contender(
-            member.name, hits_of((RunFolder(store.runs / key) for key in member.runs), "val"), member.macs
-        )
-        for member in members
-    }
-    grown = growth(list(contenders.values()))
-    counts = RunFolder(store.runs / members[0].run_key).evaluated().class_samples
-    pays = grown is not None and grown.pays
-    return answer(list(contenders.values()), size_pays=pays, chance=max(counts) / sum(counts))
+    distinct = {member.run_key: member for member in reversed(members)}  # of equal networks the first, as in a build
+    contenders = [
+        Contender(member.name, hits_of((RunFolder(store.runs / key) for key in member.runs), "val"), member.macs)
+        for member in reversed(distinct.values())
+    ]
+    return conclude(contenders, RunFolder(store.runs / members[0].run_key).evaluated().class_samples)[0]
 
 
 COMMANDS = (choose,)

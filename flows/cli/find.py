@@ -25,6 +25,7 @@ from effnet.shipped import shipped_config, shipped_configs
 
 if TYPE_CHECKING:
     from effnet.family import FamilyResult
+    from effnet.models.build import Network
     from effnet.runs import RunFolder
     from effnet.store import Store
 
@@ -122,6 +123,24 @@ def find_run(name: str, store: Path) -> RunFolder:
     if not (path / "config.json").is_file():
         raise ConfigError(f"{path}: not a run: a run's folder has a config.json")
     return RunFolder(path)
+
+
+def load_named(path: Path, network: str | None) -> Network:
+    """Return the network of what `find` found; a bare weights file needs its network's name or file."""
+    from effnet.models.weights import load, load_model
+
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            from effnet.evaluation.run import load_network
+            from effnet.runs import RunFolder
+
+            return load_network(RunFolder(path))
+        return load_model(path)
+    if network is None:
+        raise ConfigError(f"{path}: a bare weights file; name its network with --network")
+    from effnet.arch import zoo
+
+    return load(path, zoo.find(network))
 
 
 def _is_model(folder: Path) -> bool:

@@ -18,7 +18,7 @@ import click
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
 from flows.cli import options
-from flows.cli.find import find
+from flows.cli.find import find, load_named
 
 if TYPE_CHECKING:
     from effnet.evaluation.predict_files import FilePrediction
@@ -96,19 +96,15 @@ def predict(
 def _predictor(path: Path, network: str | None, device: str | None) -> Predictor:
     import torch
 
-    from effnet.arch import zoo
     from effnet.evaluation.predictor import Predictor, open_predictor
-    from effnet.models.weights import load
 
     if path.is_dir():
         try:
             predictor = open_predictor(path)
         except OSError as error:
             raise ConfigError(f"{error.filename or path}: {reason(error)}") from error
-    elif network is None:
-        raise ConfigError(f"{path}: a bare weights file; name its network with --network")
     else:
-        loaded = load(path, zoo.find(network))
+        loaded = load_named(path, network)
         predictor = Predictor(loaded, [str(number) for number in range(loaded.classifier.out_features)], None)
     wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -13,7 +13,7 @@ import click
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
 from flows.cli import options
-from flows.cli.find import CONFIG, find, open_store
+from flows.cli.find import CONFIG, find, load_named, open_store
 
 if TYPE_CHECKING:
     from effnet.arch.scaling import Multipliers
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from effnet.config import FamilyConfig, Recipe
     from effnet.evaluation.classes import Known
     from effnet.family import Member
-    from effnet.models.build import Network
     from effnet.runs import Evaluation, Start
     from tasks.build import Build
 
@@ -60,7 +59,7 @@ def train(
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
-    from effnet.starts import check_start, member_starts
+    from effnet.starts import member_starts
     from tasks import trainings
     from tasks.build import Build
     from tasks.records.tracking import store_tracker
@@ -82,8 +81,6 @@ def train(
         wanted = _member(settings, baseline, member, build.num_classes)
         start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
-    if start:
-        check_start(start, architecture, build.num_classes)
     recipe = _recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
@@ -132,7 +129,7 @@ def evaluate(
     keep_memory()
     path = find(run, store)
     weights = path if path.is_file() else path / "model.safetensors"
-    loaded = _load(path, network)
+    loaded = load_named(path, network)
     augment, cache = Augment(), None
     if (path / "config.json").is_file():
         from effnet.runs import RunFolder
@@ -176,7 +173,7 @@ def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str
 
     rows, paths = [], [find(run, store) for run in runs]
     for path in paths:
-        loaded = _load(path, network)
+        loaded = load_named(path, network)
         rows.append(
             activation_panel(loaded, [(image.name, _read(image)) for image in images], _class_names(path, store))
         )
@@ -269,25 +266,8 @@ def _member(settings: FamilyConfig, baseline: Architecture, name: str | None, nu
     return members[name.lower()]
 
 
-def _load(path: Path, network: str | None) -> Network:
-    from effnet.models.weights import load, load_model
-
-    if path.is_dir():
-        if (path / "config.json").is_file():
-            from effnet.evaluation.run import load_network
-            from effnet.runs import RunFolder
-
-            return load_network(RunFolder(path))
-        return load_model(path)
-    if network is None:
-        raise ConfigError(f"{path}: a bare weights file; name its network with --network")
-    from effnet.arch import zoo
-
-    return load(path, zoo.find(network))
-
-
 def _classes(path: Path) -> Known:
-    """Return what is known about the classes of the network that `_load` loads."""
+    """Return what is known about the classes of the network that `load_named` loads."""
     from effnet.evaluation.classes import Known, classes_of_model, classes_of_run
     from effnet.runs import RunFolder
 

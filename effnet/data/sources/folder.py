@@ -212,16 +212,23 @@ class ImageFolder:
 
     def _walk(self, folder: Path, *, count: bool = True) -> Iterator[_File]:
         """Yield every file below a folder, sorted, except litter, which is counted."""
-        above = tuple((status.st_dev, status.st_ino) for status in map(os.stat, folder.resolve().parents))
-        for path, litter in files_below(str(folder), above):
+        for path, litter in files_below(folder):
             if not litter:
                 yield _look_at(path)
             elif count:
                 self._passed_over[litter] += 1
 
 
-def files_below(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> Iterator[tuple[str, str]]:
+def files_below(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (path, kind of litter or "") of all files below a folder, sorted, and of folders that cannot be opened.
+
+    A link that leads back to the folder, or to one that it lies in, is not followed.
+    """
+    yield from _files(str(folder), tuple((each.st_dev, each.st_ino) for each in map(os.stat, folder.resolve().parents)))
+
+
+def _files(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Do what `files_below` does, in a folder that lies in those `above`.
 
     A link to one of the folders `above` is not followed: all of the data, or of the disk, would get into that class.
     """
@@ -239,7 +246,7 @@ def files_below(folder: str, above: tuple[tuple[int, int], ...], depth: int = 0)
         if litter := _litter(item.name):
             yield item.path, litter
         elif _is_folder(item) and not (item.is_symlink() and _is_above(item.path, (*above, here))):
-            yield from files_below(item.path, (*above, here), depth + 1)
+            yield from _files(item.path, (*above, here), depth + 1)
         else:
             yield item.path, ""
 

@@ -42,7 +42,7 @@ def find_images(names: Iterable[str]) -> Found:
         if not name:
             raise ConfigError("'': no name of a file or folder")
         if folder:
-            inside = [Path(each) for each, litter in files_below(name, _above(path)) if not litter]
+            inside = [Path(each) for each, litter in files_below(path) if not litter]
             images = [each for each in inside if _is_image(each) or each.is_dir()]  # a folder that cannot be opened
             passed_over += len(inside) - len(images)
             if not images:
@@ -58,12 +58,6 @@ def find_images(names: Iterable[str]) -> Found:
                 raise ConfigError(f"{name}: no file matches")
             paths |= dict.fromkeys(files)
     return Found(tuple(paths), passed_over)
-
-
-def _above(folder: Path) -> tuple[tuple[int, int], ...]:
-    """Return what links in a folder must not lead back to: itself and the folders that it lies in."""
-    whole = folder.resolve()
-    return tuple((status.st_dev, status.st_ino) for status in (each.stat() for each in (whole, *whole.parents)))
 
 
 def _is_image(path: Path) -> bool:
