@@ -142,12 +142,13 @@ def remove_folder(path: Path) -> None:
 
 
 @contextmanager
-def hold(path: Path, busy: str | None = None) -> Iterator[None]:
+def hold(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path` for this process; the system frees it when the process ends, however it ends.
 
     Args:
         path: the lock file; it is made and stays.
         busy: what to say if another process holds it; without it, wait until that one lets go.
+        shared: hold it together with others that share it.
 
     Raises:
         BusyError: if another process holds it.
@@ -155,7 +156,7 @@ def hold(path: Path, busy: str | None = None) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
             raise BusyError(busy) from error
         yield

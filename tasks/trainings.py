@@ -103,12 +103,11 @@ def evaluate(build: Build, trainings: Sequence[Training]) -> int:
 
 
 def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
-    """Score trainings, networks one after the other, as each is also timed; on a work pool, one job does all."""
+    """Score trainings, those of one network one after the other: it is timed once; on a work pool, one job does all."""
     compute, total = build.config.compute, len(trainings)
     if isinstance(compute, PoolCompute):
         groups = {"evaluate all": trainings}
     else:
-        compute = compute.model_copy(update={"parallel": 1})
         networks: dict[str, list[Training]] = {}
         for training in trainings:
             networks.setdefault(training.spec.architecture.key(), []).append(training)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,25 @@ from effnet.models.naming import OWN
 from effnet.models.weights import load
 from effnet.runs import Evaluation, Latency, RunFolder
 from effnet.statistics import Hits
-from effnet.store import publish, sha256_file
+from effnet.store import hold, publish, sha256_file
 
 BATCH = 256
 RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Several processes may score at a time; while one measures times, the others wait."""
+
+    path: Path | None  # of the lock file; None: there are no others
+
+    def scoring(self) -> AbstractContextManager[None]:
+        """Return the block in which to score."""
+        return hold(self.path, shared=True) if self.path else nullcontext()
+
+    def timing(self) -> AbstractContextManager[None]:
+        """Return the block in which to measure times."""
+        return hold(self.path) if self.path else nullcontext()
 
 
 def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluation:
@@ -35,12 +51,15 @@ def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluati
 
     Args:
         folder: of the run.
-        timed: the evaluation of a run of the same network, whose times are taken over; None: they are measured.
+        timed: the evaluation of a run of the same network, whose times are taken over; None: they are measured, while
+            no other run of this store is being scored on this machine.
 
     Raises:
         DataError: if the run is not finished, or its weights are not those it was finished with.
     """
-    keep_run_hits(folder)
+    turns = Turns(folder.store.root / "evaluate.lock")
+    with turns.scoring():
+        keep_run_hits(folder)
     evaluation = folder.evaluation()
     if evaluation and run_hits(folder, "val") is not None:
         return evaluation
@@ -51,9 +70,17 @@ def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluati
         hits = judge(network, dataset, "val", augment=augment, cache=cache).hits
     else:
         evaluation, hits = evaluate_weights(
-            network, dataset, "val", key=folder.key, augment=augment, cache=cache, timed=timed
+            network,
+            dataset,
+            "val",
+            key=folder.key,
+            augment=augment,
+            cache=cache,
+            timed=timed,
+            turns=turns,
         )
-        evaluation = evaluation.model_copy(update={"features_alone": _features_alone(folder)})
+        with turns.scoring():
+            evaluation = evaluation.model_copy(update={"features_alone": _features_alone(folder)})
     keep_hits(folder.hits_path, spec.dataset, folder.trained().weights_sha256, "val", hits)
     publish(folder.evaluation_path, evaluation.model_dump_json(indent=2).encode())
     return evaluation
@@ -149,29 +176,32 @@ def evaluate_weights(
     cache: Path | None,
     known: Known | None = None,
     timed: Evaluation | None = None,
+    turns: Turns | None = None,
 ) -> tuple[Evaluation, Hits]:
     """Score a network on every image of a dataset's split, each once, and time it; arguments and errors as for `judge`.
 
     `key` says whose weights these are. The classes in the result are the network's. Times are those of `timed`, if an
-    evaluation of the same network is given.
+    evaluation of the same network is given. `turns` keeps other scoring away from the timing.
     """
     manifest = _manifest(dataset)
     matching = _matching(network, manifest, known, dataset)
     num_classes, threads, arch = network.classifier.out_features, torch.get_num_threads(), network.architecture
-    with _opened(network, dataset, split, augment, cache, matching) as (loader, device):
+    turns = turns or Turns(None)
+    with turns.scoring(), _opened(network, dataset, split, augment, cache, matching) as (loader, device):
         predictions = predict(network, arch, loader, device)
         scores = scores_of(predictions)
         resolutions = {arch.resolution: scores.top1}
         for resolution in other_resolutions(arch):
             loader.resolution = resolution
             resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
-        rate, batch = (
-            (timed.images_per_second, timed.best_batch)
-            if timed
-            else throughput(network, arch.in_channels, arch.resolution, device)
-        )
+    if timed and timed.latency:
+        rate, batch, latency = timed.images_per_second, timed.best_batch, timed.latency
+    else:
+        with turns.timing():
+            latency = measure_latency(network, arch.in_channels, arch.resolution)
+            rate, batch = throughput(network.to(device), arch.in_channels, arch.resolution, device)
+            network.cpu()
     bins = calibration(predictions)
-    latency = (timed and timed.latency) or measure_latency(network, arch.in_channels, arch.resolution)
     evaluation = Evaluation(
         key=key,
         dataset=manifest.digest,

@@ -210,13 +210,16 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 
     from rich.console import Console
 
+    from tasks.records.tracking import store_tracker
     from tasks.servers.local import PrefectApi
     from tasks.servers.prefect_setup import configured_api, connected, crash_stale_runs, started_here
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
     # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
     with PrefectApi(root.root, configured_api()) as api:
-        flow = getattr(importlib.import_module(module), name)  # takes seconds, while a server of its own starts
+        # Both take seconds, while a server of its own starts. If MLflow is away, the flow will say so.
+        flow = getattr(importlib.import_module(module), name)
+        store_tracker(root, settings.family, lambda _line: None).wake()
         with Console(stderr=True).status("starting Prefect"):
             url = api.url()
         with connected(url, api.pages, login=api.login, patient=not api.in_store):

@@ -29,7 +29,8 @@ from typing import Any, NoReturn
 
 from effnet.process import PARENT_PIPE, die_with_parent, keep_nice, last_resort
 
-PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run")
+# pyarrow.dataset is what the first look at an index imports, and pandas with it: half a second in every child.
+PRELOADED = ("effnet.train.loop", "effnet.train.checkpoint", "effnet.evaluation.run", "pyarrow.dataset")
 POLL_SECONDS = 0.02
 
 

@@ -89,6 +89,10 @@ class Tracker:
         self._family: Callable[[], str] | None = None  # opens the family's run
         self.pages = uri.rstrip("/") if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
+    def wake(self) -> None:
+        """Import MLflow and open its database, which the first time makes the tables: seconds."""
+        self.attempt(lambda: self.client)
+
     @property
     def experiment_id(self) -> str | None:
         """MLflow's id of the experiment; None if MLflow is broken."""
