@@ -31,13 +31,13 @@ from effnet.models.weights import save_weights
 from flows.cli.main import cli
 from tests.docs.printed import ROOT, Block, blocks, clone, environment, run, start
 from tests.docs.promises import NOT_TRIED, documents, plain, promises
-from tests.tiny import BASELINE
 
 SMALL = {
     "coefficients": [1.2, 1.1, 1.15],
     "fit": None,
     "members": {"phi": [0, 0.2, 0.6, 1], "dropout": [0.1, 0.2]},
 }
+SMALL_PHOTOS = {"members": {"published": ["efficientnet_lite0"]}}
 WORDS = {"CONFIG": "configs/mnist.yaml", "[RUN ...]": "RUN"}
 SECONDS = 550
 
@@ -58,7 +58,8 @@ def do(command: str, folder: Path, **changes: str) -> str:
 def shrink(path: Path, epochs: int, **changes: Any) -> None:
     """Make a config small: an epoch or two, and what else changes; None takes a field away."""
     config = yaml.safe_load(path.read_text())
-    config["recipe"] |= {"epochs": epochs, "batch_size": 32}
+    recipe = config["recipe"] if isinstance(config["recipe"], dict) else {"base": config["recipe"]}
+    config["recipe"] = recipe | {"epochs": epochs, "batch_size": 32}
     config |= changes
     path.write_text(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
 
@@ -169,18 +170,21 @@ def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> Non
         for number in range(40):
             pixels = random.integers(0, 256, (24, 30, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(user / "photos" / label / f"{number}.jpg")
+    beginning, *rest = shell("README.md", "pip install '.[weights]'").commands[1:]
+    do(beginning, user)
+    shrink(user / "photos.yaml", 1, **SMALL_PHOTOS)
+    for command in rest:
+        do(command.replace("NEW-PHOTOS", "photos"), user)
     (user / "flowers.yaml").write_text(config.text)
-    (user / "tiny-baseline.yaml").write_text(BASELINE)
     commands = shell(document, "effnet doctor").commands
-    assert "efficientnet_lite0" in do(commands[2], user)  # what it costs as printed
-    shrink(user / "flowers.yaml", 2, baseline="tiny-baseline.yaml", resolution_multiple=2)
+    assert "Lite2 starts from" in do(commands[2], user)  # what it costs as printed
+    shrink(user / "flowers.yaml", 1, **SMALL_PHOTOS)
     for command in commands:
         said = do(command, user)
     assert servers["mlflow"] in said
-    (training,) = shell(document, "effnet train").commands
-    network = build(zoo.find("tiny-baseline.yaml", user), 5, seed=0)
-    save_weights(user / "efficientnet_lite0.safetensors", network)
-    assert "val" in do(training, user)
+    given = "import numpy\nimages = numpy.zeros((2, 8, 9, 3), numpy.uint8)\n"
+    (code,) = blocks(document, "python")
+    assert "daisy" in python(f"{given}{code.text}print(found)", user)
 
 
 def test_images_are_predicted_as_printed(user: Path) -> None:

@@ -21,23 +21,24 @@ def test_a_config_for_ones_own_images(tmp_path: Path) -> None:
     done = run_effnet("init", "flowers", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {"flowers.yaml", "architectures/efficientnet_photos.yaml"}
-    assert all(name in done.stdout for name in written)
+    assert written == {"flowers.yaml"}
+    assert "flowers.yaml: written" in done.stdout
     config = load_config(tmp_path / "flowers.yaml")
     assert (config.family, config.data.source.kind) == ("flowers", "folder")
-    assert load_baseline(config, tmp_path).name == "efficientnet_photos"
+    assert load_baseline(config, tmp_path).name == "efficientnet_lite0"
     text = (tmp_path / "flowers.yaml").read_text()
-    assert sum("#" in line for line in text.splitlines()) > 15
+    assert sum("#" in line for line in text.splitlines()) > 13
     assert done.stdout.splitlines()[-1].endswith("effnet plan flowers.yaml")
     planned = run_effnet("plan", "flowers", "--num-classes", "5", "--json", cwd=tmp_path)
-    assert [each["name"] for each in json.loads(planned.stdout)["members"]] == ["B0", "B1", "B2"]
+    assert [each["name"] for each in json.loads(planned.stdout)["members"]] == ["Lite0", "Lite1", "Lite2"]
 
 
-def test_the_lines_to_choose_from_are_taken_too(tmp_path: Path) -> None:
-    """What stands behind `#  ` in photos.yaml can be put in the place of what it is about."""
-    text = (CONFIGS / "photos.yaml").read_text()
+@pytest.mark.parametrize("name", ["photos", "images"])
+def test_the_lines_to_choose_from_are_taken_too(tmp_path: Path, name: str) -> None:
+    """What stands behind `#  ` in a template can be put in the place of what it is about."""
+    text = (CONFIGS / f"{name}.yaml").read_text()
     choices = [line.removeprefix("#  ") for line in text.splitlines() if line.startswith("#  ") and ": " in line]
-    choices = [line for line in choices if not line.startswith(" photos/")]
+    choices = [line for line in choices if not line.startswith(f" {name}/")]
     assert len(choices) == 3
     for choice in choices:
         changed = yaml.safe_load(text) | yaml.safe_load(choice)
@@ -52,8 +53,8 @@ def test_names_that_yaml_takes_for_something_else(tmp_path: Path, name: str) -> 
 
 
 def test_every_config_that_comes_with_effnet_works_where_it_is_written(tmp_path: Path) -> None:
-    assert {"digits", "imagenet", "photos"} <= set(shipped_configs())
-    for name in ("digits", "fashion_mnist", "fashion_mnist_study"):
+    assert {"digits", "imagenet", "images", "photos"} <= set(shipped_configs())
+    for name in ("digits", "fashion_mnist", "fashion_mnist_study", "images"):
         assert run_effnet("init", name, cwd=tmp_path).returncode == 0
         assert (tmp_path / f"{name}.yaml").read_bytes() == (CONFIGS / f"{name}.yaml").read_bytes()
         config = load_config(tmp_path / f"{name}.yaml")
@@ -70,15 +71,15 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     )
     assert [path.name for path in tmp_path.iterdir()] == ["flowers.yaml"]
     assert (tmp_path / "flowers.yaml").read_text() == "mine"
-    edited = tmp_path / "architectures/efficientnet_photos.yaml"
+    edited = tmp_path / "architectures/efficientnet_images.yaml"
     edited.parent.mkdir()
     edited.write_text("mine")
-    told = "architectures/efficientnet_photos.yaml: already exists with other content"
-    assert_one_line(run_effnet("init", "roses", cwd=tmp_path), 2, told)
+    told = "architectures/efficientnet_images.yaml: already exists with other content"
+    assert_one_line(run_effnet("init", "images", cwd=tmp_path), 2, told)
     assert edited.read_text() == "mine"
-    assert not (tmp_path / "roses.yaml").exists()
-    edited.write_bytes((CONFIGS / "architectures/efficientnet_photos.yaml").read_bytes())
-    assert run_effnet("init", "roses", cwd=tmp_path).returncode == 0  # of two families, the same file
+    assert not (tmp_path / "images.yaml").exists()
+    edited.write_bytes((CONFIGS / "architectures/efficientnet_images.yaml").read_bytes())
+    assert run_effnet("init", "images", cwd=tmp_path).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["Flowers", "../x", "a: b\nc: {", ""])
