@@ -117,6 +117,13 @@ class RunResult(Value):
     notes: tuple[str, ...] = ()  # where a short training deviated from its recipe
 
 
+class Pace(Value):
+    """How far a training is, also within an epoch, and how fast lately."""
+
+    epochs: float  # trained, of the recipe's
+    images_per_second: float
+
+
 class Latency(Value):
     """How long a network takes for one image, and how far that can be trusted."""
 
@@ -235,6 +242,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def pace_path(self) -> Path:
+        """Pace, replaced every few seconds of training."""
+        return self.path / "pace.json"
+
+    @property
     def log_path(self) -> Path:
         """output.log."""
         return self.path / "output.log"
@@ -336,6 +348,10 @@ class RunFolder:
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""
         return read_value(RunResult, self.result_path)
+
+    def pace(self) -> Pace | None:
+        """Return how far the training is; None if it has not trained for long enough to say."""
+        return read_value(Pace, self.pace_path)
 
     def probe(self) -> Probe | None:
         """Read probe.json; None if there is none, or no weights beside it."""

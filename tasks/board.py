@@ -13,7 +13,7 @@ from tasks.terminal.screen import duration, short
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
-COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "time")
+COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "images/s", "time")
 
 
 class Board:
@@ -86,15 +86,19 @@ def note(build: Build, name: str, training: Training) -> None:
     build.screen.note(name, told, text)
 
 
-def _row(training: Training, goal: int) -> tuple[int, tuple[str, ...]]:
-    """Return a training's epochs done, and its row of the table."""
+def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
+    """Return a training's epochs done, also in part, and its row of the table."""
     lines, _ = read_journal(training.folder.metrics_path)
+    pace = training.folder.pace()
+    within = pace and len(lines) < pace.epochs < len(lines) + 1  # and not of an epoch that is over
+    epochs = pace.epochs if pace and within else float(len(lines))
     best = max((line["minival_top1"] for line in lines), default=None)
-    return len(lines), (
+    return epochs, (
         training.name,
         short(training.cost.params),
         short(training.cost.macs),
-        f"{len(lines)}/{goal}",
+        f"{epochs:.1f}/{goal}" if within else f"{len(lines)}/{goal}",
         "" if best is None else f"{best:.1%}",
+        f"{pace.images_per_second:,.0f}" if pace else "",
         duration(lines[-1]["seconds"]) if lines else "",
     )

@@ -27,6 +27,7 @@ from effnet.runs import RunFolder, RunResult
 from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, lost_others
+from effnet.train.pace import Pacer
 from effnet.train.probe import probe
 from effnet.train.schedule import adapted, learning_rate, stage
 from effnet.train.state import (
@@ -186,10 +187,13 @@ def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
     training.network.dropout.p = now.dropout
     training.clock.begin()
     first_step = progress.step
+    pacer = Pacer(training.folder, steps, recipe.batch_size, writes=training.world.is_leader)
+    pacer.begin(first_step)
     batches = training.clock.waiting(training.train_loader.epoch(epoch, first_step % steps, now.resolution))
     with _given_up(training, stop, "the step in progress will be repeated"):
         for batch in batches:
             take_step(training, batch, now)
+            pacer.tick(progress.step)
             if progress.step % steps == 0:
                 break
             asked, due = training.world.any_of(stop.reason is not None, _is_due(training))

@@ -17,11 +17,14 @@ import torch
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores
 from effnet.evaluation.run import judge, load_network
-from effnet.runs import RunFolder, RunSpec, read_journal
+from effnet.runs import About, RunFolder, RunSpec, read_journal
+from effnet.stages import Stage
 from effnet.store import sha256_file
-from effnet.train import checkpoint, loop
+from effnet.train import checkpoint, loop, pace
 from effnet.train.loop import Stop
 from effnet.train.state import TrainingState
+from tasks.board import _row
+from tasks.build import Training
 from tests.tiny import StopAt, child_of, order_of
 
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
@@ -105,6 +108,23 @@ def test_stopped_in_the_middle_goes_on_to_the_bit(
         train(run_folder, StopAt(looks))
     train(run_folder)
     assert same_course(finished, run_folder)
+
+
+def test_it_tells_how_far_it_is_within_an_epoch(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "SECONDS", 0.0)
+    with pytest.raises(StoppedError, match="stopped at step 11; nothing is lost"):
+        train(run_folder, StopAt(87))
+    told = run_folder.pace()
+    assert told is not None
+    assert told.epochs == pytest.approx(11 / 33)
+    assert told.images_per_second > 0
+    about = About(experiment="f", name="B0", kind=Stage.MEMBER, labels={}, family="")
+    epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
+    assert epochs == told.epochs
+    assert row[3] == "0.3/3"
+    train(run_folder)
+    epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
+    assert (epochs, row[3]) == (3, "3/3")
 
 
 def test_sigterm_does_not_wait_for_the_end_of_a_long_step(finished: RunFolder, run_folder: RunFolder) -> None:
