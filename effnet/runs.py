@@ -170,6 +170,7 @@ class Evaluation(Value):
     class_samples: tuple[int, ...]  # images of each class
     class_right: tuple[int, ...]  # of these, how many got their class
     confusion: tuple[tuple[int, int, int], ...]  # class, class found, images: all pairs that occurred
+    mistakes: tuple[tuple[int, int, int, float], ...] = ()  # surest: image, class, found, confidence
     resolutions: dict[int, float]  # top-1 with images of other sides; the network's own is among them
     latency_ms: float  # batch of 1 on one core (paper, table 4)
     latency: Latency | None = None  # the same, and how it was measured; none in files of earlier versions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
@@ -14,6 +16,8 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import INDEX
 from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import (
@@ -32,6 +36,8 @@ from tasks.build import Build
 from tasks.terminal.flow_page import artifact_key
 
 PAGE = "report.html"
+MISTAKES_SHOWN = 12
+_PICTURE_SIDE = 128  # of mistakes in the report, pixels
 
 
 @task(task_run_name="write report", cache_policy=NO_CACHE)
@@ -125,6 +131,10 @@ def _figures(facts: Facts) -> Iterator[Shown]:
     if evaluation.calibration:
         calibration_figure(evaluation.calibration, f"{best.result.name}: calibration", _targets(folder, "calibration"))
         yield Shown(folder / "calibration.svg", "Calibration", "How often it is right against how sure it is.", "best")
+    if evaluation.mistakes:
+        _draw_mistakes(facts)
+        caption = "What it is surest of and wrong about: look here for wrong labels first. mistakes.csv has up to 100."
+        yield Shown(folder / "mistakes.svg", "Mistakes", caption, "best")
     _draw_activation_maps(facts)
     caption = "Where the networks see the class that they find (the paper's figure 7)."
     yield Shown(folder / "cam.svg", "Class activation maps", caption, "best")
@@ -163,9 +173,28 @@ def _single_dimensions(facts: Facts) -> dict[str, list[Point]]:
     return {}
 
 
+def _draw_mistakes(facts: Facts) -> None:
+    """Draw the surest mistakes of the best member on val, and list more of them in mistakes.csv."""
+    from effnet.data.loader import some_images
+    from effnet.report.figures import mistakes_figure
+
+    evaluation, names = facts.best.evaluation, facts.manifest.class_names
+    dataset, found = facts.store.datasets / facts.manifest.digest, evaluation.mistakes
+    samples = [sample for sample, *_ in found]
+    pixels, _ = some_images(dataset, "val", samples[:MISTAKES_SHOWN], _PICTURE_SIDE)
+    keys = Index.read(dataset / INDEX, "val").take(samples).keys.to_pylist()
+    told = [(names[label], names[taken], confidence) for _, label, taken, confidence in found]
+    mistakes_figure(pixels, told[:MISTAKES_SHOWN], _targets(facts.folder, "mistakes"))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("image", "class", "taken_for", "confidence"))
+    rows.writerows((key, *named, f"{sure:.4f}") for key, (*named, sure) in zip(keys, told, strict=True))
+    publish(facts.folder / "mistakes.csv", text.getvalue().encode())
+
+
 def _draw_activation_maps(facts: Facts) -> None:
     """Draw where networks look in three images of val: the study's ways of scaling, or the first and last members."""
-    from effnet.data.loader import first_images
+    from effnet.data.loader import some_images
     from effnet.evaluation.cam import activation_panel
     from effnet.evaluation.run import load_network
     from effnet.report.figures import cam_figure
@@ -178,8 +207,8 @@ def _draw_activation_maps(facts: Facts) -> None:
         chosen = {"baseline": rows[0].runs[0], **largest}
         break
     side = max(member.result.resolution for member in facts.members)
-    pixels, found = first_images(facts.store.datasets / facts.manifest.digest, "val", 3, side)
-    labels = [facts.manifest.class_names[label] for label in found]
+    pixels, index = some_images(facts.store.datasets / facts.manifest.digest, "val", range(3), side)
+    labels = [facts.manifest.class_names[label] for label in index.labels]
     images = list(zip(labels, pixels, strict=True))
     seen = [
         activation_panel(load_network(RunFolder(facts.store.runs / key)), images, facts.manifest.class_names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -190,14 +190,15 @@ class Loader:
         return data
 
 
-def first_images(dataset: Path, split: str, number: int, side: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """Return a split's first images, uint8 (number, side, side, 3), their whole central squares; and their labels."""
-    loader = Loader(dataset, split, batch_size=number, resolution=side, augment=Augment(crop_padding=0), threads=1)
+def some_images(dataset: Path, split: str, samples: Sequence[int], side: int) -> tuple[NDArray[np.uint8], Index]:
+    """Return some of a split's images, uint8 (samples, side, side, 3), their whole central squares; and their index."""
+    loader = Loader(dataset, split, batch_size=max(1, len(samples)), resolution=side, augment=Augment(crop_padding=0))
+    loader.index = loader.index.take(samples)
     try:
-        batch = next(iter(loader.epoch(0)))
+        found = [batch.images.permute(0, 2, 3, 1).numpy() for batch in loader.epoch(0)]
     finally:
         loader.close()
-    return np.ascontiguousarray(batch.images.permute(0, 2, 3, 1).numpy()), batch.labels.tolist()
+    return np.concatenate(found) if found else np.empty((0, side, side, 3), np.uint8), loader.index
 
 
 def _wait(batch: Batch, parts: list[Future[None]]) -> Batch:

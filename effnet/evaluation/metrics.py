@@ -16,6 +16,7 @@ from effnet.data.loader import Loader
 from effnet.models.preprocess import normalize
 from effnet.statistics import Hits
 
+MISTAKES = 100
 CALIBRATION_BINS = 15  # Guo et al., On calibration of modern neural networks, 2017
 
 
@@ -93,6 +94,25 @@ def scores_of(predictions: Predictions) -> Scores:
     return Scores(
         float(right.mean()), float(predictions.among_five.mean()), float(predictions.losses.mean()), len(right)
     )
+
+
+class Mistake(NamedTuple):
+    """An image that a network takes for something else."""
+
+    sample: int  # position in the split's index
+    label: int
+    found: int
+    confidence: float  # 0..1
+
+
+def mistakes(predictions: Predictions) -> list[Mistake]:
+    """Return the mistakes that a network is surest of, surest first, at most `MISTAKES`: often the label is wrong."""
+    wrong = np.flatnonzero(~predictions.hits)
+    ranked = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")][:MISTAKES]
+    return [
+        Mistake(int(n), int(predictions.labels[n]), int(predictions.found[n]), float(predictions.confidence[n]))
+        for n in ranked
+    ]
 
 
 class Bin(NamedTuple):

@@ -18,7 +18,15 @@ from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
 from effnet.evaluation.latency import measure_latency, quieter, throughput
-from effnet.evaluation.metrics import Predictions, calibration, calibration_error, confusion, predict, scores_of
+from effnet.evaluation.metrics import (
+    Predictions,
+    calibration,
+    calibration_error,
+    confusion,
+    mistakes,
+    predict,
+    scores_of,
+)
 from effnet.hits import keep_hits, run_hits
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
@@ -212,6 +220,7 @@ def evaluate_weights(
         class_samples=tuple(np.bincount(predictions.labels, minlength=num_classes).tolist()),
         class_right=tuple(np.bincount(predictions.labels[predictions.hits], minlength=num_classes).tolist()),
         confusion=tuple(confusion(predictions, num_classes)),
+        mistakes=tuple(mistakes(predictions)),
         resolutions=dict(sorted(resolutions.items())),
         images_per_second=rate,
         best_batch=batch,

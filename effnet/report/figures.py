@@ -223,6 +223,24 @@ def cam_figure(networks: Sequence[str], images: Sequence[str], seen: Sequence[Se
             axis.set_axis_off()
 
 
+def mistakes_figure(pixels: NDArray[np.uint8], told: Sequence[tuple[str, str, float]], targets: Targets) -> None:
+    """Draw images that a network is sure of and wrong about.
+
+    Args:
+        pixels: (images, side, side, 3).
+        told: by image: its class, the class it is taken for, and how sure the network is, 0..1.
+        targets: files.
+    """
+    columns = min(6, len(told))
+    rows = -(-len(told) // columns)
+    with drawing(targets, (1.6 * columns, 2.1 * rows), columns, rows) as (_, axes):
+        for axis, image, (label, found, confidence) in zip(axes, pixels, told, strict=False):
+            axis.imshow(image)
+            axis.set_title(f"{label}\ntaken for {found}, {confidence:.0%}", size=7.5, wrap=True)
+        for axis in axes:
+            axis.set_axis_off()
+
+
 def _family_line(axis: Any, x: Sequence[float], points: Sequence[Point]) -> None:
     axis.plot(x, [100 * point.top1 for point in points], color=BLUE, linewidth=1.6, label="family")
     _members(axis, x, points)

@@ -302,7 +302,7 @@ def _log_model(
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    from effnet.data.loader import first_images
+    from effnet.data.loader import some_images
     from effnet.evaluation.classes import save_class_ids
     from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
     from effnet.evaluation.run import load_network
@@ -340,7 +340,7 @@ def _log_model(
             loader_module="tasks.records.serving",  # tensors and JSON are read by code that is installed
             data_path=str(data),
             signature=signature,
-            input_example=first_images(folder.store.datasets / manifest.digest, "minival", 2, _EXAMPLE_SIDE)[0],
+            input_example=some_images(folder.store.datasets / manifest.digest, "minival", (0, 1), _EXAMPLE_SIDE)[0],
             pip_requirements=[f"effnet=={version('effnet')}"],
             mlflow_model=Model(model_id=logged.model_id),
         )

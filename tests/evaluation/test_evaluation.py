@@ -16,9 +16,9 @@ from torch import nn
 from effnet.arch import zoo
 from effnet.arch.spec import Architecture
 from effnet.config import Augment
-from effnet.data.loader import Loader
+from effnet.data.loader import Loader, some_images
 from effnet.data.shards.index import Index
-from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.manifest import INDEX, Manifest
 from effnet.errors import DataError
 from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
@@ -28,6 +28,7 @@ from effnet.evaluation.metrics import (
     calibration_error,
     confusion,
     evaluate,
+    mistakes,
     predict,
     scores_of,
 )
@@ -59,6 +60,21 @@ def test_scores_are_exact_counts(dataset_store: Store, manifest: Manifest) -> No
     assert scores.top5 == (labels >= 5).sum().item() / VAL
     logits = torch.arange(10.0).expand(VAL, 10)
     assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_the_surest_mistakes_come_first(dataset_store, manifest) -> None:
+    labels, found = np.array([0, 1, 2, 0, 1]), np.array([1, 1, 0, 2, 0])
+    confidence = np.array([0.5, 0.9, 0.8, 0.7, 0.8], np.float32)
+    told = mistakes(Predictions(labels, found, labels >= 0, confidence, confidence))
+    assert [(each.sample, each.label, each.found) for each in told] == [(2, 2, 0), (4, 1, 0), (3, 0, 2), (0, 0, 1)]
+    dataset = dataset_store.datasets / manifest.digest
+    pixels, index = some_images(dataset, "val", [each.sample for each in told], 8)
+    whole = Index.read(dataset / INDEX, "val")
+    assert index.keys.to_pylist() == [whole.keys[each.sample].as_py() for each in told]
+    assert index.labels.tolist() == [whole.labels[each.sample] for each in told]
+    for image, each in zip(pixels, told, strict=True):
+        alone, _ = some_images(dataset, "val", [each.sample], 8)
+        assert np.array_equal(image, alone[0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))

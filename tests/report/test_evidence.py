@@ -131,6 +131,10 @@ DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
         lambda to: figures.calibration_figure([(7, 0.2, 0.0), (10, 0.5, 0.4), (3, 0.95, 1.0)], "B0", to),
         ["confidence", "perfectly calibrated"],
     ),
+    "mistakes": (
+        lambda to: figures.mistakes_figure(np.zeros((2, 8, 8, 3), np.uint8), [("cat", "dog", 0.987)] * 2, to),
+        ["cat", "taken for dog, 99%"],
+    ),
     "cam": (lambda to: figures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,13 @@ class Index:
             sha256=np.frombuffer(hashes, np.uint8).reshape(-1, 32),
             keys=table["key"],
         )
+
+    def take(self, samples: Sequence[int]) -> Index:
+        """Return the index of some samples alone, in the order given."""
+        chosen = np.asarray(samples, np.int64)
+        columns = ("shards", "offsets", "lengths", "labels", "widths", "heights", "sha256")
+        rows = {name: getattr(self, name)[chosen] for name in columns}
+        return dataclasses.replace(self, **rows, keys=self.keys.take(pa.array(chosen)))
 
     def describe(self, sample: int) -> str:
         """Return the shard and the key of a sample, for messages."""
