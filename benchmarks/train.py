@@ -131,7 +131,7 @@ def our_step(arch: Any, size: int) -> tuple[Callable[[], Any], int]:
     training: Any = SimpleNamespace(
         spec=SimpleNamespace(recipe=recipe, architecture=arch, seed=0), network=net, optimizer=Optimizer(net, recipe),
         progress=SimpleNamespace(step=0), steps_per_epoch=100, device=torch.device("cpu"), world=World(),
-        bfloat16=False, micro_batch=size, loss_sum=torch.zeros((), dtype=torch.float64), warn=print,
+        class_weights=None, bfloat16=False, micro_batch=size, loss_sum=torch.zeros((), dtype=torch.float64), warn=print,
     )  # fmt: skip
     batch, now = Batch(pixels, labels, np.arange(size)), stage(recipe, arch, 0)
     return lambda: take_step(training, batch, now), size

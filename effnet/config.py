@@ -217,6 +217,9 @@ class Recipe(Value):
     decay_biases: Annotated[bool, Field(description="of biases too, as the official code does")] = False
     clip_norm: Annotated[float, Field(ge=0, description="largest norm of all gradients together; 0: any")] = 0.0
     label_smoothing: Fraction = 0.1
+    balance: Annotated[
+        bool, Field(description="weigh losses so that every class counts the same, however many images it has")
+    ] = False
     ema_decay: Annotated[
         float,
         Field(ge=0, lt=1, description="of the averaged weights; 0: no average; at most 1 - 20 / steps"),

@@ -37,7 +37,7 @@ from effnet.values import Value, explain
 NOT_DECIDING = {"base", "checkpoint_minutes", "left_open"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 # Fields that came later, as they have been before: with these a run keeps its key.
-_BEFORE = {"norms": "train", "head_rate": 1.0, "left_open": []}
+_BEFORE = {"norms": "train", "head_rate": 1.0, "left_open": [], "balance": False}
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 
 _V = TypeVar("_V", bound=Value)

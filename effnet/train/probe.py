@@ -63,11 +63,11 @@ def probe(
     with _loader(folder, "minival", threads) as minival:  # all of it, also where there are other ranks
         for strength in STRENGTHS:
             look()
-            _fit(probed.classifier, learnt, strength)
+            _fit(probed.classifier, learnt, strength, spec.recipe.balance)
             tried.append((evaluate(probed, spec.architecture, minival, device), strength))
     network.train(was_training)
     scores, strength = max(tried, key=lambda each: (each[0].top1, -each[0].loss))
-    _fit(probed.classifier, learnt, strength)
+    _fit(probed.classifier, learnt, strength, spec.recipe.balance)
     save_weights(folder.probe_weights_path, probed)
     found = Probe(top1=scores.top1, top5=scores.top5, loss=scores.loss, strength=strength, images=len(learnt.labels))
     publish(folder.probe_path, found.model_dump_json(indent=2).encode())
@@ -102,13 +102,14 @@ def features(network: Network, arch: Architecture, loader: Loader, device: torch
     return Features(np.concatenate(values), np.concatenate(labels))
 
 
-def _fit(classifier: nn.Linear, learnt: Features, strength: float) -> None:
+def _fit(classifier: nn.Linear, learnt: Features, strength: float, balance: bool) -> None:
     """Give a classifier the weights of the penalised regression."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():  # that it has not quite converged; minival says what it is worth
         warnings.simplefilter("ignore")
-        found = LogisticRegression(C=strength, max_iter=300).fit(learnt.values, learnt.labels)
+        share = "balanced" if balance else None
+        found = LogisticRegression(C=strength, max_iter=300, class_weight=share).fit(learnt.values, learnt.labels)
     weights, biases = np.zeros((classifier.out_features, classifier.in_features)), np.zeros(classifier.out_features)
     if len(found.classes_) == 2:  # one row, for the second class against the first
         half, bias = found.coef_[0] / 2, found.intercept_[0] / 2

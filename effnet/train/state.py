@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from effnet.data.loader import Loader
@@ -89,6 +91,7 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or the training began
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
+    class_weights: torch.Tensor | None = None  # (classes,), on the device; of losses, 1 on average over the images
     new_classifier: bool = False  # the rest starts from given weights
 
     @property
@@ -134,6 +137,16 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         "threads": threads,
         "cache": folder.store.cache,
     }
+    train_loader = Loader(
+        dataset,
+        "train",
+        batch_size=recipe.batch_size,
+        train=True,
+        seed=spec.seed,
+        shuffle_shards=recipe.shuffle_shards,
+        **shared,  # type: ignore[arg-type]
+    )
+    weights = balanced(train_loader.index.labels, spec.num_classes).to(device) if recipe.balance else None
     return TrainingState(
         buffers=Buffers(network),
         folder=folder,
@@ -141,15 +154,8 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         world=world,
         network=network,
         optimizer=optimizer,
-        train_loader=Loader(
-            dataset,
-            "train",
-            batch_size=recipe.batch_size,
-            train=True,
-            seed=spec.seed,
-            shuffle_shards=recipe.shuffle_shards,
-            **shared,  # type: ignore[arg-type]
-        ),
+        train_loader=train_loader,
+        class_weights=weights,
         minival_loader=Loader(dataset, "minival", batch_size=EVALUATION_BATCH * world.size, **shared),  # type: ignore[arg-type]
         journal=Journal(folder.metrics_path, writes=world.is_leader),
         clock=Clock(started, device),
@@ -159,6 +165,17 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         micro_batch=-(-recipe.batch_size // world.size),
         new_classifier=new_classifier,
     )
+
+
+def balanced(labels: NDArray[np.int64], num_classes: int) -> torch.Tensor:
+    """Return each class's weight, float32 (classes,): images / (classes that have some * images of the class).
+
+    Over all images the mean weight is 1, so that the learning rate keeps its meaning; a class without images has 0.
+    It is scikit-learn's "balanced" (King and Zeng, Logistic Regression in Rare Events Data, 2001).
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts, weights, 0.0)).float()
 
 
 def _check(folder: RunFolder, spec: RunSpec, dataset: Path, world: World) -> None:

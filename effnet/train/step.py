@@ -88,9 +88,9 @@ def _backward(training: TrainingState, mixed: Mixed, labels: Tensor, noise: Nois
         with torch.autocast(training.device.type, torch.bfloat16, enabled=training.bfloat16):
             logits = training.network(mixed.images[part], Noise(noise.depth[part], noise.features[part]))
         logits = logits.float()
-        losses = _losses(logits, labels[part], recipe.label_smoothing)
+        losses = _losses(logits, labels[part], recipe.label_smoothing, training.class_weights)
         if mixed.other_labels is not labels:
-            others = _losses(logits, mixed.other_labels[part], recipe.label_smoothing)
+            others = _losses(logits, mixed.other_labels[part], recipe.label_smoothing, training.class_weights)
             losses = mixed.share[part] * losses + (1 - mixed.share[part]) * others
         loss = losses.sum()
         (loss / recipe.batch_size).backward()  # type: ignore[no-untyped-call]
@@ -98,5 +98,6 @@ def _backward(training: TrainingState, mixed: Mixed, labels: Tensor, noise: Nois
     return total
 
 
-def _losses(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    return functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+def _losses(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    losses = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return losses if weights is None else losses * weights[labels]

@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
 
 from effnet.config import Recipe
 from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError, StoppedError
+from effnet.evaluation.run import judge, load_network
 from effnet.models.build import Network, build
 from effnet.runs import RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store, sha256_file
-from effnet.train import checkpoint, loop, step
+from effnet.train import checkpoint, loop, state, step
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
 from effnet.train.schedule import stage
-from effnet.train.state import TrainingState, prepare
+from effnet.train.state import TrainingState, balanced, prepare
 from tests.train.test_loop import StopAt, train
 
 
@@ -148,6 +152,28 @@ def test_other_optimizers_stop_and_go_on_to_the_bit(make, changes: dict[str, obj
         train(straight, StopAt(40))
     train(straight)
     assert sha256_file(straight.weights_path) == wanted
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=50))
+def test_balanced_weights_are_sklearns(labels: list[int]) -> None:
+    found = balanced(np.array(labels), 5).numpy()
+    there = np.unique(labels)
+    assert found[there] == pytest.approx(compute_class_weight("balanced", classes=there, y=labels), rel=1e-6)
+    assert found.sum() == pytest.approx(found[there].sum())
+    assert found[labels].mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_classes_are_weighed_in_training_if_the_recipe_says_so(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = torch.zeros(10).index_fill_(0, torch.tensor([3]), 10.0)
+    monkeypatch.setattr(state, "balanced", lambda _labels, _classes: only)
+    found = {}
+    for balance in (False, True):
+        folder = make(balance=balance, epochs=1)
+        train(folder)
+        dataset, augment = folder.store.datasets / folder.spec().dataset, folder.spec().recipe.augment
+        predictions = judge(load_network(folder), dataset, "minival", augment=augment, cache=None)
+        found[balance] = float((predictions.found == 3).mean())
+    assert found[True] > 0.9 > 0.5 > found[False]
 
 
 class TestStart:
