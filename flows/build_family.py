@@ -55,7 +55,8 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         family = entrants(build, members)
         reused = train_members(build, family)
         result = evaluate_members(build, family, coefficients, reused)
-        register_members(build, {entrant.member.name: entrant.chosen for entrant in family})
+        chosen = {entrant.member.name: entrant.chosen for entrant in family}
+        register_members(build, chosen, result.answer.member if result.answer else None)
         facts = write_report(build, result)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         return result

@@ -1,11 +1,11 @@
-"""MLflow's models and registry: each member as a model that answers images, with the aliases candidate and champion."""
+"""MLflow's models and registry: each member as a model that answers images; aliases candidate, champion and best."""
 
 from __future__ import annotations
 
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from effnet.models.build import Network
 
 CANDIDATE, CHAMPION = "candidate", "champion"
+BEST = "best"  # of the members of a family, on the one that its build says to use
 BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
 WEIGHTS_TAG = "effnet.weights"
 TOOK_OVER_TAG = "effnet.took_over"  # of a version that the gate made champion once
@@ -70,6 +71,26 @@ class Registry:
         call = functools.partial(_register, self, member, folder)
         return self.tracker.attempt(call, uploads=[folder.weights_path], seconds=SECONDS)
 
+    def mark_best(self, registered: Sequence[Registered], member: str) -> str | None:
+        """Move the alias `best` to the member that the build says to use; return its URI, None if MLflow is away.
+
+        Args:
+            registered: the family's members.
+            member: name of the one to use.
+        """
+
+        def call() -> str:
+            client, uri = self.tracker.client, ""
+            for each in registered:
+                if each.name == _model_name(self.family, member):
+                    client.set_registered_model_alias(each.name, BEST, each.version)
+                    uri = f"models:/{each.name}@{BEST}"
+                elif BEST in client.get_registered_model(each.name).aliases:
+                    client.delete_registered_model_alias(each.name, BEST)
+            return uri
+
+        return self.tracker.attempt(call)
+
 
 def fetch_registered(uri: str, store: Store) -> Path:
     """Return the folder of a registered model: its run's in the store, or else a copy below the store's cache.
@@ -111,7 +132,7 @@ def fetch_registered(uri: str, store: Store) -> Path:
 def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
     client = registry.tracker.client
     result, evaluation = folder.trained(), folder.evaluated()
-    name = f"{registry.family}-{member.lower()}"
+    name = _model_name(registry.family, member)
     versions = list(client.search_model_versions(f"name = '{name}'"))
     same = [each for each in versions if each.tags.get(WEIGHTS_TAG) == result.weights_sha256]
     if not versions:
@@ -131,6 +152,10 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
     if verdict.best:
         client.set_registered_model_tag(name, BEST_TAG, verdict.best)
     return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+
+
+def _model_name(family: str, member: str) -> str:
+    return f"{family}-{member.lower()}"
 
 
 def _gate(registry: Registry, folder: RunFolder, found: Any, current: Any) -> Verdict:

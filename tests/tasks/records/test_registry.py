@@ -76,8 +76,8 @@ def member(build: Build, seed: int = 0, epochs: int = 1) -> Training:
     return training
 
 
-def register(build: Build, training: Training) -> Registered:
-    found = register_members.fn(build, {training.name: training})
+def register(build: Build, training: Training, best: str | None = None) -> Registered:
+    found = register_members.fn(build, {training.name: training}, best)
     assert not build.tracker.broken
     return found[0]
 
@@ -125,6 +125,20 @@ def test_registered_once_loaded_and_served(
     assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
     assert told["table"] == told["curl"]
     assert told["refused"] == (400, "image 0: text that is not an image file in base64")
+
+
+def test_best_moves_to_the_member_to_use(build: Build, told: list[str]) -> None:
+    one, two = member(build), member(build, seed=1)
+    client = MlflowClient(build.tracker.uri)
+
+    def aliases() -> dict[str, dict[str, str]]:
+        return {model.name: model.aliases for model in client.search_registered_models()}
+
+    for best, where in (("B1", "tiny-b1"), ("B0", "tiny-b0"), ("B0", "tiny-b0"), (None, "tiny-b0")):
+        register_members.fn(build, {"B0": one, "B1": two}, best)
+        assert [name for name, found in aliases().items() if "best" in found] == [where]
+    assert aliases()["tiny-b0"]["best"] == aliases()["tiny-b0"]["candidate"]
+    assert "registry: models:/tiny-b1@best is the member to use" in told
 
 
 @pytest.mark.parametrize("module", ["tasks.serving", "effnet.evaluation.predictor"])
