@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,23 +43,30 @@ class _Load(NamedTuple):
         return cls(busy, time.process_time(), time.thread_time(), time.perf_counter())
 
 
-@torch.inference_mode()
 def measure_latency(network: nn.Module, in_channels: int, resolution: int) -> Latency:
     """Return the median time for a batch of 1 on one CPU core (paper, table 4), and what else the machine did.
 
-    The network must be on the CPU and in evaluation mode. A round that other work disturbed is repeated, and the
-    quietest one counts. Torch is set to one thread meanwhile.
+    The network must be on the CPU and in evaluation mode.
+    """
+    image = _images(1, in_channels, resolution, torch.device("cpu"))
+    return measure_call(lambda: network(image))
+
+
+@torch.inference_mode()
+def measure_call(call: Callable[[], object]) -> Latency:
+    """Return the median time of a call that computes on one thread, and what else the machine did.
+
+    A round that other work disturbed is repeated, and the quietest one counts. Torch is set to one thread meanwhile.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        image = _images(1, in_channels, resolution, torch.device("cpu"))
-        best = _round(network, image)
+        best = _round(call)
         for _ in range(ROUNDS - 1):
             if best.quiet:
                 break
             time.sleep(PAUSE_SECONDS)
-            best = quieter(best, _round(network, image))
+            best = quieter(best, _round(call))
         return best
     finally:
         torch.set_num_threads(threads)
@@ -81,14 +89,14 @@ def cpu_name() -> str:
     return next((model for model in models if model), platform.processor() or platform.machine())
 
 
-def _round(network: nn.Module, image: torch.Tensor) -> Latency:
+def _round(call: Callable[[], object]) -> Latency:
     for _ in range(WARM_UP):
-        network(image)
+        call()
     times: list[float] = []
     before = _Load.now()
     while len(times) < RUNS or time.perf_counter() - before.clock < _LATENCY_SECONDS:
         start = time.perf_counter()
-        network(image)
+        call()
         times.append(time.perf_counter() - start)
     after = _Load.now()
     took = after.clock - before.clock

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from effnet.data.shards.manifest import Manifest
-from effnet.runs import Evaluation, RunResult, RunSpec
+from effnet.data.shards.manifest import Manifest, load_manifest
+from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec
 
 
 def model_card(
@@ -56,6 +56,18 @@ minival was kept (epoch {result.best_epoch}, {result.top1:.2%}).
 classes: {worst}. Images of other sides: {sides}.
 Scores are of images drawn like those it was trained on; on others they may be lower.
 """
+
+
+def card_of(run: RunFolder | None, licence: str | None) -> str | None:
+    """Return the card of a run that was evaluated and whose dataset is here; None of any other."""
+    if run is None or (result := run.result()) is None or (evaluation := run.evaluation()) is None:
+        return None
+    spec, about = run.spec(), run.about()
+    manifest = load_manifest(run.store.datasets / spec.dataset)
+    if manifest is None:
+        return None
+    name = f"{about.experiment} {about.name}" if about else spec.architecture.name
+    return model_card(name, spec, result, evaluation, manifest, licence)
 
 
 def _some(names: tuple[str, ...], most: int = 10) -> str:

@@ -17,7 +17,7 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import choose, datasets, init, networks, operations, options, predict, runs, training
+from flows.cli import choose, datasets, export, init, networks, operations, options, predict, runs, training
 from flows.cli.find import CONFIG, open_store
 from tasks.compute import interrupt
 
@@ -98,6 +98,7 @@ for command in (
     *predict.COMMANDS,
     *choose.COMMANDS,
     *networks.COMMANDS,
+    *export.COMMANDS,
     *datasets.COMMANDS,
     *runs.COMMANDS,
     *operations.COMMANDS,

@@ -1,4 +1,4 @@
-"""The commands about networks and weights: describe, plan, import-weights, export."""
+"""The commands about networks and weights: describe, plan, import-weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from effnet.errors import ConfigError
 from flows.cli import options
 from flows.cli.amounts import Amount
-from flows.cli.find import ConfigFile, find
+from flows.cli.find import ConfigFile
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -365,45 +365,7 @@ def _as_computed_there(arch: Architecture, name: str, naming: str) -> tuple[Arch
     return zoo.get(f"{name}.{naming}"), ""
 
 
-_FORMATS = ("safetensors", "timm", "torchvision", "lukemelas", "torch", "onnx")
-
-
-@click.command()
-@click.argument("model")
-@click.option("--format", "kind", type=click.Choice(_FORMATS), default="safetensors", show_default=True)
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="File or, for safetensors, folder to write."
-)
-@options.HOME
-def export(model: str, kind: str, out: Path, store: Path) -> None:
-    """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
-    models:/NAME@champion.
-
-    \b
-    safetensors   a folder: model.safetensors and architecture.json
-    timm, torchvision, lukemelas   a safetensors file with that code base's names
-    torch         a torch.export program (.pt2), any batch size
-    onnx          an ONNX file, any batch size; needs the extra `onnx`
-    """
-    from effnet.models import export as exports
-    from effnet.models import weights
-
-    if out.exists():
-        raise ConfigError(f"{out}: exists already; name another path")
-    network = weights.load_model(find(model, store))
-    if kind in ("torch", "onnx"):
-        write = exports.export_torch if kind == "torch" else exports.export_onnx
-        difference = write(network, out)
-        click.echo(f"{out}: logits checked, they differ by at most {difference:.1e}")
-        return
-    if kind == "safetensors":
-        weights.save_model(out, network)
-    else:
-        weights.save_weights(out, network, kind)
-    click.echo(f"{out}: written")
-
-
-COMMANDS = (describe, plan, import_weights, export)
+COMMANDS = (describe, plan, import_weights)
 
 
 def _counts(

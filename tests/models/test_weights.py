@@ -290,9 +290,9 @@ def test_commands_import_and_export(tmp_path: Path) -> None:
     done = run_effnet("import-weights", "theirs.safetensors", "--arch", "efficientnet_lite0", cwd=tmp_path)
     assert done.returncode == 2
     assert "name another folder with --out" in done.stderr
-    done = run_effnet("export", "efficientnet_lite0", "--format", "timm", "--out", "back.safetensors", cwd=tmp_path)
+    done = run_effnet("export", "efficientnet_lite0", "--format", "timm", "--out", "back", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
+    assert (tmp_path / "back/model.safetensors").read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
     done = run_effnet("import-weights", "theirs.safetensors", "--arch", "efficientnet_lite1", cwd=tmp_path)
     assert done.returncode == 65
     assert done.stderr.startswith("effnet: ")

@@ -79,10 +79,13 @@ def center_box(width: int, height: int, resolution: int, padding: int | None) ->
     below 224 pixels that would crop away too much (half of each side at 32): if `padding` is None it is a seventh of
     the resolution there, which is 32 pixels at 224 and what the official code has done since 2021.
     """
-    if padding is None:
-        padding = min(CROP_PADDING, round(resolution / 7))
-    side = max(1, int(min(width, height) * resolution / (resolution + padding)))
+    side = max(1, int(min(width, height) * resolution / (resolution + padding_at(resolution, padding))))
     return Box((width - side + 1) // 2, (height - side + 1) // 2, side, side)
+
+
+def padding_at(resolution: int, padding: int | None) -> int:
+    """Return the pixels that `center_box` leaves away at a resolution."""
+    return min(CROP_PADDING, round(resolution / 7)) if padding is None else padding
 
 
 def _open(data: bytes, where: str) -> Image.Image:

@@ -89,7 +89,7 @@ class Index:
             keys=table["key"],
         )
 
-    def take(self, samples: Sequence[int]) -> Index:
+    def take(self, samples: Sequence[int] | NDArray[np.int64]) -> Index:
         """Return the index of some samples alone, in the order given."""
         chosen = np.asarray(samples, np.int64)
         columns = ("shards", "offsets", "lengths", "labels", "widths", "heights", "sha256")

@@ -1,0 +1,167 @@
+"""An exported file, run as it will be run elsewhere: how often it is right, and how fast it is, beside its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from effnet.arch.spec import Architecture
+from effnet.config import Augment
+from effnet.data.loader import Loader
+from effnet.errors import RunFailedError
+from effnet.evaluation.latency import measure_call, measure_latency
+from effnet.models.build import Network
+from effnet.models.export import INPUT, random_images
+from effnet.models.preprocess import normalize
+from effnet.runs import Latency
+from effnet.statistics import Difference, difference
+
+BATCH = 64
+RANDOM = 32  # images drawn at random, where there are no others
+
+
+class Images(NamedTuple):
+    """Some images as a network of their side sees them."""
+
+    pixels: NDArray[np.uint8]  # (N, R, R, 3)
+    labels: NDArray[np.int64] | None  # (N,) outputs of the network, where they are known
+
+
+class Comparison(NamedTuple):
+    """A file's answers beside its network's, on the same images."""
+
+    images: int
+    agreement: float  # share of images that both give the same class
+    top1: float | None = None  # of the file; None where nobody knows the images' classes
+    top1_network: float | None = None
+    loss: Difference | None = None  # how much more often the network is right
+
+
+class Times(NamedTuple):
+    """How long one image takes on one thread."""
+
+    file: Latency
+    network: Latency  # in torch, eager
+    float32: Latency | None = None  # the same file before it was quantised
+
+    @property
+    def pays(self) -> bool:
+        """Whether an int8 file is faster than the float32 one; True for others."""
+        return self.float32 is None or self.file.latency_ms < self.float32.latency_ms
+
+
+class Exported:
+    """An ONNX file in onnxruntime on the CPU, or a torch.export program.
+
+    Args:
+        path: .onnx or .pt2.
+        arch: of its network.
+        preprocessing: is inside the file.
+        threads: of onnxruntime; torch has its own setting.
+    """
+
+    def __init__(self, path: Path, arch: Architecture, *, preprocessing: bool, threads: int) -> None:
+        self.arch, self.preprocessing = arch, preprocessing
+        self.run: Callable[[NDArray[Any]], NDArray[np.float32]] = (
+            _onnx(path, threads) if path.suffix == ".onnx" else _torch(path)
+        )
+
+    def given(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return what the file takes for (N, R, R, 3) pixels."""
+        return pixels if self.preprocessing else _normalized(pixels, self.arch).numpy()
+
+    def latency(self) -> Latency:
+        """Return the time of one image; the file must have been opened with one thread."""
+        image = self.given(random_images(self.arch, 1).numpy())
+        return measure_call(lambda: self.run(image))
+
+
+def _onnx(path: Path, threads: int) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {INPUT: images})[0]
+
+
+def _torch(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
+    module = torch.export.load(path).module()
+    return lambda images: module(torch.from_numpy(images)).numpy()
+
+
+def _normalized(pixels: NDArray[np.uint8], arch: Architecture) -> torch.Tensor:
+    return normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), arch).contiguous()
+
+
+def split_images(
+    dataset: Path,
+    split: str,
+    resolution: int,
+    crop_padding: int | None,
+    *,
+    most: int | None = None,
+    batch: int = BATCH,
+) -> Iterator[Images]:
+    """Yield a split's images in batches, in the index's order; `most` of them, spread evenly, if there are more."""
+    augment = Augment(crop_padding=crop_padding)
+    loader = Loader(
+        dataset, split, batch_size=batch, resolution=resolution, augment=augment, threads=torch.get_num_threads()
+    )
+    if most is not None and most < len(loader.index):
+        loader.index = loader.index.take(np.linspace(0, len(loader.index) - 1, most).round().astype(np.int64))
+    try:
+        for each in loader.epoch(0):
+            yield Images(np.ascontiguousarray(each.images.permute(0, 2, 3, 1).numpy()), each.labels.numpy())
+    finally:
+        loader.close()
+
+
+def drawn_images(arch: Architecture) -> Iterator[Images]:
+    """Yield images that show nothing."""
+    yield Images(random_images(arch, RANDOM).numpy(), None)
+
+
+@torch.inference_mode()
+def compare(network: Network, exported: Exported, images: Iterable[Images]) -> Comparison:
+    """Ask a network, on the CPU and in evaluation mode, and its file about the same images."""
+    network.eval()
+    ours, theirs, labels = [], [], []
+    for batch in images:
+        ours.append(network(_normalized(batch.pixels, network.architecture)).argmax(1).numpy())
+        theirs.append(exported.run(exported.given(batch.pixels)).argmax(1))
+        labels.append(batch.labels)
+    own, found = np.concatenate(ours), np.concatenate(theirs)
+    agreement = float(np.mean(own == found))
+    known = [each for each in labels if each is not None]
+    if len(known) < len(labels):
+        return Comparison(len(own), agreement)
+    truth = np.concatenate(known)
+    hits, right = found == truth, own == truth
+    return Comparison(len(own), agreement, float(hits.mean()), float(right.mean()), difference(right, hits))
+
+
+def time_exported(network: Network, exported: Exported, float32: Exported | None) -> Times:
+    """Time a network and its file, one after the other; both files must have been opened with one thread."""
+    arch = network.architecture
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Times(
+        file=exported.latency(),
+        float32=float32.latency() if float32 else None,
+        network=measure_latency(network, arch.in_channels, arch.resolution),
+    )
+
+
+def refuse_loss(comparison: Comparison, most: float, where: str, advice: str) -> None:
+    """Raise RunFailedError if a file lost more than `most` points of top-1."""
+    if (loss := comparison.loss) is None or 100 * loss.lead <= most:
+        return
+    raise RunFailedError(
+        f"{where}: not written, as it would lose {100 * loss.lead:.2f} ± {100 * loss.noise:.2f} points of top-1 on "
+        f"{comparison.images:,} images of val, more than --max-loss {most:g}; {advice}, or write it with --force"
+    )

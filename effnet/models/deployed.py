@@ -1,0 +1,62 @@
+"""A network as programs without effnet use it: pixels in, probabilities out, and what a file says of itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from effnet.models.build import Network
+from effnet.models.preprocess import normalize
+from effnet.values import Value
+
+
+class Metadata(Value):
+    """All that is needed to use an exported file without effnet, and where it comes from."""
+
+    classes: tuple[str, ...]  # one per output
+    side: int  # of the square input, in pixels
+    crop_padding: int  # the central crop is side / (side + crop_padding) of an image's shorter side
+    mean: tuple[float, ...]  # of pixels, 0..255; one per channel
+    std: tuple[float, ...]
+    preprocessing: Annotated[bool, Field(description="inside: uint8 pixels in, probabilities out")]
+    network: str
+    effnet: str  # version
+    precision: str = "float32"
+    family: str | None = None
+    member: str | None = None
+    run: str | None = None  # key
+    dataset: str | None = None  # digest
+    licence: str | None = None  # of the images
+
+    def told(self) -> dict[str, Any]:
+        """Return what goes into a file, for JSON; what is not known is left out."""
+        known = self.model_dump(mode="json", exclude={"crop_padding", "preprocessing"}, exclude_none=True)
+        ways = {
+            "input": "uint8 RGB pixels, (N, side, side, 3)"
+            if self.preprocessing
+            else "float32 RGB, (N, 3, side, side), (pixel - mean) / std",
+            "output": "probabilities" if self.preprocessing else "logits",
+            "resize": {
+                "crop": "central square, side / (side + crop_padding) of the shorter side",
+                "crop_padding": self.crop_padding,
+                "interpolation": "bicubic",
+                "cubic_coefficient": -0.5,
+                "antialias": True,
+            },
+        }
+        return known | ways
+
+
+class Deployed(nn.Module):
+    """A network with what comes before and after it: uint8 pixels (N, R, R, 3) in, probabilities (N, classes) out."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network, self.architecture = network, network.architecture
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 rows that add to 1."""
+        logits = self.network(normalize(images.permute(0, 3, 1, 2), self.architecture))
+        return logits.softmax(1)  # type: ignore[no-any-return]

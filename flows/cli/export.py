@@ -1,0 +1,280 @@
+"""effnet export: a model as a file or a folder for use elsewhere, measured before it is kept."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from effnet.errors import ConfigError
+from flows.cli import options
+from flows.cli.find import find
+
+if TYPE_CHECKING:
+    from effnet.evaluation.exported import Comparison, Times
+    from effnet.evaluation.subject import Subject
+    from effnet.runs import Latency
+
+PROGRAMS = {"torch": ".pt2", "onnx": ".onnx"}  # what runs by itself, and how its file is called while it is made
+WEIGHTS = ("safetensors", "timm", "torchvision", "lukemelas")
+CALIBRATION, CALIBRATION_BATCH = 256, 8  # images at most
+
+
+class _Wanted(NamedTuple):
+    """How a program is to be written."""
+
+    kind: str
+    precision: str
+    calibrate: Path | None
+    limit: int | None
+    max_loss: float
+    force: bool
+
+
+class _Made(NamedTuple):
+    """A program, and how it compares with its network."""
+
+    difference: float  # of the float32 program's answers
+    calibrated: int | None  # images
+    comparison: Comparison
+    times: Times
+    size: int  # bytes
+
+
+@click.command()
+@click.argument("model")
+@click.option("--format", "kind", type=click.Choice((*WEIGHTS, *PROGRAMS)), default="safetensors", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File or folder to write.")
+@click.option(
+    "--with-preprocessing",
+    "preprocessing",
+    is_flag=True,
+    help="onnx, torch: uint8 RGB pixels (N, side, side, 3) in, probabilities out.",
+)
+@click.option(
+    "--precision", type=click.Choice(["float32", "int8"]), default="float32", show_default=True, help="int8: of onnx."
+)
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    help="int8: dataset folder whose minival says which range each activation has.  [default: the run's own]",
+)
+@click.option("--limit", type=click.IntRange(1), help="Images of val to measure on.  [default: all]")
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Points of top-1 that the file may lose.",
+)
+@click.option("--force", is_flag=True, help="Write it whatever it loses.")
+@options.HOME
+@options.JSON
+def export(
+    model: str,
+    kind: str,
+    out: Path,
+    preprocessing: bool,
+    precision: str,
+    calibrate: Path | None,
+    limit: int | None,
+    max_loss: float,
+    force: bool,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
+    models:/NAME@champion.
+
+    \b
+    onnx          an ONNX file, any batch size; needs the extra `onnx`
+    torch         a torch.export program (.pt2), any batch size
+    timm          a folder that timm loads: config.json, model.safetensors and a card
+    torchvision, lukemelas   a safetensors file with that code base's names
+    safetensors   a folder of ours: model.safetensors and architecture.json
+
+    The file of onnx and torch is measured on the val images of the run's dataset, beside the network, and timed.
+    """
+    if out.exists():
+        raise ConfigError(f"{out}: exists already; name another path")
+    wanted = _Wanted(kind, precision, calibrate, limit, max_loss, force)
+    _check(wanted, preprocessing)
+    from effnet.evaluation.subject import subject_of
+
+    subject = subject_of(find(model, store), preprocessing=preprocessing, precision=precision)
+    if kind in PROGRAMS:
+        made = _write_program(subject, wanted, out)
+        _show_program(made, subject, wanted, out, as_json)
+        return
+    told = _write_weights(subject, kind, out)
+    click.echo(json.dumps({"out": str(out), "format": kind} | told, indent=2) if as_json else f"{out}: written")
+
+
+def _check(wanted: _Wanted, preprocessing: bool) -> None:
+    """Refuse options that go together with nothing."""
+    if preprocessing and wanted.kind not in PROGRAMS:
+        raise ConfigError(f"export: --with-preprocessing is of --format onnx or torch; {wanted.kind} has weights alone")
+    if wanted.precision == "int8" and wanted.kind != "onnx":
+        raise ConfigError("export: --precision int8 is of --format onnx")
+    if wanted.calibrate and wanted.precision != "int8":
+        raise ConfigError("export: --calibrate is of --precision int8")
+    if wanted.kind == "onnx":
+        from effnet.models.export import require_onnx
+
+        require_onnx()
+
+
+def _write_weights(subject: Subject, kind: str, out: Path) -> dict[str, Any]:
+    """Write tensors under somebody's names; return what --json tells besides."""
+    from effnet.models import hub, weights
+    from effnet.report.card import card_of
+    from effnet.store import publish_folder
+
+    network = subject.predictor.network
+    if kind == "safetensors":
+        weights.save_model(out, network)
+    elif kind == "timm":
+        hub.timm_name(network.architecture)  # refuse before anything is written
+        card = card_of(subject.run, subject.metadata.licence) or _short_card(subject)
+        with publish_folder(out) as folder:
+            return {"architecture": hub.save_timm(folder, network, subject.metadata, card)}
+    else:
+        weights.save_weights(out, network, kind)
+    return {}
+
+
+def _short_card(subject: Subject) -> str:
+    metadata = subject.metadata
+    return (
+        f"# {metadata.network}\n\nAn image classifier: {metadata.side} pixels, {len(metadata.classes):,} classes "
+        f"({', '.join(metadata.classes[:10])}{', …' if len(metadata.classes) > 10 else ''}). "
+        "How good it is, what it was trained on and its licence are not known to the one who exported it.\n"
+    )
+
+
+def _write_program(subject: Subject, wanted: _Wanted, out: Path) -> _Made:
+    """Write a program beside its target, measure it, and give it its name if it is good enough."""
+    from effnet.evaluation import exported as files
+    from effnet.models import export as exports
+    from effnet.store import TEMPORARY, publish
+
+    network, metadata = subject.predictor.network, subject.metadata
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent) as scratch:
+        path = base = Path(scratch) / f"float32{PROGRAMS[wanted.kind]}"
+        write = exports.export_onnx if wanted.kind == "onnx" else exports.export_torch
+        difference, calibrated = write(network, base, metadata), None
+        if wanted.precision == "int8":
+            path = Path(scratch) / "int8.onnx"
+            calibrated = _quantize(subject, wanted, base, path)
+        comparison = _compare(subject, wanted, path)
+        if not wanted.force:
+            advice = "calibrate on other images (--calibrate), export float32" if calibrated else "train it again"
+            files.refuse_loss(comparison, wanted.max_loss, str(out), advice)
+        float32 = _opened(subject, base, 1) if calibrated else None
+        times = files.time_exported(network, _opened(subject, path, 1), float32)
+        publish(out, path.read_bytes())
+    return _Made(difference, calibrated, comparison, times, out.stat().st_size)
+
+
+def _opened(subject: Subject, path: Path, threads: int) -> Any:
+    from effnet.evaluation.exported import Exported
+
+    arch = subject.predictor.network.architecture
+    return Exported(path, arch, preprocessing=subject.metadata.preprocessing, threads=threads)
+
+
+def _quantize(subject: Subject, wanted: _Wanted, source: Path, target: Path) -> int:
+    """Write int8; return how many images it was calibrated on."""
+    from effnet.data.shards.manifest import load_manifest
+    from effnet.evaluation.exported import split_images
+    from effnet.models.quantize import quantize_onnx
+
+    dataset = wanted.calibrate or subject.dataset
+    if dataset is None:
+        raise ConfigError("export: int8 is calibrated on images, and the run's dataset is not here: give --calibrate")
+    manifest = load_manifest(dataset)
+    if manifest is None or not manifest.samples.get("minival"):
+        raise ConfigError(f"{dataset}: no dataset with images of minival; `effnet shard` writes one")
+    side, padding = subject.metadata.side, subject.metadata.crop_padding
+    images = split_images(dataset, "minival", side, padding, most=CALIBRATION, batch=CALIBRATION_BATCH)
+    given = _opened(subject, source, 1).given
+    quantize_onnx(source, target, subject.metadata, (given(each.pixels) for each in images))
+    return min(CALIBRATION, manifest.samples["minival"])
+
+
+def _compare(subject: Subject, wanted: _Wanted, path: Path) -> Comparison:
+    import torch
+
+    from effnet.evaluation.exported import compare, drawn_images, split_images
+
+    network, metadata = subject.predictor.network, subject.metadata
+    images = (
+        split_images(subject.dataset, "val", metadata.side, metadata.crop_padding, most=wanted.limit)
+        if subject.dataset
+        else drawn_images(network.architecture)
+    )
+    return compare(network, _opened(subject, path, torch.get_num_threads()), images)
+
+
+def _show_program(made: _Made, subject: Subject, wanted: _Wanted, out: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_as_data(made, wanted, out), indent=2))
+        return
+    what = "probabilities" if subject.metadata.preprocessing else "logits"
+    click.echo(f"{out}: {what} checked, they differ by at most {made.difference:.1e}")
+    click.echo(f"{out}: {made.size / 1e6:,.2f} MB, {_precision(made, wanted)}")
+    click.echo(_scores(made.comparison))
+    times = made.times
+    click.echo(f"one image: {_time(times.file)}; the network in torch {_time(times.network)}", nl=False)
+    click.echo(f"; float32 in ONNX {_time(times.float32)}" if times.float32 else "", nl=False)
+    click.echo(f" ({times.file.where()})")
+    if not times.pays:
+        click.echo("int8 does not pay here: it is slower than float32; on a processor with VNNI it may")
+
+
+def _precision(made: _Made, wanted: _Wanted) -> str:
+    told = f", calibrated on {made.calibrated:,} images" if made.calibrated else ""
+    return f"{wanted.precision}{told}"
+
+
+def _time(latency: Latency) -> str:
+    return f"{latency.latency_ms:.2f} ms"
+
+
+def _scores(comparison: Comparison) -> str:
+    same = f"the same answer for {comparison.agreement:.2%}"
+    if not comparison.loss:
+        return f"the dataset is not here: compared on {comparison.images} random images alone, {same}"
+    lost, noise = 100 * comparison.loss.lead, 100 * comparison.loss.noise
+    return (
+        f"val, {comparison.images:,} images: top-1 {comparison.top1:.2%}, the network's {comparison.top1_network:.2%}: "
+        f"{lost:.2f} ± {noise:.2f} points lost; {same}"
+    )
+
+
+def _as_data(made: _Made, wanted: _Wanted, out: Path) -> dict[str, Any]:
+    comparison, times = made.comparison, made.times
+    loss = comparison.loss
+    return {
+        "out": str(out),
+        "format": wanted.kind,
+        "precision": wanted.precision,
+        "bytes": made.size,
+        "difference": made.difference,
+        "calibrated_on": made.calibrated,
+        "measured_on": "val" if loss else "random images",
+        **comparison._asdict(),
+        "loss": loss.lead if loss else None,
+        "loss_noise": loss.noise if loss else None,
+        "latency": times.file.model_dump(mode="json"),
+        "latency_network": times.network.model_dump(mode="json"),
+        "latency_float32": times.float32.model_dump(mode="json") if times.float32 else None,
+        "pays": times.pays,
+    }
+
+
+COMMANDS = (export,)
