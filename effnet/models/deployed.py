@@ -58,5 +58,6 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 rows that add to 1."""
-        logits = self.network(normalize(images.permute(0, 3, 1, 2), self.architecture))
+        pixels = images.float().permute(0, 3, 1, 2)  # floats first: some runtimes turn no bytes round
+        logits = self.network(normalize(pixels, self.architecture))
         return logits.softmax(1)  # type: ignore[no-any-return]
