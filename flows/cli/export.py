@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from effnet.errors import ConfigError
+from effnet.files import reason
 from flows.cli import options
 from flows.cli.find import find
 
@@ -102,9 +103,14 @@ def export(
         raise ConfigError(f"{out}: exists already; name another path")
     wanted = _Wanted(kind, precision, calibrate, limit, max_loss, force)
     _check(wanted, preprocessing)
+    path = find(model, store)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: {reason(error)}; name another path") from error
     from effnet.evaluation.subject import subject_of
 
-    subject = subject_of(find(model, store), preprocessing=preprocessing, precision=precision)
+    subject = subject_of(path, preprocessing=preprocessing, precision=precision)
     if kind in PROGRAMS:
         made = _write_program(subject, wanted, out)
         _show_program(made, subject, wanted, out, as_json)
@@ -162,7 +168,6 @@ def _write_program(subject: Subject, wanted: _Wanted, out: Path) -> _Made:
     from effnet.store import TEMPORARY, publish
 
     network, metadata = subject.predictor.network, subject.metadata
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent) as scratch:
         path = base = Path(scratch) / f"float32{PROGRAMS[wanted.kind]}"
         write = exports.export_onnx if wanted.kind == "onnx" else exports.export_torch

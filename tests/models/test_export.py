@@ -15,6 +15,7 @@ import torch
 
 from effnet.arch import zoo
 from effnet.arch.scaling import Multipliers, scale
+from effnet.arch.spec import Architecture, Stage
 from effnet.errors import ConfigError, RunFailedError
 from effnet.evaluation.predictor import Predictor
 from effnet.models import export
@@ -160,9 +161,25 @@ def test_every_network_has_timms_name(theirs: str) -> None:
     names(arch, "timm")  # of its tensors
 
 
-def test_a_shape_that_timm_lacks_is_refused() -> None:
+OTHERS = {
+    "width": lambda arch: scale(arch, Multipliers(width=1.2)),
+    "depth": lambda arch: scale(arch, Multipliers(depth=1.3)),
+    "activation": lambda arch: arch.model_copy(update={"activation": "relu"}),
+    "epsilon": lambda arch: arch.model_copy(update={"norm_epsilon": 1e-5}),
+    "squeeze": lambda arch: arch.model_copy(update={"se_base": "expanded"}),
+    "kernel": lambda arch: arch.model_copy(update={"stages": (changed(arch, kernel=5), *arch.stages[1:])}),
+    "shortcut": lambda arch: arch.model_copy(update={"stages": (changed(arch, skip=False), *arch.stages[1:])}),
+}
+
+
+def changed(arch: Architecture, **changes: object) -> Stage:
+    return arch.stages[0].model_copy(update=changes)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_shape_that_timm_lacks_is_refused(what: str) -> None:
     with pytest.raises(ConfigError, match="timm has no network like"):
-        timm_name(small("efficientnet_b0").architecture)
+        timm_name(OTHERS[what](zoo.get("efficientnet_b1")))
 
 
 def test_timms_folder_says_what_timm_asks(tmp_path: Path) -> None:

@@ -184,6 +184,13 @@ def test_files_are_made_and_run_as_printed(run: RunFolder, tmp_path: Path) -> No
     assert said[1] == [black["label"]]
 
 
+def test_a_place_where_nothing_can_be_written_is_told(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = export(run.path, "--format", "torch", "--out", tmp_path / "file" / "b0.pt2")
+    assert isinstance(done.exception, ConfigError)
+    assert "name another path" in str(done.exception)
+
+
 def test_timms_folder_has_the_runs_card(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "timm_name", lambda _: "tf_efficientnet_b0")  # as if it had a published shape
     told = exported(run.path, "--format", "timm", "--out", tmp_path / "b0")
