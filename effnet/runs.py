@@ -5,6 +5,7 @@ The folder is the interface between a training and everything else:
     config.json          the RunSpec; written first
     about.json           what people call it, for records that are sent later
     metrics.jsonl        one JSON line per epoch; appended
+    pace.json            how far it is within its epoch, for those who watch; replaced every few seconds
     output.log           what the training printed
     checkpoints/step-N/  the training's state; the newest two and the best are kept
     model.safetensors    the weights that people take away
@@ -351,8 +352,11 @@ class RunFolder:
         return read_value(RunResult, self.result_path)
 
     def pace(self) -> Pace | None:
-        """Return how far the training is; None if it has not trained for long enough to say."""
-        return read_value(Pace, self.pace_path)
+        """Return how far the training is; None if it has not trained for long enough to say, or nobody can tell."""
+        try:
+            return read_value(Pace, self.pace_path)
+        except (DataError, OSError):  # of another version, or cut short: only for show
+            return None
 
     def probe(self) -> Probe | None:
         """Read probe.json; None if there is none, or no weights beside it."""

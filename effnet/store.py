@@ -141,6 +141,14 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
+def try_folder(folder: Path) -> None:
+    """Make a folder if it is not there; raise OSError if nothing can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = temporary_name(folder / "probe")
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
 @contextmanager
 def hold(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file `path` for this process; the system frees it when the process ends, however it ends.
@@ -154,7 +162,7 @@ def hold(path: Path, busy: str | None = None, *, shared: bool = False) -> Iterat
         BusyError: if another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("a+") as file:  # readable, too: NFS shares no lock of a file that is not
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
@@ -225,10 +233,7 @@ class Store:
     def prepare(self) -> None:
         """Make the root; raise ConfigError if it cannot be written."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe = temporary_name(self.root / "probe")
-            probe.write_bytes(b"")
-            probe.unlink()
+            try_folder(self.root)
         except OSError as error:
             raise ConfigError(
                 f"store {self.root}: cannot be written ({reason(error)}); name another folder with `store:` in the"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -97,8 +98,8 @@ def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
         training.name,
         short(training.cost.params),
         short(training.cost.macs),
-        f"{epochs:.1f}/{goal}" if within else f"{len(lines)}/{goal}",
+        f"{math.floor(10 * epochs) / 10:.1f}/{goal}" if within else f"{len(lines)}/{goal}",
         "" if best is None else f"{best:.1%}",
-        f"{pace.images_per_second:,.0f}" if pace else "",
+        f"{pace.images_per_second:,.0f}" if pace and within else "",
         duration(lines[-1]["seconds"]) if lines else "",
     )

@@ -16,8 +16,6 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from effnet.data.shards.index import Index
-from effnet.data.shards.manifest import INDEX
 from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import (
@@ -181,10 +179,10 @@ def _draw_mistakes(facts: Facts) -> None:
     evaluation, names = facts.best.evaluation, facts.manifest.class_names
     dataset, found = facts.store.datasets / facts.manifest.digest, evaluation.mistakes
     samples = [sample for sample, *_ in found]
-    pixels, _ = some_images(dataset, "val", samples[:MISTAKES_SHOWN], _PICTURE_SIDE)
-    keys = Index.read(dataset / INDEX, "val").take(samples).keys.to_pylist()
+    pixels, index = some_images(dataset, "val", samples, _PICTURE_SIDE)
+    keys = index.keys.to_pylist()
     told = [(names[label], names[taken], confidence) for _, label, taken, confidence in found]
-    mistakes_figure(pixels, told[:MISTAKES_SHOWN], _targets(facts.folder, "mistakes"))
+    mistakes_figure(pixels[:MISTAKES_SHOWN], told[:MISTAKES_SHOWN], _targets(facts.folder, "mistakes"))
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("image", "class", "taken_for", "confidence"))
@@ -207,7 +205,8 @@ def _draw_activation_maps(facts: Facts) -> None:
         chosen = {"baseline": rows[0].runs[0], **largest}
         break
     side = max(member.result.resolution for member in facts.members)
-    pixels, index = some_images(facts.store.datasets / facts.manifest.digest, "val", range(3), side)
+    number = min(3, facts.manifest.samples["val"])
+    pixels, index = some_images(facts.store.datasets / facts.manifest.digest, "val", range(number), side)
     labels = [facts.manifest.class_names[label] for label in index.labels]
     images = list(zip(labels, pixels, strict=True))
     seen = [

@@ -113,7 +113,12 @@ def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
             networks.setdefault(training.spec.architecture.key(), []).append(training)
         groups = {f"evaluate {group[0].name}": group for group in networks.values()}
     orders = [
-        Order(name=name, action="evaluate", runs=tuple(dict.fromkeys(each.folder.key for each in group)))
+        Order(
+            name=name,
+            action="evaluate",
+            runs=tuple(dict.fromkeys(each.folder.key for each in group)),
+            size=float(sum(each.cost.macs for each in group)),
+        )
         for name, group in groups.items()
     ]
 

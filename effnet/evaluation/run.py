@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import Manifest, load_manifest
-from effnet.errors import DataError
+from effnet.errors import BusyError, DataError, StoppedError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
 from effnet.evaluation.latency import measure_latency, quieter, throughput
 from effnet.evaluation.metrics import (
@@ -31,27 +33,47 @@ from effnet.hits import keep_hits, run_hits
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
+from effnet.process import stopping
 from effnet.runs import Evaluation, Latency, RunFolder
 from effnet.statistics import Hits
 from effnet.store import hold, publish, sha256_file
 
-BATCH = 256
+BATCH, BATCH_PIXELS = 256, 256 * 128 * 128  # images at most, and their pixels: a child then needs 1 to 2 GB
+WAIT_SECONDS = 0.05  # between looks whether it is one's turn
 RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Several processes may score at a time; while one measures times, the others wait."""
+    """Several processes of a machine may score runs of a store at a time; while one measures times, the others wait."""
 
     path: Path | None  # of the lock file; None: there are no others
 
+    @classmethod
+    def of(cls, folder: RunFolder) -> Turns:
+        """Return the turns of whoever scores runs of the same store on this machine."""
+        return cls(folder.store.logs / f"evaluate-{platform.node()}.lock")
+
     def scoring(self) -> AbstractContextManager[None]:
         """Return the block in which to score."""
-        return hold(self.path, shared=True) if self.path else nullcontext()
+        return self._turn(shared=True)
 
     def timing(self) -> AbstractContextManager[None]:
         """Return the block in which to measure times."""
-        return hold(self.path) if self.path else nullcontext()
+        return self._turn(shared=False)
+
+    @contextmanager
+    def _turn(self, shared: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            while self.path:
+                try:
+                    stack.enter_context(hold(self.path, "others score or measure", shared=shared))
+                    break
+                except BusyError:
+                    if stopping():
+                        raise StoppedError("asked to stop while it waited for its turn to score or measure") from None
+                    time.sleep(WAIT_SECONDS)
+            yield
 
 
 def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluation:
@@ -60,12 +82,12 @@ def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluati
     Args:
         folder: of the run.
         timed: the evaluation of a run of the same network, whose times are taken over; None: they are measured, while
-            no other run of this store is being scored on this machine.
+            nobody else evaluates a run of this store on this machine.
 
     Raises:
         DataError: if the run is not finished, or its weights are not those it was finished with.
     """
-    turns = Turns(folder.store.root / "evaluate.lock")
+    turns = Turns.of(folder)
     with turns.scoring():
         keep_run_hits(folder)
     evaluation = folder.evaluation()
@@ -75,7 +97,8 @@ def evaluate_run(folder: RunFolder, timed: Evaluation | None = None) -> Evaluati
     augment, cache = spec.recipe.augment, folder.store.cache
     network = load_network(folder)
     if evaluation:  # by a version that kept no hits
-        hits = judge(network, dataset, "val", augment=augment, cache=cache).hits
+        with turns.scoring():
+            hits = judge(network, dataset, "val", augment=augment, cache=cache).hits
     else:
         evaluation, hits = evaluate_weights(
             network,
@@ -127,7 +150,9 @@ def time_run(folder: RunFolder, measured: Latency | None = None) -> Latency:
     evaluation, known = folder.evaluation(), folder.latency()
     if known and known.settled:
         return known
-    latency = measured or _measure(folder)
+    if (latency := measured) is None:
+        with Turns.of(folder).timing():
+            latency = _measure(folder)
     if known:
         latency = quieter(known, latency).model_copy(update={"tries": known.tries + 1})
     if evaluation:
@@ -200,7 +225,7 @@ def evaluate_weights(
         scores = scores_of(predictions)
         resolutions = {arch.resolution: scores.top1}
         for resolution in other_resolutions(arch):
-            loader.resolution = resolution
+            loader.resolution, loader.batch_size = resolution, batch_of(resolution)
             resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
     if timed and timed.latency:
         rate, batch, latency = timed.images_per_second, timed.best_batch, timed.latency
@@ -257,7 +282,7 @@ def _opened(
     loader = Loader(
         dataset,
         split,
-        batch_size=BATCH,
+        batch_size=batch_of(network.architecture.resolution),
         resolution=network.architecture.resolution,
         augment=augment,
         threads=torch.get_num_threads(),
@@ -270,6 +295,11 @@ def _opened(
     finally:
         loader.close()
         network.cpu()
+
+
+def batch_of(side: int) -> int:
+    """Return how many images of a side are scored at a time."""
+    return max(1, min(BATCH, BATCH_PIXELS // side**2))
 
 
 def other_resolutions(arch: Architecture) -> list[int]:

@@ -30,6 +30,7 @@ def drawing(
     import matplotlib as mpl
 
     mpl.use("agg")
+    mpl.rcParams["text.parse_math"] = False  # a class may have a $ in its name
     mpl.rcParams["svg.hashsalt"] = "effnet"  # the same numbers give the same bytes
     from matplotlib import pyplot as plt
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
+from effnet.errors import EffnetError
 from effnet.runs import Pace, RunFolder
-from effnet.store import publish
+from effnet.store import new_file
 
-SECONDS = 2.0  # between two writes, so that they cost nothing
+SECONDS = 2.0  # between two writes, so that they cost next to nothing
 
 
 class Pacer:
@@ -24,8 +26,11 @@ class Pacer:
         self.folder, self.steps_per_epoch, self.batch_size, self.writes = folder, steps_per_epoch, batch_size, writes
 
     def begin(self, step: int) -> None:
-        """Count from here, with so many steps taken since the training began."""
+        """Count from here, with so many steps taken since the training began; what was told before holds no longer."""
         self._step, self._at = step, time.monotonic()
+        if self.writes:
+            with suppress(OSError):
+                self.folder.pace_path.unlink(missing_ok=True)
 
     def tick(self, step: int) -> None:
         """Write the pace if it is due, with so many steps taken."""
@@ -34,5 +39,6 @@ class Pacer:
             return
         rate = (step - self._step) * self.batch_size / (now - self._at)
         pace = Pace(epochs=step / self.steps_per_epoch, images_per_second=rate)
-        publish(self.folder.pace_path, pace.model_dump_json().encode())
-        self.begin(step)
+        with suppress(OSError, EffnetError), new_file(self.folder.pace_path, flush=False) as temporary:
+            temporary.write_text(pace.model_dump_json())  # a full disk is told where something is lost by it
+        self._step, self._at = step, now

@@ -11,6 +11,7 @@ import click
 
 from effnet.errors import ConfigError
 from effnet.files import reason
+from effnet.store import try_folder
 from flows.cli import options
 from flows.cli.find import find
 
@@ -30,7 +31,7 @@ class _Wanted(NamedTuple):
     kind: str
     precision: str
     calibrate: Path | None
-    limit: int | None
+    limit: int
     max_loss: float
     force: bool
 
@@ -63,7 +64,13 @@ class _Made(NamedTuple):
     type=click.Path(path_type=Path),
     help="int8: dataset folder whose minival says which range each activation has.  [default: the run's own]",
 )
-@click.option("--limit", type=click.IntRange(1), help="Images of val to measure on.  [default: all]")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Images of val to measure on, spread evenly, if there are more.",
+)
 @click.option(
     "--max-loss",
     type=click.FloatRange(0, 100),
@@ -81,7 +88,7 @@ def export(
     preprocessing: bool,
     precision: str,
     calibrate: Path | None,
-    limit: int | None,
+    limit: int,
     max_loss: float,
     force: bool,
     store: Path,
@@ -104,13 +111,17 @@ def export(
     wanted = _Wanted(kind, precision, calibrate, limit, max_loss, force)
     _check(wanted, preprocessing)
     path = find(model, store)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{out}: {reason(error)}; name another path") from error
     from effnet.evaluation.subject import subject_of
 
     subject = subject_of(path, preprocessing=preprocessing, precision=precision)
+    if kind == "timm":
+        from effnet.models.hub import timm_name
+
+        timm_name(subject.predictor.network.architecture)  # refuse before anything is made
+    try:
+        try_folder(out.parent)
+    except OSError as error:
+        raise ConfigError(f"{out}: {reason(error)}; name another path") from error
     if kind in PROGRAMS:
         made = _write_program(subject, wanted, out)
         _show_program(made, subject, wanted, out, as_json)
@@ -143,7 +154,6 @@ def _write_weights(subject: Subject, kind: str, out: Path) -> dict[str, Any]:
     if kind == "safetensors":
         weights.save_model(out, network)
     elif kind == "timm":
-        hub.timm_name(network.architecture)  # refuse before anything is written
         card = card_of(subject.run, subject.metadata.licence) or _short_card(subject)
         with publish_folder(out) as folder:
             return {"architecture": hub.save_timm(folder, network, subject.metadata, card)}
@@ -177,7 +187,7 @@ def _write_program(subject: Subject, wanted: _Wanted, out: Path) -> _Made:
             calibrated = _quantize(subject, wanted, base, path)
         comparison = _compare(subject, wanted, path)
         if not wanted.force:
-            advice = "calibrate on other images (--calibrate), export float32" if calibrated else "train it again"
+            advice = "calibrate on other images (--calibrate), export float32" if calibrated else "report it"
             files.refuse_loss(comparison, wanted.max_loss, str(out), advice)
         float32 = _opened(subject, base, 1) if calibrated else None
         times = files.time_exported(network, _opened(subject, path, 1), float32)

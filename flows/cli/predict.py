@@ -116,15 +116,12 @@ def _predictor(path: Path, network: str | None, device: str | None) -> Predictor
 
 def _check(target: Path, folder: Path) -> None:
     """Refuse an output that cannot be written before hours are spent on it."""
-    from effnet.store import temporary_name
+    from effnet.store import try_folder
 
     if target.exists() and not (target.is_file() or target.is_dir()):
         raise ConfigError(f"{target}: a pipe or a device, where a file is to be written; --csv - prints the table")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = temporary_name(folder / "probe")
-        probe.write_bytes(b"")
-        probe.unlink()
+        try_folder(folder)
     except OSError as error:
         raise ConfigError(f"{target}: {reason(error)}") from error
 

@@ -79,15 +79,17 @@ class Registry:
             member: name of the one to use.
         """
 
-        def call() -> str:
-            client, uri = self.tracker.client, ""
-            for each in registered:
-                if each.name == _model_name(self.family, member):
-                    client.set_registered_model_alias(each.name, BEST, each.version)
-                    uri = f"models:/{each.name}@{BEST}"
-                elif BEST in client.get_registered_model(each.name).aliases:
-                    client.delete_registered_model_alias(each.name, BEST)
-            return uri
+        def call() -> str | None:
+            client, name = self.tracker.client, _model_name(self.family, member)
+            version = next((each.version for each in registered if each.name == name), None)
+            if version is None:  # MLflow was away just then: what it says stays
+                return None
+            for model in client.search_registered_models(filter_string=f"name LIKE '{self.family}-%'"):
+                ours = "-" not in model.name.removeprefix(f"{self.family}-")  # and not of a family FAMILY-x
+                if ours and model.name != name and BEST in model.aliases:
+                    client.delete_registered_model_alias(model.name, BEST)
+            client.set_registered_model_alias(name, BEST, version)
+            return f"models:/{name}@{BEST}"
 
         return self.tracker.attempt(call)
 
@@ -360,12 +362,14 @@ def _log_model(
         save_predictor(data, load_network(folder), manifest.class_names, spec.recipe.augment.crop_padding)
         save_class_ids(data, manifest)
         (data / "README.md").write_text(card)
+        dataset, number = folder.store.datasets / manifest.digest, min(2, manifest.samples["minival"])
+        example, _ = some_images(dataset, "minival", range(number), _EXAMPLE_SIDE)
         mlflow.pyfunc.save_model(
             str(model),
             loader_module="tasks.records.serving",  # tensors and JSON are read by code that is installed
             data_path=str(data),
             signature=signature,
-            input_example=some_images(folder.store.datasets / manifest.digest, "minival", (0, 1), _EXAMPLE_SIDE)[0],
+            input_example=example,
             pip_requirements=[f"effnet=={version('effnet')}"],
             mlflow_model=Model(model_id=logged.model_id),
         )

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from effnet.arch.cost import count
 from effnet.runs import About, Evaluation, RunFolder, RunResult, read_journal
 from effnet.stages import Stage
-from effnet.store import Store, canonical_json, digest, sha256_file
+from effnet.store import Store, canonical_json, digest, hold, sha256_file
 from tasks.records.breaker import Breaker
 from tasks.servers.local import HOST, MLFLOW, mlflow_uri
 
@@ -272,7 +272,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        with _default_artifacts(self.artifacts):
+        with _opening(self.uri), _default_artifacts(self.artifacts):
             return MlflowClient(self.uri)
 
     @functools.cached_property
@@ -537,6 +537,15 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = item
     return flat
+
+
+@contextlib.contextmanager
+def _opening(uri: str) -> Iterator[None]:
+    """Keep other processes from opening a database file meanwhile: two that make its tables break it for good."""
+    with contextlib.ExitStack() as stack:
+        if uri.startswith("sqlite:///"):
+            stack.enter_context(hold(Path(f"{uri.removeprefix('sqlite:///')}.lock")))
+        yield
 
 
 @contextlib.contextmanager

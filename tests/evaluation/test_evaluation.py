@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from effnet.config import Augment
 from effnet.data.loader import Loader, some_images
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import INDEX, Manifest
-from effnet.errors import DataError
+from effnet.errors import DataError, StoppedError
 from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
 from effnet.evaluation.metrics import (
@@ -32,7 +34,7 @@ from effnet.evaluation.metrics import (
     predict,
     scores_of,
 )
-from effnet.evaluation.run import evaluate_run, other_resolutions
+from effnet.evaluation.run import WAIT_SECONDS, Turns, batch_of, evaluate_run, other_resolutions
 from effnet.hits import run_hits
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
@@ -60,6 +62,46 @@ def test_scores_are_exact_counts(dataset_store: Store, manifest: Manifest) -> No
     assert scores.top5 == (labels >= 5).sum().item() / VAL
     logits = torch.arange(10.0).expand(VAL, 10)
     assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_nobody_scores_while_one_measures(tmp_path: Path) -> None:
+    turns, seen, inside = Turns(tmp_path / "lock"), list[str](), threading.Event()
+
+    def measure() -> None:
+        with turns.timing():
+            seen.append("measured")
+
+    with turns.scoring(), turns.scoring():  # several may
+        other = threading.Thread(target=measure)
+        other.start()
+        other.join(10 * WAIT_SECONDS)
+        seen.append("scored")
+    other.join(5)
+    assert seen == ["scored", "measured"]
+
+    def hold() -> None:
+        with turns.timing():
+            inside.set()
+            time.sleep(10 * WAIT_SECONDS)
+            seen.append("measured")
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert inside.wait(5)
+    with turns.scoring():
+        seen.append("scored")
+    assert seen == ["scored", "measured", "measured", "scored"]
+
+
+def test_whoever_waits_for_a_turn_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns(tmp_path / "lock")
+    monkeypatch.setattr("effnet.evaluation.run.stopping", lambda: True)
+    with turns.timing(), pytest.raises(StoppedError, match="waited for its turn"), turns.scoring():
+        pass
+
+
+def test_large_images_are_scored_a_few_at_a_time() -> None:
+    assert [batch_of(side) for side in (28, 128, 224, 600, 5000)] == [256, 256, 83, 11, 1]
 
 
 def test_the_surest_mistakes_come_first(dataset_store, manifest) -> None:

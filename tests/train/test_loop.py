@@ -122,6 +122,10 @@ def test_it_tells_how_far_it_is_within_an_epoch(run_folder: RunFolder, monkeypat
     epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
     assert epochs == told.epochs
     assert row[3] == "0.3/3"
+    run_folder.pace_path.write_text('{"epochs": ')  # for show alone: nothing depends on it
+    assert run_folder.pace() is None
+    run_folder.pace_path.unlink()
+    run_folder.pace_path.mkdir()
     train(run_folder)
     epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
     assert (epochs, row[3]) == (3, "3/3")

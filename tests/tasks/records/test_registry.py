@@ -138,6 +138,9 @@ def test_best_moves_to_the_member_to_use(build: Build, told: list[str]) -> None:
         register_members.fn(build, {"B0": one, "B1": two}, best)
         assert [name for name, found in aliases().items() if "best" in found] == [where]
     assert aliases()["tiny-b0"]["best"] == aliases()["tiny-b0"]["candidate"]
+    register_members.fn(build, {"B1": two}, "B1")  # B0 is no member any more
+    register_members.fn(build, {"B1": two}, "B0")  # and cannot be the one to use
+    assert [name for name, found in aliases().items() if "best" in found] == ["tiny-b1"]
     assert "registry: models:/tiny-b1@best is the member to use" in told
 
 
