@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -233,10 +234,11 @@ def mistakes_figure(pixels: NDArray[np.uint8], told: Sequence[tuple[str, str, fl
     """
     columns = min(6, len(told))
     rows = -(-len(told) // columns)
-    with drawing(targets, (1.6 * columns, 2.1 * rows), columns, rows) as (_, axes):
+    with drawing(targets, (1.6 * columns, 2.25 * rows), columns, rows) as (_, axes):
         for axis, image, (label, found, confidence) in zip(axes, pixels, told, strict=False):
             axis.imshow(image)
-            axis.set_title(f"{label}\ntaken for {found}, {confidence:.0%}", size=7.5, wrap=True)
+            named, taken = (textwrap.shorten(name, 24, placeholder="…") for name in (label, found))
+            axis.set_title(f"{named}\ntaken for\n{taken}, {confidence:.0%}", size=7.5)
         for axis in axes:
             axis.set_axis_off()
 

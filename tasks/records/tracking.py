@@ -543,8 +543,9 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _opening(uri: str) -> Iterator[None]:
     """Keep other processes from opening a database file meanwhile: two that make its tables break it for good."""
     with contextlib.ExitStack() as stack:
-        if uri.startswith("sqlite:///"):
-            stack.enter_context(hold(Path(f"{uri.removeprefix('sqlite:///')}.lock")))
+        path = Path(uri.removeprefix("sqlite:///"))
+        if uri.startswith("sqlite:///") and path.parent.is_dir():
+            stack.enter_context(hold(path.with_name(f"{path.name}.lock")))
         yield
 
 

@@ -133,7 +133,7 @@ DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
     ),
     "mistakes": (
         lambda to: figures.mistakes_figure(np.zeros((2, 8, 8, 3), np.uint8), [("cat", "$dog{$", 0.987)] * 2, to),
-        ["cat", "taken for $dog{$, 99%"],
+        ["cat", "$dog{$, 99%"],
     ),
     "cam": (lambda to: figures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),
 }

@@ -351,6 +351,6 @@ def test_a_broken_mlflow_stops_nothing(build: Build, tmp_path: Path) -> None:
     training = member(build)
     broken = Tracker(f"sqlite:///{tmp_path}/no/such/folder.db", "tiny", None, lambda line: told.append(line))
     told: list[str] = []
-    assert register_members.fn(replace(build, tracker=broken), {training.name: training}) == []
+    assert register_members.fn(replace(build, tracker=broken), {training.name: training}, None) == []
     assert len(told) == 1
     assert "the work goes on" in told[0]
