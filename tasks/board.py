@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from effnet.runs import read_journal
+from effnet.runs import RunResult, read_journal
 from effnet.stages import Stage
 from tasks.build import Build, Training
 from tasks.records.tracking import run_note
@@ -50,7 +50,7 @@ class Board:
         if result := training.folder.result():
             self.build.screen.say(
                 f"{training.name}: {short(training.cost.params)} params, {short(training.cost.macs)} MACs, "
-                f"minival top-1 {result.top1:.1%}, {duration(result.seconds)}"
+                f"minival top-1 {result.top1:.1%}, {duration(result.seconds)}{_ended(training, result)}"
             )
         note(self.build, name, training)
 
@@ -64,6 +64,13 @@ class Board:
             share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
         whole = sum(training.size for training in self.trainings)
         self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows)
+
+
+def _ended(training: Training, result: RunResult) -> str:
+    """Say why a training ended before its last epoch, and what is kept if no epoch was better than its features."""
+    told = f"; stopped after {result.epochs} of at most {training.epochs} epochs, as minival's top-1 rose no more"
+    early = told if result.epochs < training.epochs else ""
+    return early + ("; its features alone are kept: no epoch was better" if not result.best_epoch else "")
 
 
 def note(build: Build, name: str, training: Training) -> None:
@@ -91,7 +98,7 @@ def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
     """Return a training's epochs done, also in part, and its row of the table."""
     lines, _ = read_journal(training.folder.metrics_path)
     pace = training.folder.pace()
-    within = pace and len(lines) < pace.epochs < len(lines) + 1  # and not of an epoch that is over
+    within = pace and len(lines) < pace.epochs <= len(lines) + 1  # and not of an epoch that is over
     epochs = pace.epochs if pace and within else float(len(lines))
     best = max((line["minival_top1"] for line in lines), default=None)
     return epochs, (

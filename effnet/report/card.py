@@ -13,8 +13,13 @@ def model_card(
     evaluation: Evaluation,
     manifest: Manifest,
     licence: str | None,
+    use: str | None = None,
 ) -> str:
-    """Return the card as Markdown."""
+    """Return the card as Markdown; `use` says what goes in and out, where that is not what `effnet.Predictor` takes."""
+    use = use or (
+        "Input: uint8 RGB images of any size; the central square is cut and resized. Output: classes with\n"
+        f"probabilities. Weights: `model.safetensors`, sha256 `{result.weights_sha256}`."
+    )
     arch, recipe = spec.architecture, spec.recipe
     counts = ", ".join(f"{split} {number:,}" for split, number in manifest.samples.items())
     shares = sorted(
@@ -31,9 +36,8 @@ def model_card(
 # {name}
 
 **What.** An image classifier: {result.params:,} parameters, {result.macs:,} multiply-adds at {arch.resolution} pixels,
-{spec.num_classes:,} classes ({_some(manifest.class_names)}). Input: uint8 RGB images of any size; the central
-square is cut and resized. Output: classes with probabilities.
-Weights: `model.safetensors`, sha256 `{result.weights_sha256}`.
+{spec.num_classes:,} classes ({_some(manifest.class_names)}).
+{use}
 
 **Data.** Dataset `{manifest.digest}` ({manifest.settings.source.kind}): {counts} images. Licence of the images: \
 {licence or "not stated (`licence:` in the config)"}.
@@ -58,8 +62,8 @@ Scores are of images drawn like those it was trained on; on others they may be l
 """
 
 
-def card_of(run: RunFolder | None, licence: str | None) -> str | None:
-    """Return the card of a run that was evaluated and whose dataset is here; None of any other."""
+def card_of(run: RunFolder | None, licence: str | None, use: str) -> str | None:
+    """Return the card of a run that was evaluated and whose dataset is here; None of any other. See `model_card`."""
     if run is None or (result := run.result()) is None or (evaluation := run.evaluation()) is None:
         return None
     spec, about = run.spec(), run.about()
@@ -67,7 +71,7 @@ def card_of(run: RunFolder | None, licence: str | None) -> str | None:
     if manifest is None:
         return None
     name = f"{about.experiment} {about.name}" if about else spec.architecture.name
-    return model_card(name, spec, result, evaluation, manifest, licence)
+    return model_card(name, spec, result, evaluation, manifest, licence, use)
 
 
 def _some(names: tuple[str, ...], most: int = 10) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,10 +35,11 @@ class Quantity(click.ParamType[float]):
     Args:
         name: what it is, for people.
         units: what each stands for; the first is an example in messages.
+        most: the largest number that makes sense.
     """
 
-    def __init__(self, name: str, units: Mapping[str, float]) -> None:
-        self.name, self._units = name, units
+    def __init__(self, name: str, units: Mapping[str, float], most: float = sys.float_info.max) -> None:
+        self.name, self._units, self._most = name, units, most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number that a text like 5ms stands for."""
@@ -48,7 +49,8 @@ class Quantity(click.ParamType[float]):
             number = float(digits) * self._units[text[len(digits) :].strip()]
         except (ValueError, KeyError):
             number = 0.0
-        if not 0 < number < math.inf:
+        if not 0 < number <= self._most:
             units = ", ".join(each for each in self._units if each)
-            self.fail(f"'{value}' is no number above 0 in {units}", param, ctx)
+            limit = f", at most {self._most:g}" if self._most < sys.float_info.max else ""
+            self.fail(f"'{value}' is no number above 0 in {units}{limit}", param, ctx)
         return number

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MILLISECONDS = Quantity("milliseconds", {"": 1.0, "ms": 1.0, "s": 1000.0})
 BYTES = Quantity("bytes", {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9})
-SHARE = Quantity("share", {"": 1.0, "%": 0.01})
+SHARE = Quantity("share", {"": 1.0, "%": 0.01}, most=1.0)
 
 
 @click.command()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 PROGRAMS = {"torch": ".pt2", "onnx": ".onnx"}  # what runs by itself, and how its file is called while it is made
 WEIGHTS = ("safetensors", "timm", "torchvision", "lukemelas")
+_TIMM_USE = (
+    "Input: RGB images, resized, cut and normalised as config.json says (`timm.data.create_transform`). Output: logits."
+)
 CALIBRATION, CALIBRATION_BATCH = 256, 8  # images at most
 
 
@@ -154,7 +157,7 @@ def _write_weights(subject: Subject, kind: str, out: Path) -> dict[str, Any]:
     if kind == "safetensors":
         weights.save_model(out, network)
     elif kind == "timm":
-        card = card_of(subject.run, subject.metadata.licence) or _short_card(subject)
+        card = card_of(subject.run, subject.metadata.licence, _TIMM_USE) or _short_card(subject)
         with publish_folder(out) as folder:
             return {"architecture": hub.save_timm(folder, network, subject.metadata, card)}
     else:
@@ -240,7 +243,8 @@ def _show_program(made: _Made, subject: Subject, wanted: _Wanted, out: Path, as_
         click.echo(json.dumps(_as_data(made, wanted, out), indent=2))
         return
     what = "probabilities" if subject.metadata.preprocessing else "logits"
-    click.echo(f"{out}: {what} checked, they differ by at most {made.difference:.1e}")
+    file = "float32, before int8" if made.calibrated else str(out)
+    click.echo(f"{file}: {what} checked, they differ by at most {made.difference:.1e}")
     click.echo(f"{out}: {made.size / 1e6:,.2f} MB, {_precision(made, wanted)}")
     click.echo(_scores(made.comparison))
     times = made.times

@@ -21,13 +21,16 @@ from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError, StoppedError
 from effnet.evaluation.run import judge, load_network
 from effnet.models.build import Network, build
-from effnet.runs import RunFolder, RunSpec, Start, read_journal
+from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
+from effnet.stages import Stage
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint, loop, state, step
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
 from effnet.train.schedule import stage
 from effnet.train.state import TrainingState, balanced, prepare
+from tasks.board import _ended
+from tasks.build import Training
 from tests.train.test_loop import StopAt, train
 
 
@@ -123,6 +126,13 @@ def test_patience_ends_a_training(make, monkeypatch: pytest.MonkeyPatch) -> None
     result = folder.result()
     assert result is not None
     assert (result.best_epoch, result.epochs, result.steps) == (1, 3, 99)
+    training = Training(
+        folder.spec(), folder, About(experiment="f", name="B0", kind=Stage.MEMBER, labels={}, family="")
+    )
+    told = f"; stopped after 3 of at most {folder.spec().recipe.epochs} epochs, as minival's top-1 rose no more"
+    assert _ended(training, result) == told
+    kept = result.model_copy(update={"best_epoch": 0, "epochs": training.epochs})
+    assert _ended(training, kept) == "; its features alone are kept: no epoch was better"
 
 
 def test_progressive_training_runs_and_ends_at_the_networks_own_side(make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,8 @@ def test_it_says_why_and_how_to_use_it(home: Path) -> None:
         ),
         (("--max-latency", "soon"), "'soon' is no number above 0 in ms, s"),
         (("--max-size", "3 parsecs"), "'3 parsecs' is no number above 0 in kB, MB, GB"),
-        (("--min-top1", "-1%"), "'-1%' is no number above 0 in %"),
+        (("--min-top1", "-1%"), "'-1%' is no number above 0 in %, at most 1"),
+        (("--min-top1", "90"), "'90' is no number above 0 in %, at most 1"),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(home: Path, arguments: tuple[str, ...], told: str) -> None:

@@ -53,7 +53,7 @@ def training(
     train(training.folder, started=time.time(), stop=Stop(), warn=say)
     evaluate_run(training.folder)
     tracker.forward(training.folder)
-    register_members.fn(build, {training.name: training})
+    register_members.fn(build, {training.name: training}, None)
     other = RunFolder.create(store, RunSpec(**{**dict(training.folder.spec()), "seed": 1}))
     other.describe(About(experiment="tiny", name="fit α1.2", kind="fit", labels={}, family="f"))
     return training
