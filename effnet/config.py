@@ -483,9 +483,14 @@ class FamilyConfig(Value):
         str | None,
         Field(
             min_length=1,
-            description="members.published start from: a folder, a pattern with {name}, `packages` for installed ones",
+            description="members.published start from: a folder, a pattern with {name}, `packages` for installed ones; "
+            "with `grow`, also a file or a run folder of the baseline",
         ),
     ] = None
+    grow: Annotated[
+        bool,
+        Field(description="weights are the baseline's: scaled members start from them, grown to compute the same"),
+    ] = False
     recipe: Recipe = Recipe()
     licence: Annotated[str | None, Field(max_length=400, description="of the images, for the models' cards")] = None
     compute: Annotated[
@@ -517,9 +522,12 @@ class FamilyConfig(Value):
             raise ValueError(f"baseline must be the first of members.published, {published[0]}; or leave it out")
         if len(set(published)) < len(published):
             raise ValueError("members.published must not repeat a network")
-        if self.weights and not published:
+        if self.grow:
+            self._check_grow()
+        elif self.weights and not published:
             raise ValueError(
-                "weights need members.published: the networks that they belong to (a scaled shape has none)"
+                "weights need members.published: the networks that they belong to (a scaled shape has none); or, if "
+                "they are the baseline's, `grow: true`"
             )
         seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
         if self.seed + seeds > 2**32:
@@ -527,6 +535,19 @@ class FamilyConfig(Value):
         if self.coefficients and min(self.coefficients) < 1:
             raise ValueError(f"coefficients must each be at least 1 (got {list(self.coefficients)})")
         return self
+
+    def _check_grow(self) -> None:
+        if not self.weights:
+            raise ValueError("grow needs weights: those of the baseline")
+        if self.members.published:
+            raise ValueError("grow is for scaled members; members.published have weights of their own")
+        if isinstance(self.baseline, SearchedBaseline):
+            raise ValueError("grow needs a baseline that is named: one that is searched for has no weights yet")
+        if self.recipe.norms == "frozen" and (self.study or not self.coefficients):
+            raise ValueError(
+                "grow with recipe finetune, or other frozen norms, needs coefficients and no study: fit and study "
+                "train from nothing, which such a recipe is not for"
+            )
 
 
 def load_config(path: Path) -> FamilyConfig:

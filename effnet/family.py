@@ -51,6 +51,7 @@ class MemberResult(Value):
     run_key: str  # of the training whose model is the member's: the one that is best on minival
     mlflow_run_id: str | None
     reused: bool  # all of its trainings were there before
+    grown_from: str | None = None  # network whose weights its trainings started from, grown
     features_alone: float | None = None  # top-1 of the probe of its model's training, if that started from weights
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by seed; none in files of earlier versions
 
@@ -122,7 +123,8 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str
     """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
     data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
     data["recipe"] = without_new(data["recipe"])
-    for holder, name in ((data, "weights"), (data["members"], "published"), (data["study"] or {}, "multipliers")):
+    later = ((data, "weights"), (data, "grow"), (data["members"], "published"), (data["study"] or {}, "multipliers"))
+    for holder, name in later:
         if not holder.get(name):  # it came later: without it a family keeps its key
             holder.pop(name, None)
     return digest({"version": CACHE_VERSION, "config": data, "baseline": baseline.key(), "dataset": dataset})[:16]
@@ -141,6 +143,18 @@ def how_scaled(family: FamilyResult) -> str:
         "scaled in depth, width and resolution"
         if len(scaled) == 3
         else f"scaled in {' and '.join(scaled) or 'nothing'}"
+    )
+
+
+def growth_story(members: Sequence[MemberResult]) -> str:
+    """Say which members started from a smaller network's weights; empty where none did."""
+    grown = [member for member in members if member.grown_from]
+    if not grown:
+        return ""
+    names, source = ", ".join(member.name for member in grown), grown[0].grown_from
+    return (
+        f"{names} started from the weights of {source}, grown to compute the same: their lead over it is not due to "
+        "scale alone."
     )
 
 

@@ -50,6 +50,14 @@ class Start(Value):
     path: str  # of a weights file; where it lies is not part of a run's key
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     new_head: Annotated[bool, Field(description="always start with a new classifier")] = False
+    grown_from: Annotated[
+        Architecture | None, Field(description="smaller network that they are of; they are grown into the run's")
+    ] = None
+
+    def told(self) -> str:
+        """Return what they are, for people: `weights 0123456789abcdef`."""
+        of = f" of {self.grown_from.name}, grown" if self.grown_from else ""
+        return f"weights {self.sha256[:16]}{of}"
 
 
 class RunSpec(Value):
@@ -70,7 +78,9 @@ class RunSpec(Value):
             del data["recipe"][name]
         data["recipe"] = without_new(data["recipe"])
         if self.start:
-            del data["start"]["path"]
+            del data["start"]["path"], data["start"]["grown_from"]
+            if self.start.grown_from:  # it came later: without it runs keep their keys
+                data["start"]["grown_from"] = self.start.grown_from.key()
             data["start"]["classifier"] = "zero"  # where it is new; it was drawn before
         return digest({"version": CACHE_VERSION, **data})[:16]
 

@@ -1,14 +1,16 @@
-"""The weights that published members start from: each one's own file, found before anything is trained."""
+"""The weights that members start from, found before anything is trained: each one's own, or the baseline's, grown."""
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from effnet.config import FamilyConfig
+from effnet.arch.growth import check_grows, same_weights
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig, load_baseline
 from effnet.errors import ConfigError
 from effnet.family import Member
 from effnet.runs import Start
@@ -23,25 +25,50 @@ def member_starts(config: FamilyConfig, members: Sequence[Member], base: Path) -
     """Return the weights of each member, by its name; none if the config names no weights.
 
     Args:
-        config: `weights` is a folder, a pattern with {name}, or `packages`.
-        members: as published.
+        config: `weights` is a folder, a pattern with {name}, or `packages`; with `grow`, also a file or a run folder.
+        members: as published, or scaled.
         base: folder that a relative path begins at.
 
     Raises:
-        ConfigError: naming all members that have no file, or more than one, with what to do.
+        ConfigError: naming all members that have no file, or more than one, with what to do; or one that cannot be
+            grown.
     """
     if config.weights is None:
         return {}
+    if config.grow:
+        baseline = load_baseline(config, base)
+        start = _one(base / config.weights) or _found(config.weights, {"baseline": baseline}, base)["baseline"]
+        return {member.name: _grown(start, baseline, member.architecture) for member in members}
+    return _found(config.weights, {member.name: member.architecture for member in members}, base)
+
+
+def _one(path: Path) -> Start | None:
+    """Return a file, or the weights of a run or model folder; None for other folders and what is none."""
+    if path.is_dir() and any((path / name).is_file() for name in ("config.json", "architecture.json")):
+        path /= "model.safetensors"
+    return _start(path) if path.is_file() else None
+
+
+def _start(path: Path) -> Start:
+    return Start(path=str(path.absolute()), sha256=sha256_file(path))
+
+
+def _grown(start: Start, baseline: Architecture, member: Architecture) -> Start:
+    check_grows(baseline, member)
+    return start if same_weights(baseline, member) else start.model_copy(update={"grown_from": baseline})
+
+
+def _found(weights: str, networks: Mapping[str, Architecture], base: Path) -> dict[str, Start]:
     found, problems = dict[str, Start](), list[str]()
-    for member in members:
-        plain = member.architecture.name.partition(".")[0]
-        files = sorted(_files(config.weights, plain, base))
+    for label, network in networks.items():
+        plain = network.name.partition(".")[0]
+        files = sorted(_files(weights, plain, base))
         if len(files) == 1:
-            found[member.name] = Start(path=str(files[0].absolute()), sha256=sha256_file(files[0]))
+            found[label] = _start(files[0])
         elif files:
             problems.append(f"{plain} may be any of {', '.join(file.name for file in files[:3])}: keep one")
         else:
-            problems.append(_missing(config.weights, plain))
+            problems.append(_missing(weights, plain))
     if problems:
         raise ConfigError(f"weights: {'; '.join(problems)}")
     return found

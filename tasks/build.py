@@ -130,6 +130,7 @@ class Build:
         if start and not (self.store.runs / spec.key()).exists():
             from effnet.models.weights import load_to_start
 
-            load_to_start(Path(start.path), architecture, self.num_classes)  # or there would be a run that cannot begin
+            # or there would be a run that cannot begin
+            load_to_start(Path(start.path), start.grown_from or architecture, self.num_classes)
         about = About(experiment=self.config.family, name=name, kind=stage, labels=dict(labels), family=self.key)
         return Training(spec, RunFolder.create(self.store, spec), about)

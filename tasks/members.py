@@ -111,6 +111,7 @@ def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberRe
         seconds=fmean(training.folder.trained().seconds for training in entrant.trainings),
         run_key=chosen.key,
         mlflow_run_id=build.tracker.run_id(chosen.key),
+        grown_from=start.grown_from.name if (start := entrant.chosen.spec.start) and start.grown_from else None,
         features_alone=timed.features_alone,
         reused=all(training.folder.key in reused for training in entrant.trainings),
         seeds=tuple(SeedResult(run_key=each.key, top1=each.top1) for each in evaluations),

@@ -29,7 +29,7 @@ def model_card(
     )
     worst = "; ".join(f"{label} {share:.1%} of {samples:,}" for share, label, samples in shares[:3])
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
-    start = f"weights {spec.start.sha256[:16]}" if spec.start else f"drawn from seed {spec.seed}"
+    start = spec.start.told() if spec.start else f"drawn from seed {spec.seed}"
     place = evaluation.latency.where() if evaluation.latency else "1 thread"
     device = result.environment.get("device", "an unknown device")
     return f"""\

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from effnet.champion import RULE
-from effnet.family import floor_story, how_scaled, latency_story
+from effnet.family import floor_story, growth_story, how_scaled, latency_story
 from effnet.report.facts import Facts
 
 VERSIONS = ("effnet", "torch", "prefect", "mlflow", "numpy", "pyarrow", "webdataset")
@@ -54,6 +54,7 @@ def page(facts: Facts, figures: Sequence[Shown]) -> str:
         story=coefficients_story(facts),
         latency=latency_story(facts.family.members),
         floor=floor_story(facts.family.members),
+        grown=growth_story(facts.family.members),
         scaled=how_scaled(facts.family),
         total_hours=sum(cost.hours for cost in facts.costs),
     )
@@ -70,7 +71,8 @@ def markdown(facts: Facts) -> str:
             f"{row['params']:,} | {row['params_ratio']:.2f} | {row['macs']:,} | {row['macs_ratio']:.2f} | "
             f"{row['latency_ms']:.2f} ms |"
         )
-    lines += ["", latency_story(facts.family.members), floor_story(facts.family.members)]
+    members = facts.family.members
+    lines += ["", latency_story(members), floor_story(members), growth_story(members)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     if facts.family.coefficients:

@@ -21,6 +21,7 @@ from effnet.data.shards.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.machine import raise_if_broken
 from effnet.models.build import Network, build
+from effnet.models.grow import grown_network
 from effnet.models.weights import load_to_start
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
 from effnet.store import sha256_file
@@ -200,13 +201,15 @@ def first_network(folder: RunFolder, spec: RunSpec) -> tuple[Network, bool]:
     path = Path(spec.start.path)
     if not path.is_file() or sha256_file(path) != spec.start.sha256:
         raise DataError(f"{path}: missing, or not the weights that {folder.config_path} starts from")
-    loaded = load_to_start(path, spec.architecture, spec.num_classes)
-    new = spec.start.new_head or bool(loaded.reinitialized)
+    loaded = load_to_start(path, spec.start.grown_from or spec.architecture, spec.num_classes)
+    network, new = loaded.network, spec.start.new_head or bool(loaded.reinitialized)
     if new:
         # Drawn by the rule for 1,000 classes, one for a few would be so large that its gradient destroys the weights.
-        for parameter in loaded.network.classifier.parameters():
+        for parameter in network.classifier.parameters():
             nn.init.zeros_(parameter)
-    return loaded.network.train().requires_grad_(True), new
+    if spec.start.grown_from:
+        network = grown_network(network, spec.architecture, spec.seed)
+    return network.train().requires_grad_(True), new
 
 
 def environment(training: TrainingState) -> dict[str, str]:

@@ -233,7 +233,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
-    from effnet.family import floor_story, latency_story
+    from effnet.family import floor_story, growth_story, latency_story
     from tasks.servers.local import running
     from tasks.terminal.screen import duration, make_table, short
 
@@ -256,8 +256,8 @@ def _show(result: FamilyResult, root: Store) -> None:
     console.print()
     console.print(make_table(columns, rows))
     console.print(latency_story(result.members), soft_wrap=True)
-    if floor := floor_story(result.members):
-        console.print(floor, soft_wrap=True)
+    for story in filter(None, (floor_story(result.members), growth_story(result.members))):
+        console.print(story, soft_wrap=True)
     console.print()
     if result.growth:
         console.print(f"{result.growth.told}.", soft_wrap=True)

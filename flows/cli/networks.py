@@ -188,8 +188,9 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
             f"{row.name:6}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
             f"{row.macs:18,}{row.macs_ratio:8.2f}{row.activations:15,}{same}"
         )
-    for member, file in starts.items():
-        click.echo(f"{member} starts from {file.path}")
+    for member, start in starts.items():
+        how = f"grown from {start.grown_from.name} by" if start.grown_from else "starts from"
+        click.echo(f"{member} {how} {start.path}")
     _show_prices(family.settings, stages, speed)
 
 

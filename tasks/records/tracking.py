@@ -333,6 +333,8 @@ class Tracker:
             return
         spec = folder.spec()
         shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
+        if spec.start and spec.start.grown_from:
+            shown["start"]["grown_from"] = spec.start.grown_from.name
         run_id = self._open(folder.key, about.name, shown, about.kind.value, parent)
         self._log_spec(run_id, folder)
         self._log_dataset(run_id, spec.dataset, folder.store.datasets)
@@ -523,6 +525,8 @@ def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None
             lines.append(f"* the features alone, without fine-tuning: {evaluation.features_alone:.2%}")
         place = evaluation.latency.where() if evaluation.latency else "1 thread"
         lines.append(f"* median time of one image, {place}: {evaluation.latency_ms:.2f} ms")
+    if spec.start:
+        lines.append(f"* started from {spec.start.told()}")
     lines += ["", *(f"* {note}" for note in result.notes)]
     lines.append(f"Run folder `{folder.key}`; `effnet show {folder.key}` prints it.")
     return "\n".join(lines)
