@@ -87,7 +87,9 @@ def load_to_start(path: Path, arch: Architecture, num_classes: int) -> Loaded:
     try:
         return load_weights(path, arch, num_classes=num_classes)
     except DataError as error:  # which lists every tensor
-        raise DataError(str(error).splitlines()[0]) from error
+        title, *others = str(error).splitlines()
+        grow = "; weights of a smaller shape can be grown (`grow` in docs/training.md)" if others else ""
+        raise DataError(f"{title}{grow}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

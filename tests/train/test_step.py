@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
+from effnet.arch.scaling import scale
+from effnet.arch.spec import Architecture
 from effnet.config import Recipe
 from effnet.data.shards.manifest import Manifest
 from effnet.errors import DataError, StoppedError
@@ -46,9 +48,9 @@ def make(tmp_path: Path, dataset_store: Store, baseline, config, manifest: Manif
     store.root.mkdir()
     os.symlink(dataset_store.datasets, store.datasets)
 
-    def make(start: Start | None = None, **changes: object) -> RunFolder:
+    def make(start: Start | None = None, arch: Architecture = baseline, **changes: object) -> RunFolder:
         recipe = config.recipe.model_copy(update=changes)
-        spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=recipe, start=start)
+        spec = RunSpec(architecture=arch, dataset=manifest.digest, num_classes=10, recipe=recipe, start=start)
         return RunFolder.create(store, spec)
 
     return make
@@ -215,6 +217,24 @@ class TestStart:
         shutil.copy(tmp_path / "w.safetensors", tmp_path / "moved.safetensors")
         moved = start.model_copy(update={"path": str(tmp_path / "moved.safetensors")})
         assert make(start).key == make(moved).key != make().key
+
+    @pytest.mark.parametrize("classes", [7, 10])
+    def test_grown_weights_are_taken_and_stopped_the_training_goes_on_to_the_bit(
+        self, make, tmp_path: Path, baseline, classes: int
+    ) -> None:
+        start = self.weights(tmp_path / "w.safetensors", baseline, classes).model_copy(update={"grown_from": baseline})
+        larger = scale(baseline, (1.5, 1.5, 1.0), name="larger")
+        stopped, straight = (make(start, larger, epochs=1, patience=patience) for patience in (0, 1))
+        network, given = training_of(stopped).network.eval(), build(baseline, 10, seed=9).eval()
+        images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        wanted = given(images) if classes == 10 else torch.zeros(4, 10)
+        assert torch.allclose(network(images), wanted, atol=1e-4)
+        train(straight)
+        with pytest.raises(StoppedError):
+            train(stopped, StopAt(60))
+        train(stopped)
+        assert stopped.trained().steps == straight.trained().steps > 0
+        assert sha256_file(stopped.weights_path) == sha256_file(straight.weights_path)
 
     def test_missing_or_changed_weights_are_refused(self, make, tmp_path: Path, baseline) -> None:
         start = self.weights(tmp_path / "w.safetensors", baseline)
