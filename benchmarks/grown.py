@@ -26,6 +26,9 @@ from effnet.arch.scaling import Coefficients, scale
 from effnet.config import load_baseline, load_config
 from effnet.data.shards.write import write_shards
 from effnet.evaluation.run import judge, load_network
+from effnet.hits import SplitHits
+from effnet.models.build import Network
+from effnet.models.grow import grown_network
 from effnet.runs import RunFolder, RunSpec, Start, read_journal
 from effnet.statistics import difference, holm, scatter
 from effnet.store import Store, sha256_file
@@ -48,6 +51,7 @@ class Trained(NamedTuple):
         result, lines = self.folder.trained(), read_journal(self.folder.metrics_path)[0]
         return {
             "val_top1": float(self.hits.mean()),
+            "val_hits": SplitHits.of(self.hits).bits,
             "minival_top1": result.top1,
             "minival_top1_of_epochs": [line["minival_top1"] for line in lines],
             "seconds": result.seconds,
@@ -71,13 +75,16 @@ def main() -> None:
     paid = math.ceil(config.recipe.epochs * costs[0] / costs[1])  # epochs of the larger network
     spec = RunSpec(architecture=large, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
     arms: dict[str, list[Trained]] = {}
+    untrained: dict[int, list[float]] = {}  # by side: val top-1 of grown networks as they start
+
+    def hits_on_val(network: Network) -> np.ndarray:
+        return judge(network, store.datasets / manifest.digest, "val", augment=config.recipe.augment, cache=None).hits
 
     def arm(name: str, run: RunSpec, epochs: int, share: float = 1.0) -> RunFolder:
         rate = {"epochs": epochs, "learning_rate": config.recipe.learning_rate * share}
         folder = RunFolder.create(store, run.model_copy(update={"recipe": config.recipe.model_copy(update=rate)}))
         train(folder, started=time.time(), stop=Stop(), warn=lambda _line: None)
-        network = load_network(folder)
-        hits = judge(network, store.datasets / manifest.digest, "val", augment=config.recipe.augment, cache=None).hits
+        hits = hits_on_val(load_network(folder))
         arms.setdefault(name, []).append(Trained(folder, hits))
         print(f"{name:28} seed {run.seed}  {hits.mean():.2%}", flush=True)
         return folder
@@ -87,6 +94,9 @@ def main() -> None:
         first = arm("baseline", seeded.model_copy(update={"architecture": baseline}), config.recipe.epochs)
         file = first.weights_path
         start = Start(path=str(file.absolute()), sha256=sha256_file(file), grown_from=baseline)
+        for side in (baseline.resolution, large.resolution):
+            network = grown_network(load_network(first), large.model_copy(update={"resolution": side}), seed)
+            untrained.setdefault(side, []).append(float(hits_on_val(network).mean()))
         for epochs in LENGTHS:
             arm(f"scratch {epochs}", seeded, epochs)
             arm(f"scratch {epochs}+{paid}", seeded, epochs + paid)
@@ -98,6 +108,7 @@ def main() -> None:
         "baseline_epochs": config.recipe.epochs,
         "paid_epochs": paid,
         "val_images": manifest.samples["val"],
+        "val_top1_untrained_by_side": untrained,
         "trainings": {name: [each.record() for each in found] for name, found in arms.items()},
         "comparisons": compared({name: np.stack([each.hits for each in found]) for name, found in arms.items()}, paid),
     }
