@@ -63,7 +63,8 @@ class Board:
             rows.append(row)
             share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
         whole = sum(training.size for training in self.trainings)
-        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows)
+        early = any(each.spec.recipe.patience and not each.folder.result() for each in self.trainings)
+        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows, may_end_early=early)
 
 
 def _ended(training: Training, result: RunResult) -> str:

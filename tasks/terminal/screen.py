@@ -59,20 +59,29 @@ class Screen:
             if text:
                 self._page.card(name, text)
 
-    def progress(self, title: str, share: float, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def progress(
+        self,
+        title: str,
+        share: float,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        *,
+        may_end_early: bool = False,
+    ) -> None:
         """Show how far a stage is: a table, a bar and the time left. Without a terminal: a line now and then.
 
         Args:
             title: the stage.
             share: of its work that is done, 0 to 1.
             columns, rows: of the table.
+            may_end_early: the work may end before all of it is done.
         """
         now = time.monotonic()
         if self._page:
             self._page.share(title, share)
         if self._stage is None or self._stage[0] != title:
             self._stage, self._told = (title, now, share), now
-        left = _left(now - self._stage[1], share - self._stage[2], share)
+        left = _left(now - self._stage[1], share - self._stage[2], share, "at most" if may_end_early else "about")
         if self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, transient=True, refresh_per_second=4)
@@ -124,8 +133,8 @@ def _clock(seconds: float) -> str:
     return f"{whole // 60:2d}:{whole % 60:02d}"
 
 
-def _left(seconds: float, gained: float, share: float) -> str:
+def _left(seconds: float, gained: float, share: float, how: str) -> str:
     """Say how long the rest will take at the pace so far; nothing while there is too little to judge by."""
     if gained < 0.02:
         return ""
-    return f"about {duration(seconds * (1 - share) / gained)} left"
+    return f"{how} {duration(seconds * (1 - share) / gained)} left"

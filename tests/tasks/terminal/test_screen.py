@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.terminal.screen import short
+from tasks.terminal.screen import _left, short
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ from tasks.terminal.screen import short
 )
 def test_counts_are_short_and_have_no_exponent(number: float, told: str) -> None:
     assert short(number) == told
+
+
+def test_work_that_may_end_early_takes_at_most_so_long() -> None:
+    assert _left(30.0, 0.25, 0.25, "about") == "about 1 min 30 s left"
+    assert _left(30.0, 0.25, 0.25, "at most") == "at most 1 min 30 s left"
+    assert _left(30.0, 0.01, 0.01, "at most") == ""  # too little to judge by
