@@ -65,16 +65,7 @@ def lite0() -> Network:
 def measure(network: Network, dataset: Path, folder: Path, rounds: int, *, answers: bool) -> None:
     """Export a network each way, time all in turn, compare answers."""
     arch = network.architecture
-    metadata = Metadata(
-        classes=tuple(map(str, range(network.classifier.out_features))),
-        side=arch.resolution,
-        crop_padding=32,
-        mean=arch.pixel_mean,
-        std=arch.pixel_std,
-        preprocessing=False,
-        network=arch.name,
-        effnet="benchmark",
-    )
+    metadata = Metadata.of(arch, list(map(str, range(network.classifier.out_features))), 32)
     onnx, pt2, int8 = (folder / f"{arch.name}{name}" for name in (".onnx", ".pt2", ".int8.onnx"))
     with torch.enable_grad():
         export_onnx(network, onnx, metadata)

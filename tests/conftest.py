@@ -22,7 +22,7 @@ from tests.faults.counts import TABLES
 from tests.flows.fixtures import home, prefect_home
 from tests.operations.pools import deployed, workers
 from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
-from tests.tiny import write_tiny
+from tests.tiny import store_beside, write_tiny
 
 __all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw", "workers"]
 
@@ -115,10 +115,7 @@ def manifest(config: FamilyConfig, dataset_store: Store) -> Manifest:
 @pytest.fixture
 def store(tmp_path: Path, dataset_store: Store) -> Store:
     """A store of its own, with the tiny family's dataset."""
-    store = Store(tmp_path / "store")
-    store.root.mkdir()
-    os.symlink(dataset_store.datasets, store.datasets)
-    return store
+    return store_beside(dataset_store, tmp_path / "store")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import psutil
 from effnet.order import Order
 from effnet.runs import About, RunFolder
 from effnet.stages import Stage
+from effnet.store import Store
 from effnet.train.loop import Stop
 
 BASELINE = """\
@@ -72,6 +73,13 @@ def write_tiny(folder: Path, config: str = CONFIG) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(config)
     return path
+
+
+def store_beside(other: Store, root: Path) -> Store:
+    """Return a store at `root` with another's datasets, and nothing else."""
+    root.mkdir(exist_ok=True)
+    os.symlink(other.datasets, root / "datasets")
+    return Store(root)
 
 
 def run_effnet(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -15,13 +15,13 @@ from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.errors import RunFailedError
 from effnet.evaluation.latency import measure_call, measure_latency
+from effnet.evaluation.run import batch_of
 from effnet.models.build import Network
 from effnet.models.export import INPUT, random_images
 from effnet.models.preprocess import normalize
 from effnet.runs import Latency
 from effnet.statistics import Difference, difference
 
-BATCH = 64
 RANDOM = 32  # images drawn at random, where there are no others
 
 
@@ -106,13 +106,15 @@ def split_images(
     crop_padding: int | None,
     *,
     most: int | None = None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Iterator[Images]:
-    """Yield a split's images in batches, in the index's order; `most` of them, spread evenly, if there are more."""
+    """Yield a split's images in the index's order; `most` of them, spread evenly, if there are more.
+
+    In batches as evaluations take them, unless `batch` says otherwise.
+    """
     augment = Augment(crop_padding=crop_padding)
-    loader = Loader(
-        dataset, split, batch_size=batch, resolution=resolution, augment=augment, threads=torch.get_num_threads()
-    )
+    size, threads = batch or batch_of(resolution), torch.get_num_threads()
+    loader = Loader(dataset, split, batch_size=size, resolution=resolution, augment=augment, threads=threads)
     if most is not None and most < len(loader.index):
         loader.index = loader.index.take(np.linspace(0, len(loader.index) - 1, most).round().astype(np.int64))
     try:

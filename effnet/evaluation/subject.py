@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,17 +27,9 @@ def subject_of(folder: Path, *, preprocessing: bool = False, precision: str = "f
     """Read a run's folder or a model folder; see `open_predictor` for what is raised."""
     predictor = open_predictor(folder)
     arch = predictor.network.architecture
-    metadata = Metadata(
-        classes=predictor.class_names,
-        side=arch.resolution,
-        crop_padding=padding_at(arch.resolution, predictor.crop_padding),
-        mean=_each(arch.pixel_mean, arch.in_channels),
-        std=_each(arch.pixel_std, arch.in_channels),
-        preprocessing=preprocessing,
-        precision=precision,
-        network=arch.name,
-        effnet=version("effnet"),
-    )
+    padding = padding_at(arch.resolution, predictor.crop_padding)
+    asked = {"preprocessing": preprocessing, "precision": precision}
+    metadata = Metadata.of(arch, predictor.class_names, padding).model_copy(update=asked)
     if not (folder / "config.json").is_file():
         return Subject(predictor, metadata, None, None)
     run = RunFolder(folder)
@@ -60,7 +51,3 @@ def licence_of(run: RunFolder) -> str | None:
     except DataError:  # another version's
         return None
     return config.licence if config else None
-
-
-def _each(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return numbers if len(numbers) == channels else numbers * channels

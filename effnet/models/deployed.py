@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Annotated, Any
 
 from pydantic import Field
 from torch import Tensor, nn
 
+from effnet.arch.spec import Architecture
 from effnet.models.build import Network
 from effnet.models.preprocess import normalize
 from effnet.values import Value
@@ -30,6 +33,20 @@ class Metadata(Value):
     dataset: str | None = None  # digest
     licence: str | None = None  # of the images
 
+    @classmethod
+    def of(cls, arch: Architecture, classes: Sequence[str], crop_padding: int) -> Metadata:
+        """Return what a network itself says, with its classes and how images are cut for it."""
+        return cls(
+            classes=tuple(classes),
+            side=arch.resolution,
+            crop_padding=crop_padding,
+            mean=_each(arch.pixel_mean, arch.in_channels),
+            std=_each(arch.pixel_std, arch.in_channels),
+            preprocessing=False,
+            network=arch.name,
+            effnet=version("effnet"),
+        )
+
     def told(self) -> dict[str, Any]:
         """Return what goes into a file, for JSON; what is not known is left out."""
         known = self.model_dump(mode="json", exclude={"crop_padding", "preprocessing"}, exclude_none=True)
@@ -47,6 +64,10 @@ class Metadata(Value):
             },
         }
         return known | ways
+
+
+def _each(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return numbers if len(numbers) == channels else numbers * channels
 
 
 class Deployed(nn.Module):

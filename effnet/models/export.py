@@ -21,7 +21,7 @@ from effnet.store import publish, temporary_name
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-TOLERANCE = 1e-4  # of logits or probabilities, between the network and what was exported
+TOLERANCE = 1e-4  # of logits or logarithms of probabilities, between the network and what was exported
 INPUT, METADATA = "images", "metadata.json"  # the program's input; the file within a .pt2
 
 

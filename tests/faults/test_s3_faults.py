@@ -25,6 +25,7 @@ from tests.faults.proxy import FaultProxy
 from tests.operations.pools import Workers, wait_until
 from tests.operations.test_pool import POOL, Watched, aws, longer, spec, train, trained_here, weights
 from tests.rgw import Rgw
+from tests.tiny import store_beside
 
 __all__ = ["spec"]
 
@@ -147,9 +148,7 @@ def test_a_training_ends_the_same_whatever_becomes_of_the_server(
     number = 0
     while sum(fired.values()) < wanted(1, 25):
         number += 1
-        own = Store(tmp_path / f"store{number}")
-        own.root.mkdir()
-        os.symlink(dataset_store.datasets, own.datasets)
+        own = store_beside(dataset_store, tmp_path / f"store{number}")
         watched = Watched(deployed, own, PoolCompute(work_pool=POOL, exchange=f"s3://{real_bucket}/x{number}"))
         (order,) = train(own, whole)
         folder = RunFolder(own.runs / order.runs[0])

@@ -26,7 +26,7 @@ from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint
 from tests.faults.counts import show, wanted
-from tests.tiny import child_of
+from tests.tiny import child_of, store_beside
 from tests.train.test_loop import UNCLOCKED, environment, train
 
 SAVES = """
@@ -70,8 +70,7 @@ def make(tmp_path_factory, dataset_store: Store, baseline: Architecture, config:
     """Make the tiny run, in a store of its own."""
 
     def make() -> RunFolder:
-        store = Store(tmp_path_factory.mktemp("store"))
-        os.symlink(dataset_store.datasets, store.datasets)
+        store = store_beside(dataset_store, tmp_path_factory.mktemp("store"))
         spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
         return RunFolder.create(store, spec)
 

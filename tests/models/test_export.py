@@ -34,19 +34,8 @@ def small(name: str) -> Network:
 
 
 def metadata(network: Network, *, preprocessing: bool = False) -> Metadata:
-    arch = network.architecture
-    return Metadata(
-        classes=CLASSES,
-        side=arch.resolution,
-        crop_padding=10,
-        mean=arch.pixel_mean,
-        std=arch.pixel_std,
-        preprocessing=preprocessing,
-        network=arch.name,
-        effnet="1.2.3",
-        family="insects",
-        licence="CC0",
-    )
+    told = {"preprocessing": preprocessing, "effnet": "1.2.3", "family": "insects", "licence": "CC0"}
+    return Metadata.of(network.architecture, CLASSES, 10).model_copy(update=told)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50"])

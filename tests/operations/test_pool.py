@@ -25,6 +25,7 @@ from tasks.compute.watch import Watch
 from tasks.shard import _shard_on_pool
 from tasks.terminal.screen import Screen
 from tests.operations.pools import Workers, connected, wait_until
+from tests.tiny import store_beside
 
 POOL = "effnet-gpu"
 EPOCHS = 30  # as many as last until what happens to a training is noticed
@@ -85,9 +86,7 @@ def weights(store: Store, order: Order) -> str:
 
 def trained_here(spec: RunSpec, dataset_store: Store, folder: Path, ranks: int = 1) -> str:
     """Return the weights that a training gives without a pool."""
-    here = Store(folder)
-    here.root.mkdir()
-    os.symlink(dataset_store.datasets, here.datasets)
+    here = store_beside(dataset_store, folder)
     (order,) = train(here, spec)
     order = order.model_copy(update={"ranks": ranks})
     carry_out([order], LocalCompute(), here, Watch(print))

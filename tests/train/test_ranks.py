@@ -22,16 +22,14 @@ from effnet.data.shards.manifest import Manifest
 from effnet.runs import RunFolder, RunSpec, read_journal
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint
-from tests.tiny import child_of, order_of
+from tests.tiny import child_of, order_of, store_beside
 
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def make_folder(root: Path, store: Store, arch: Architecture, manifest: Manifest, recipe: Recipe) -> RunFolder:
-    root.mkdir()
-    os.symlink(store.datasets, root / "datasets")
     spec = RunSpec(architecture=arch, dataset=manifest.digest, num_classes=10, recipe=recipe)
-    return RunFolder.create(Store(root), spec)
+    return RunFolder.create(store_beside(store, root), spec)
 
 
 def start(folder: RunFolder, ranks: int) -> subprocess.Popen[str]:

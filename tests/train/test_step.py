@@ -33,6 +33,7 @@ from effnet.train.schedule import stage
 from effnet.train.state import TrainingState, balanced, prepare
 from tasks.board import _ended
 from tasks.build import Training
+from tests.tiny import store_beside
 from tests.train.test_loop import StopAt, train
 
 
@@ -44,9 +45,7 @@ def _one_thread() -> None:
 @pytest.fixture
 def make(tmp_path: Path, dataset_store: Store, baseline, config, manifest: Manifest):
     """Make the tiny run with another recipe."""
-    store = Store(tmp_path / "store")
-    store.root.mkdir()
-    os.symlink(dataset_store.datasets, store.datasets)
+    store = store_beside(dataset_store, tmp_path / "store")
 
     def make(start: Start | None = None, arch: Architecture = baseline, **changes: object) -> RunFolder:
         recipe = config.recipe.model_copy(update=changes)

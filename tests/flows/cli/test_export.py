@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from effnet.train.loop import Stop, train
 from flows.cli.main import cli
 from tests.docs import printed
 from tests.docs.printed import blocks
-from tests.tiny import VAL, run_effnet
+from tests.tiny import VAL, run_effnet, store_beside
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,7 @@ def run(
     manifest: Manifest,
 ) -> RunFolder:
     """A trained and evaluated member of a family that states the licence of its images."""
-    store = Store(tmp_path_factory.mktemp("home") / ".effnet")
-    store.root.mkdir()
-    os.symlink(dataset_store.datasets, store.datasets)
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("home") / ".effnet")
     spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
     folder = RunFolder.create(store, spec)
     train(folder, started=time.time(), stop=Stop(), warn=say)

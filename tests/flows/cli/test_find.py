@@ -30,6 +30,7 @@ from tasks.build import Build, Training
 from tasks.records.tracking import Tracker
 from tasks.register import register_members
 from tasks.terminal.screen import Screen
+from tests.tiny import store_beside
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,7 @@ def training(
     manifest: Manifest,
 ) -> Training:
     """A member that is trained, evaluated and registered in its store's MLflow, and an untrained run beside it."""
-    store = Store(tmp_path_factory.mktemp("home") / ".effnet")
-    store.root.mkdir()
-    os.symlink(dataset_store.datasets, store.datasets)
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("home") / ".effnet")
     tracker = Tracker(f"sqlite:///{store.root / 'mlflow.db'}", "tiny", store.root / "artifacts", say)
     build = Build(config, baseline, manifest, store, tracker, Screen(), store.root, "0" * 16)
     recipe = config.recipe.model_copy(update={"epochs": 1})

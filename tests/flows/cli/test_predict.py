@@ -27,7 +27,7 @@ from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store, publish
 from effnet.train import loop
 from effnet.train.loop import Stop
-from tests.tiny import clean_environment, run_effnet
+from tests.tiny import clean_environment, run_effnet, store_beside
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,9 @@ def run(
     config: FamilyConfig,
     manifest: Manifest,
 ) -> RunFolder:
-    root = tmp_path_factory.mktemp("predict") / "store"
-    root.mkdir()
-    os.symlink(dataset_store.datasets, root / "datasets")
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("predict") / "store")
     spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
-    folder = RunFolder.create(Store(root), spec)
+    folder = RunFolder.create(store, spec)
     loop.train(folder, started=time.time(), stop=Stop(), warn=print)
     return folder
 
