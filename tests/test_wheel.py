@@ -67,7 +67,8 @@ def test_the_command_runs_in_a_folder_that_holds_a_tasks_py(environment: Path, h
     effnet = str(environment / "bin/effnet")
     assert "init" in _done([effnet, "--help"], here)
     _done([effnet, "init", "flowers"], here)
-    assert {path.name for path in here.iterdir()} >= {"flowers.yaml", "architectures"}
+    _done([effnet, "init", "images"], here)
+    assert {path.name for path in here.iterdir()} >= {"flowers.yaml", "images.yaml", "architectures"}
     said = _done([effnet, "plan", "digits"], here)
     assert "efficientnet_digits" in said
     assert "B7" in said
