@@ -4,7 +4,8 @@
 
 DATA is a folder with CIFAR-10's train.parquet and test.parquet, STORE any folder outside the clone. Every piece is an
 effnet command, whose run folders hold the state. A piece's findings are copied to docs/results/ once it is done. Every
-finished training is listed with its scores in docs/results/cifar10-runs.json, which is updated whenever one ends.
+finished training is listed with its scores in docs/results/cifar10-runs.json, and kept without its weights in
+docs/results/cifar10-runs/, from where it is put back into a store that lacks it: the work goes on on another machine.
 """
 
 from __future__ import annotations
@@ -20,8 +21,15 @@ from typing import Any
 
 import yaml
 
+from effnet.evaluation.run import keep_run_hits
+from effnet.runs import RunFolder
+from effnet.store import publish
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results"
+KEPT = RESULTS / "cifar10-runs"
+# The last one says that the training is done.
+FILES = ("config.json", "about.json", "metrics.jsonl", "hits.json", "evaluation.json", "result.json")
 PIECES = {"P0": ("study", "benchmarks/cifar10_balance.yaml", "study.json")}
 EVERY_SECONDS = 60.0  # between looks for trainings that are done
 
@@ -33,6 +41,7 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     options = parser.parse_args()
     options.store.mkdir(parents=True, exist_ok=True)
+    _put_back(options.store)
     for piece, (stage, config, found) in PIECES.items():
         path = _config(ROOT / config, options.data.absolute(), options.store.absolute())
         command = [sys.executable, "-P", "-m", "flows.cli", stage, str(path)]
@@ -60,18 +69,41 @@ def _config(path: Path, data: Path, store: Path) -> Path:
     return written
 
 
+def _put_back(store: Path) -> None:
+    """Write the trainings that are kept into a store that lacks them."""
+    for kept in sorted(KEPT.glob("*.json")):
+        folder = store / "store/runs" / kept.stem
+        if not (folder / "result.json").exists():
+            for name, text in json.loads(kept.read_bytes()).items():
+                publish(folder / name, text.encode())
+
+
 def _list(store: Path) -> None:
-    """Write every training that is done."""
-    done: list[dict[str, Any]] = []
-    for path in sorted((store / "store/runs").glob("*/result.json")):
-        result = json.loads(path.read_bytes())
-        about = json.loads((path.parent / "about.json").read_bytes())
-        kept = ("top1", "loss", "epochs", "steps", "params", "macs", "seconds")
-        done.append({"run": path.parent.name, "name": about["name"], **{name: result[name] for name in kept}})
-    text = json.dumps({"machine": platform.processor() or platform.machine(), "runs": done}, indent=1) + "\n"
+    """Keep every training that is done, and list it; those that an earlier machine listed stay."""
     target = RESULTS / "cifar10-runs.json"
-    if done and (not target.exists() or target.read_text() != text):
-        target.write_text(text)
+    listed = {each["run"]: each for each in json.loads(target.read_bytes())["runs"]} if target.exists() else {}
+    for path in sorted((store / "store/runs").glob("*/result.json")):
+        folder = RunFolder(path.parent)
+        _keep(folder)
+        result, about = json.loads(path.read_bytes()), json.loads((path.parent / "about.json").read_bytes())
+        kept = ("top1", "loss", "epochs", "steps", "params", "macs", "seconds")
+        listed[folder.key] = {"run": folder.key, "name": about["name"], **{name: result[name] for name in kept}}
+    runs: list[dict[str, Any]] = sorted(listed.values(), key=lambda each: each["name"])
+    _write(target, {"machine": platform.processor() or platform.machine(), "runs": runs})
+
+
+def _keep(folder: RunFolder) -> None:
+    if folder.weights_path.exists():  # not one that was put back
+        keep_run_hits(folder)
+    files = {name: (folder.path / name).read_text() for name in FILES if (folder.path / name).exists()}
+    _write(KEPT / f"{folder.key}.json", files)
+
+
+def _write(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1) + "\n"
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
 
 
 if __name__ == "__main__":
