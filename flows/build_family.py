@@ -16,6 +16,7 @@ from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
 from effnet.store import Store
+from tasks import again
 from tasks.build import Build
 from tasks.fit import fit_coefficients
 from tasks.members import entrants, evaluate_members, train_members
@@ -59,6 +60,7 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         register_members(build, chosen, result.answer.member if result.answer else None)
         facts = write_report(build, result)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
+        again.note(build, result)
         return result
 
 

@@ -19,6 +19,7 @@ from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
 from flows.cli import choose, datasets, export, init, networks, operations, options, predict, runs, training
 from flows.cli.find import CONFIG, open_store
+from flows.cli.sections import Sections
 from tasks.compute import interrupt
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from effnet.store import Store
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="effnet")
 def cli() -> None:
     """Build compound-scaled families of image models."""
@@ -39,11 +40,18 @@ def cli() -> None:
 @options.JSON
 def family(config: Path, store: Path | None, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
+    from tasks import again
+
     settings = _settings(config)
     root = open_store(store or settings.store)
     with root.building(settings.family):
         pass  # fail early if the family is being built already; the flow itself holds it while it builds
-    result = _run("flows.build_family", "build_family", settings, config.parent, root)
+    result = again.finished(settings, config.parent, root)
+    if result:
+        trainings = len({key for member in result.members for key in member.runs})
+        click.echo(f"nothing has changed: {trainings} trainings of members, and all else, are there (reused)", err=True)
+    else:
+        result = _run("flows.build_family", "build_family", settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -135,7 +143,8 @@ def _usage(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     named = [name for name in sys.argv[1:2] if name in cli.commands]  # the parser's own errors have no context
     command = context.command_path if context else " ".join(["effnet", *named])
-    return f"{told[:1].lower()}{told[1:]}; `{command} --help` says what can be written"
+    link = "" if told.endswith("?") else ";"
+    return f"{told[:1].lower()}{told[1:]}{link} `{command} --help` says what can be written"
 
 
 def _check_names() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +57,11 @@ def show(run: str, store: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row, indent=2))
         return
-    epochs = row.pop("epochs_journal")
-    width = max(map(len, row))
-    for name, value in row.items():
-        click.echo(f"{name:{width}}  {_text(value)}")
+    epochs = row["epochs_journal"]
+    told = dict(_story(folder, row))
+    width = max(map(len, told))
+    for name, value in told.items():
+        click.echo(f"{name:{width}}  {value}")
     if epochs:
         click.echo()
         _table(
@@ -161,6 +162,45 @@ def _whole(folder: RunFolder) -> dict[str, Any]:
         row |= flatten(result.environment, "environment.")
     row["folder"] = str(folder.path)
     return row | {"epochs_journal": read_journal(folder.metrics_path)[0]}
+
+
+def _story(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a person wants to know of a run: names, and values with their units."""
+    from effnet.config import Recipe
+    from tasks.records.tracking import flatten
+    from tasks.terminal.screen import duration, short
+
+    spec, about, result, evaluation = folder.spec(), folder.about(), folder.result(), folder.evaluation()
+    arch = spec.architecture
+    yield "run", f"{row['run']}, {row['state']}"
+    if row["name"]:
+        yield "is", f"{row['name']} of the family {row['family']} ({row['kind']})"
+    if row["minival_top1"] is not None:
+        best = f", after epoch {result.best_epoch}" if result and result.best_epoch else ""
+        yield "minival", f"top-1 {row['minival_top1']:.2%}{best}"
+    if evaluation:
+        yield "val", f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}"
+        yield "calibration", f"error {evaluation.calibration_error:.4f}"
+    if latency := folder.latency():
+        yield "latency", f"{latency.latency_ms:.2f} ms ± {latency.spread_ms / 2:.2f} ms, {latency.where()}"
+    size = f"{short(result.params)} parameters, {short(result.macs)} multiply-adds, " if result else ""
+    yield "network", f"{arch.name}: {size}{arch.num_blocks} blocks, {arch.resolution} × {arch.resolution} pixels"
+    for name, value in about.labels.items() if about else ():
+        yield name, f"{value:g}"
+    yield "training", f"{duration(row['seconds'])}, {row['epochs']} of {row['of_epochs']} epochs"
+    default = flatten(Recipe().model_dump(mode="json"), "")
+    chosen = {
+        name: value
+        for name, value in flatten(spec.recipe.model_dump(mode="json"), "").items()
+        if value != default[name]
+    }
+    yield "recipe", ", ".join(f"{name} {_text(value)}" for name, value in chosen.items()) or "the defaults"
+    if result:
+        if result.notes:
+            yield "but", "; ".join(result.notes)
+        yield "machine", ", ".join(f"{name} {value}" for name, value in result.environment.items())
+    yield "data", f"dataset {spec.dataset}, {spec.num_classes} classes, seed {spec.seed}"
+    yield "folder", f"{folder.path} (all of it: effnet show {row['run'][:SHORT]} --json)"
 
 
 def _text(value: Any) -> str:

@@ -84,6 +84,7 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, artifacts: Path | None, warn: Callable[[str], None]) -> None:
         self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
         self.broken = False  # whether the last call failed; true until calls are made again
+        self.missed = False  # whether any call was not made, or failed
         self._breaker = Breaker(f"MLflow at {_without_password(uri)}", self._probe, warn)
         self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
         self._family: Callable[[], str] | None = None  # opens the family's run
@@ -92,6 +93,11 @@ class Tracker:
     def wake(self) -> None:
         """Import MLflow and open its database, which the first time makes the tables: seconds."""
         self.attempt(lambda: self.client)
+
+    @property
+    def forwarded(self) -> list[str]:
+        """Keys of the runs that MLflow was sent what there was of."""
+        return list(self._seen)
 
     @property
     def experiment_id(self) -> str | None:
@@ -236,6 +242,7 @@ class Tracker:
             seconds: what else it may take beyond the usual, for what it computes.
         """
         if not self._breaker.closed():
+            self.missed = True
             return None
         if self.broken:  # and now back, perhaps with another database
             self.broken = False
@@ -249,7 +256,7 @@ class Tracker:
         try:
             return self._breaker.call(call, seconds)
         except Exception as error:  # whatever MLflow or its database throws must not stop a training
-            self.broken = True
+            self.broken = self.missed = True
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.warn(
                 f"MLflow at {_without_password(self.uri)} failed ({reason}); the work goes on and its records stay in "

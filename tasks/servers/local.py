@@ -263,9 +263,14 @@ def _write_private(path: Path, text: str, *, replace: bool) -> None:
         temporary.write_text(text)
 
 
+def database(root: Path) -> Path:
+    """Return where the store's MLflow database lies."""
+    return root / "mlflow.db"
+
+
 def mlflow_uri(root: Path) -> str:
     """Return the tracking URI of the store's MLflow database."""
-    return f"sqlite:///{root / 'mlflow.db'}"
+    return f"sqlite:///{database(root)}"
 
 
 def _launch(kind: Kind, port: int, root: Path) -> Server:

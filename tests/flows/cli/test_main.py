@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from flows.cli.main import cli
+from flows.cli.sections import SECTIONS, first_sentence
 from tests.tiny import CONFIG, run_effnet, write_tiny
 
 
@@ -15,6 +18,15 @@ def test_help_lists_the_commands_without_heavy_imports(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "family" in done.stdout
     assert not {"torch", "prefect", "mlflow", "numpy", "pyarrow"} & imported(done.stderr)
+
+
+def test_help_has_every_command_once_in_a_section_with_its_whole_sentence() -> None:
+    listed = [name for names in SECTIONS.values() for name in names]
+    assert sorted(listed) == sorted(cli.commands)
+    text = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    assert all(f"{title}:" in text for title in SECTIONS)
+    assert all(f"\n  {name} " in text for name in listed)
+    assert all(first_sentence(cli.commands[name]) in " ".join(text.split()) for name in listed)
 
 
 def test_plan_needs_no_torch_and_prints_the_members(tmp_path: Path) -> None:
@@ -54,6 +66,7 @@ def test_mistakes_in_the_config_are_one_line_and_exit_code_2(
     [
         ("deploy --crashed-after 5", "invalid value for '--crashed-after': 5 is not in the range x>=31; `effnet"),
         ("export b0 --out x --format zip", "'zip' is not one of 'safetensors'"),
+        ("trian", "no such command 'trian'. Did you mean 'train'? `effnet --help` says"),
         ("data nosuch", "no such command 'nosuch'; `effnet data --help` says"),
         ("runs --nosuch", "no such option '--nosuch'; `effnet runs --help` says"),
         ("family", "missing argument 'CONFIG'; `effnet family --help` says"),

@@ -54,7 +54,16 @@ def test_show_finds_a_run_by_key_beginning_or_name(home: Path, run_folder: RunFo
         assert row["run"] == run_folder.key
         assert row["recipe.batch_size"] == 32
         assert [line["epoch"] for line in row["epochs_journal"]] == [1, 2, 3]
-    assert "minival top-1" in call("show", "b0", "--store", str(home))
+    text = call("show", "b0", "--store", str(home))
+    result = run_folder.trained()
+    for told in (
+        f"top-1 {result.top1:.2%}, after epoch {result.best_epoch}",
+        "B0 of the family tiny (member)",
+        "minival top-1",
+    ):
+        assert told in text
+    assert "ema_decay 0.9, augment.crop_area [0.7, 1.0]" in text  # what the recipe says beside its defaults
+    assert "label_smoothing" not in text
     with pytest.raises(ConfigError, match="effnet runs"):
         call("show", "nothing", "--store", str(home))
     with pytest.raises(ConfigError, match="effnet runs"):
