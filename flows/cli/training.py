@@ -103,6 +103,7 @@ def train(
 @_WEIGHTS
 @click.option("--crop-padding", type=click.IntRange(0), help="Padding of the crop.  [default: as trained]")
 @click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
+@options.FLIPS
 @options.HOME
 @options.JSON
 def evaluate(
@@ -112,6 +113,7 @@ def evaluate(
     network: str | None,
     crop_padding: int | None,
     classes: bool,
+    flips: bool,
     store: Path,
     as_json: bool,
 ) -> None:
@@ -122,7 +124,8 @@ def evaluate(
     """
     from effnet.config import Augment
     from effnet.data.shards.manifest import load_manifest
-    from effnet.evaluation.run import evaluate_weights
+    from effnet.evaluation.flips import compare_flips
+    from effnet.evaluation.run import evaluate_weights, judge
     from effnet.process import keep_memory
     from effnet.store import sha256_file
 
@@ -143,14 +146,23 @@ def evaluate(
         raise ConfigError(f"{run}: not a run, so it has no dataset of its own; give one with --data")
     known = _classes(path)
     key = sha256_file(weights)[:16]
-    evaluation, _ = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    evaluation, hits = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    flipped = None
+    if flips:
+        if not augment.flip:
+            click.echo("effnet: --flips: trained without mirroring (augment.flip), perhaps for a reason", err=True)
+        judged = judge(loaded, data, split, augment=augment, cache=cache, known=known, flips=True)
+        flipped = compare_flips(hits, judged)
     if evaluation.matched:
         click.echo(f"classes: {evaluation.matched}", err=True)
     if as_json:
         shown = evaluation.model_dump(mode="json") | _averages(evaluation)
+        shown |= {"flips": flipped.model_dump(mode="json")} if flipped else {}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     _show(evaluation, str(path))
+    if flipped:
+        click.echo(f"with flips: top-1 {flipped.top1:.2%}, loss {flipped.loss:.4f}; {flipped.told}")
     manifest = load_manifest(data)
     if classes and manifest:
         same = len(manifest.class_names) == len(evaluation.class_samples) and not evaluation.matched
