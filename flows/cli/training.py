@@ -70,7 +70,7 @@ def train(
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)
-    start = _start(find(start_from, root.root), new_head) if start_from else None
+    start = start_of(find(start_from, root.root), new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
@@ -78,10 +78,10 @@ def train(
     if multipliers:
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:
-        wanted = _member(settings, baseline, member, build.num_classes)
+        wanted = member_of(settings, baseline, member, build.num_classes)
         start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
-    recipe = _recipe_for_weights(build) if start else build.recipe
+    recipe = recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
         trainings.train(build, [training], ranks=ranks)
@@ -214,7 +214,7 @@ def sync(to: str | None, store: Path) -> None:
         raise RunFailedError(f"{sent.failed} runs could not be sent; run the command again when MLflow is back")
 
 
-def _recipe_for_weights(build: Build) -> Recipe:
+def recipe_for_weights(build: Build) -> Recipe:
     """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
     from effnet.config import Recipe
 
@@ -230,7 +230,7 @@ def _recipe_for_weights(build: Build) -> Recipe:
     return recipe
 
 
-def _start(path: Path, new_head: bool) -> Start:
+def start_of(path: Path, new_head: bool) -> Start:
     from effnet.runs import Start
     from effnet.store import sha256_file
 
@@ -256,7 +256,7 @@ def _scaled(
     return name, arch, multipliers._asdict()
 
 
-def _member(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
+def member_of(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
     from effnet.arch.scaling import PAPER
     from effnet.config import given_coefficients
     from effnet.family import plan_members
