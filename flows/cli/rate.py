@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 @options.STORE
 @click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
 @click.option(
-    "--epochs", type=click.IntRange(1, 10_000), help="Of each training.  [default: a tenth of the recipe's, 8 at least; all of fewer]"
+    "--epochs",
+    type=click.IntRange(1, 10_000),
+    help="Of each training.  [default: a tenth of the recipe's, 8 at least; all of fewer]",
 )
 @click.option("--seeds", type=click.IntRange(1, 32), default=2, show_default=True, help="Trainings at each rate.")
 @options.JSON
