@@ -9,6 +9,7 @@ class Stage(StrEnum):
     """A stage that trains networks, in the order of a build. Its value is MLflow's tag `effnet.kind`."""
 
     SEARCH = "search"
+    RATE = "rate"
     STUDY = "study"
     FIT = "fit"
     MEMBER = "member"
@@ -31,6 +32,7 @@ class Stage(StrEnum):
 
 _HEADINGS = {
     Stage.SEARCH: ("search baseline", "A trial of the search for a baseline."),
+    Stage.RATE: ("find a learning rate", "A short training at one of several learning rates."),
     Stage.STUDY: ("study scaling", "A network of the scaling study."),
     Stage.FIT: ("fit coefficients", "A candidate of the grid over α, β, γ, at φ = 1."),
     Stage.MEMBER: ("train members", "A member of the family."),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from effnet.data.images.decode import center_box, cut, resize_into
 from effnet.errors import ConfigError, DataError
+from effnet.evaluation.flips import Flipped
 from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
 from effnet.models.preprocess import normalize
@@ -34,12 +35,16 @@ class Predictor:
         network: in evaluation mode, on the device to compute on.
         class_names: one per output.
         crop_padding: of the central crop, as in the evaluation (Augment.crop_padding).
+        flips: average the probabilities of each image and its mirror image; twice the work.
     """
 
-    def __init__(self, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
+    def __init__(
+        self, network: Network, class_names: Sequence[str], crop_padding: int | None, *, flips: bool = False
+    ) -> None:
         if len(class_names) != network.classifier.out_features:
             raise DataError(f"{len(class_names)} class names for {network.classifier.out_features} outputs")
         self.network, self.class_names, self.crop_padding = network, tuple(class_names), crop_padding
+        self._judge = Flipped(network) if flips else network
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return for every image its class, how probable it is, and the `top` most probable classes.
@@ -76,7 +81,7 @@ class Predictor:
     def judge(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, classes), rows adding to 1, for (N, side, side, 3) pixels of the network's side."""
         images = torch.from_numpy(pixels).to(self.network.classifier.weight.device)
-        logits = self.network(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
+        logits = self._judge(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
         return logits.float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
 
     def best(self, row: NDArray[np.float32], top: int) -> tuple[list[str], list[float]]:

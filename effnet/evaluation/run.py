@@ -19,6 +19,7 @@ from effnet.data.loader import Loader
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import BusyError, DataError, StoppedError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
+from effnet.evaluation.flips import Flipped
 from effnet.evaluation.latency import measure_latency, quieter, throughput
 from effnet.evaluation.metrics import (
     Predictions,
@@ -178,6 +179,7 @@ def judge(
     augment: Augment,
     cache: Path | None,
     known: Known | None = None,
+    flips: bool = False,
 ) -> Predictions:
     """Return a network's predictions for every image of a dataset's split, by one pass; classes are matched by id.
 
@@ -188,6 +190,7 @@ def judge(
         augment: says how the central crop is cut.
         cache: folder for decoded pixels, if they are to be kept.
         known: the network's classes; without it those of the dataset.
+        flips: average the probabilities of each image and its mirror image (effnet.evaluation.flips).
 
     Raises:
         ConfigError: if the dataset has classes that the network lacks.
@@ -196,7 +199,7 @@ def judge(
     manifest = _manifest(dataset)
     matching = _matching(network, manifest, known, dataset)
     with _opened(network, dataset, split, augment, cache, matching) as (loader, device):
-        return predict(network, network.architecture, loader, device)
+        return predict(Flipped(network) if flips else network, network.architecture, loader, device)
 
 
 def evaluate_weights(

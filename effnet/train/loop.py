@@ -23,7 +23,7 @@ from effnet.files import reason
 from effnet.machine import raise_if_broken
 from effnet.models.build import freeze_norms
 from effnet.process import say
-from effnet.runs import RunFolder, RunResult
+from effnet.runs import DIVERGED, RunFolder, RunResult
 from effnet.store import publish, sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, lost_others
@@ -269,8 +269,7 @@ def _end_epoch(training: TrainingState, epoch: int, usage: Mapping[str, float]) 
     train_loss = float(total) / (training.steps_per_epoch * training.spec.recipe.batch_size)
     if not math.isfinite(train_loss):
         raise RunFailedError(
-            f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; "
-            "lower recipe.learning_rate"
+            f"run {training.folder.key}: the loss is no longer a number in epoch {epoch + 1}; {DIVERGED}"
         )
     world.broadcast_buffers(training.judged)
     training.judged.eval()  # without an average it is the network that was just trained
@@ -329,7 +328,7 @@ def _finish(training: TrainingState) -> None:
     if not math.isfinite(progress.best[2]):  # which result.json could not hold
         raise RunFailedError(
             f"run {folder.key}: the loss on minival is not a number in the best epoch, {progress.best_epoch}; "
-            "lower recipe.learning_rate"
+            f"{DIVERGED}"
         )
     publish(folder.weights_path, _best_weights(training).read_bytes())
     cost = count(spec.architecture, spec.num_classes)

@@ -17,7 +17,7 @@ import click
 
 from effnet.errors import ConfigError, StoppedError
 from effnet.process import last_resort, no_tracebacks
-from flows.cli import choose, datasets, export, init, networks, operations, options, predict, runs, training
+from flows.cli import choose, datasets, export, init, networks, operations, options, predict, rate, runs, training
 from flows.cli.find import CONFIG, open_store
 from flows.cli.sections import Sections
 from tasks.compute import interrupt
@@ -103,6 +103,7 @@ def down(store: Path) -> None:
 for command in (
     *init.COMMANDS,
     *training.COMMANDS,
+    *rate.COMMANDS,
     *predict.COMMANDS,
     *choose.COMMANDS,
     *networks.COMMANDS,

@@ -14,6 +14,7 @@ def of_store(store: Path) -> str:
     return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
+FLIPS = click.option("--flips", is_flag=True, help="Average over each image and its mirror image; twice the work.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 MULTIPLIERS = click.option(
     "--multipliers",

@@ -38,6 +38,7 @@ STDOUT = Path("-")
 @click.option("--batch", type=click.IntRange(1, 4096), default=64, show_default=True, help="Images at a time.")
 @click.option("--device", help="cpu, cuda, cuda:1 ...  [default: cuda where there is one]")
 @click.option("--network", help="Zoo name or architecture file, if MODEL is a bare weights file.")
+@options.FLIPS
 @click.option(
     "--save-crops", type=click.Path(path_type=Path, file_okay=False), help="Write what the network sees here."
 )
@@ -51,6 +52,7 @@ def predict(
     batch: int,
     device: str | None,
     network: str | None,
+    flips: bool,
     save_crops: Path | None,
     store: Path,
     as_json: bool,
@@ -70,7 +72,7 @@ def predict(
     from effnet.process import keep_memory
 
     keep_memory()
-    predictor = _predictor(path, network, device)
+    predictor = _predictor(path, network, device, flips)
     began, broken = time.monotonic(), 0
     rows = predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores())
     lines = as_json or not table
@@ -93,7 +95,7 @@ def predict(
         raise DataError(f"{broken} of {len(found.paths)} images could not be read; their rows say why")
 
 
-def _predictor(path: Path, network: str | None, device: str | None) -> Predictor:
+def _predictor(path: Path, network: str | None, device: str | None, flips: bool) -> Predictor:
     import torch
 
     from effnet.evaluation.predictor import Predictor, open_predictor
@@ -111,7 +113,7 @@ def _predictor(path: Path, network: str | None, device: str | None) -> Predictor
         predictor.network.to(device=wanted, memory_format=torch.channels_last)  # type: ignore[call-overload]
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
-    return predictor
+    return Predictor(predictor.network, predictor.class_names, predictor.crop_padding, flips=flips)
 
 
 def _check(target: Path, folder: Path) -> None:

@@ -70,7 +70,7 @@ def train(
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)
-    start = _start(find(start_from, root.root), new_head) if start_from else None
+    start = start_of(find(start_from, root.root), new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
@@ -78,10 +78,10 @@ def train(
     if multipliers:
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:
-        wanted = _member(settings, baseline, member, build.num_classes)
+        wanted = member_of(settings, baseline, member, build.num_classes)
         start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
-    recipe = _recipe_for_weights(build) if start else build.recipe
+    recipe = recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
         trainings.train(build, [training], ranks=ranks)
@@ -103,6 +103,7 @@ def train(
 @_WEIGHTS
 @click.option("--crop-padding", type=click.IntRange(0), help="Padding of the crop.  [default: as trained]")
 @click.option("--classes", is_flag=True, help="Show every class, and what it is taken for.")
+@options.FLIPS
 @options.HOME
 @options.JSON
 def evaluate(
@@ -112,6 +113,7 @@ def evaluate(
     network: str | None,
     crop_padding: int | None,
     classes: bool,
+    flips: bool,
     store: Path,
     as_json: bool,
 ) -> None:
@@ -122,7 +124,8 @@ def evaluate(
     """
     from effnet.config import Augment
     from effnet.data.shards.manifest import load_manifest
-    from effnet.evaluation.run import evaluate_weights
+    from effnet.evaluation.flips import compare_flips
+    from effnet.evaluation.run import evaluate_weights, judge
     from effnet.process import keep_memory
     from effnet.store import sha256_file
 
@@ -143,14 +146,23 @@ def evaluate(
         raise ConfigError(f"{run}: not a run, so it has no dataset of its own; give one with --data")
     known = _classes(path)
     key = sha256_file(weights)[:16]
-    evaluation, _ = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    evaluation, hits = evaluate_weights(loaded, data, split, key=key, augment=augment, cache=cache, known=known)
+    flipped = None
+    if flips:
+        if not augment.flip:
+            click.echo("effnet: --flips: trained without mirroring (augment.flip), perhaps for a reason", err=True)
+        judged = judge(loaded, data, split, augment=augment, cache=cache, known=known, flips=True)
+        flipped = compare_flips(hits, judged)
     if evaluation.matched:
         click.echo(f"classes: {evaluation.matched}", err=True)
     if as_json:
         shown = evaluation.model_dump(mode="json") | _averages(evaluation)
+        shown |= {"flips": flipped.model_dump(mode="json")} if flipped else {}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     _show(evaluation, str(path))
+    if flipped:
+        click.echo(f"with flips: top-1 {flipped.top1:.2%}, loss {flipped.loss:.4f}; {flipped.told}")
     manifest = load_manifest(data)
     if classes and manifest:
         same = len(manifest.class_names) == len(evaluation.class_samples) and not evaluation.matched
@@ -202,7 +214,7 @@ def sync(to: str | None, store: Path) -> None:
         raise RunFailedError(f"{sent.failed} runs could not be sent; run the command again when MLflow is back")
 
 
-def _recipe_for_weights(build: Build) -> Recipe:
+def recipe_for_weights(build: Build) -> Recipe:
     """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
     from effnet.config import Recipe
 
@@ -218,7 +230,7 @@ def _recipe_for_weights(build: Build) -> Recipe:
     return recipe
 
 
-def _start(path: Path, new_head: bool) -> Start:
+def start_of(path: Path, new_head: bool) -> Start:
     from effnet.runs import Start
     from effnet.store import sha256_file
 
@@ -244,7 +256,7 @@ def _scaled(
     return name, arch, multipliers._asdict()
 
 
-def _member(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
+def member_of(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
     from effnet.arch.scaling import PAPER
     from effnet.config import given_coefficients
     from effnet.family import plan_members

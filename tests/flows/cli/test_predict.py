@@ -72,6 +72,16 @@ def test_one_image(run: RunFolder, photos: Path) -> None:
     assert told == ", ".join(f"{label} {share:.1%}" for label, share in shares)
 
 
+def test_flips_are_averaged(run: RunFolder, photos: Path) -> None:
+    done = run_effnet("predict", run.path, photos / "0/00.png", "--top", "1", "--flips", "--json", cwd=photos.parent)
+    assert (done.returncode, done.stderr) == (0, "")
+    pixels = np.asarray(Image.open(photos / "0/00.png"))
+    plain, mirrored = open_predictor(run.path).probabilities([pixels, pixels[:, ::-1]])
+    mean = (plain + mirrored) / 2
+    assert json.loads(done.stdout)["probabilities"] == [pytest.approx(float(mean.max()), abs=2e-6)]
+    assert float(mean.max()) != pytest.approx(float(plain.max()), abs=1e-4)
+
+
 def test_a_folder_with_a_broken_image(run: RunFolder, photos: Path) -> None:
     done = run_effnet(
         "predict", run.key, photos, "--store", run.store.root, "--json", "--batch", "7", cwd=photos.parent

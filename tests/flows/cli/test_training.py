@@ -109,6 +109,22 @@ def test_fine_tuning_takes_its_own_recipe_and_tells_the_floor(home: Path, traine
     assert "features alone" not in other.stdout  # the classifier was kept
 
 
+def test_flips_stand_beside_the_plain_score_and_leave_the_runs_own(home: Path, trained: dict[str, object]) -> None:
+    run = Path(str(trained["run"]))
+    before = {name: (run / name).read_bytes() for name in ("evaluation.json", "hits.json", "result.json")}
+    done = run_effnet("evaluate", run, "--flips", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "effnet: --flips: trained without mirroring (augment.flip), perhaps for a reason\n"
+    found = json.loads(done.stdout)
+    flips = found["flips"]
+    assert found["top1"] == trained["top1"]  # the plain score stays
+    assert flips["top1"] != found["top1"]
+    assert flips["lead"] == pytest.approx(flips["top1"] - found["top1"])
+    assert flips["interval"][0] < flips["lead"] < flips["interval"][1]
+    assert "flips" not in trained
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
 def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, object]) -> None:
     run = Path(str(trained["run"]))
     by_key = run_effnet("evaluate", run.name, "--store", "store", "--classes", cwd=home)
