@@ -43,13 +43,24 @@ class _Load(NamedTuple):
         return cls(busy, time.process_time(), time.thread_time(), time.perf_counter())
 
 
-def measure_latency(network: nn.Module, in_channels: int, resolution: int) -> Latency:
+def measure_latency(
+    network: nn.Module, in_channels: int, resolution: int, device: torch.device | None = None
+) -> Latency:
     """Return the median time for a batch of 1 on one CPU core (paper, table 4), and what else the machine did.
 
-    The network must be on the CPU and in evaluation mode.
+    The network must be in evaluation mode, and on the CPU, or on the GPU `device`: then it is the time until the GPU
+    is done, with one core to drive it.
     """
-    image = _images(1, in_channels, resolution, torch.device("cpu"))
-    return measure_call(lambda: network(image))
+    where = device or torch.device("cpu")
+    image = _images(1, in_channels, resolution, where)
+    if where.type == "cpu":
+        return measure_call(lambda: network(image))
+
+    def call() -> None:
+        network(image)
+        torch.cuda.synchronize(where)
+
+    return measure_call(call).model_copy(update={"device": torch.cuda.get_device_name(where)})
 
 
 @torch.inference_mode()
