@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,15 +69,29 @@ def measure_call(call: Callable[[], object]) -> Latency:
 
     A round that other work disturbed is repeated, and the quietest one counts. Torch is set to one thread meanwhile.
     """
+    return _measure([call], until_quiet=True)[0]
+
+
+@torch.inference_mode()
+def measure_in_turn(calls: Sequence[Callable[[], object]]) -> list[Latency]:
+    """Return what `measure_call` does for several calls whose times will be compared.
+
+    Their rounds alternate, so that whatever else the machine does meets all of them alike.
+    """
+    return _measure(calls, until_quiet=False)
+
+
+def _measure(calls: Sequence[Callable[[], object]], *, until_quiet: bool) -> list[Latency]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        best = _round(call)
+        best = [_round(call) for call in calls]
         for _ in range(ROUNDS - 1):
-            if best.quiet:
-                break
-            time.sleep(PAUSE_SECONDS)
-            best = quieter(best, _round(call))
+            if until_quiet:
+                if best[0].quiet:
+                    break
+                time.sleep(PAUSE_SECONDS)
+            best = [quieter(known, _round(call)) for known, call in zip(best, calls, strict=True)]
         return best
     finally:
         torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from effnet.data.images.decode import center_box, cut, resize_into
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
-from effnet.models.preprocess import normalize
+from effnet.models.deployed import Deployed
 from effnet.models.weights import load_model, save_model
 from effnet.store import publish
 
@@ -76,8 +76,7 @@ class Predictor:
     def judge(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, classes), rows adding to 1, for (N, side, side, 3) pixels of the network's side."""
         images = torch.from_numpy(pixels).to(self.network.classifier.weight.device)
-        logits = self.network(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
-        return logits.float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+        return Deployed(self.network)(images).cpu().numpy()  # type: ignore[no-any-return]
 
     def best(self, row: NDArray[np.float32], top: int) -> tuple[list[str], list[float]]:
         """Return the most probable classes of an image's probabilities, (classes,), and how probable each is."""

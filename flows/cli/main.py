@@ -133,10 +133,11 @@ def main() -> None:
         interrupt.done()
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter, too, ends without a word
+    except SystemExit:  # by which click ends where a pipe is broken
+        if _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
+        raise
+    except Exception as error:
         line, code = last_resort(error)
         click.echo(f"effnet: {line}", err=True)
         sys.exit(code)
