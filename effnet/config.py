@@ -483,8 +483,8 @@ class FamilyConfig(Value):
         str | None,
         Field(
             min_length=1,
-            description="members.published start from: a folder, a pattern with {name}, `packages` for installed ones; "
-            "with `grow`, also a file or a run folder of the baseline",
+            description="members.published start from: a folder, a pattern with {name}, `packages` for installed ones, "
+            "s3://bucket/prefix, hf://owner/repository; with `grow`, also a file or a run folder of the baseline",
         ),
     ] = None
     grow: Annotated[

@@ -54,11 +54,15 @@ class Start(Value):
     grown_from: Annotated[
         Architecture | None, Field(description="smaller network that they are of; they are grown into the run's")
     ] = None
+    origin: Annotated[
+        str | None, Field(description="address that they came from; of the Hugging Face hub, with the commit")
+    ] = None
 
     def told(self) -> str:
         """Return what they are, for people: `weights 0123456789abcdef`."""
         of = f" of {self.grown_from.name}, grown" if self.grown_from else ""
-        return f"weights {self.sha256[:16]}{of}"
+        came = f" from {self.origin}" if self.origin else ""
+        return f"weights {self.sha256[:16]}{of}{came}"
 
 
 class RunSpec(Value):
@@ -79,7 +83,8 @@ class RunSpec(Value):
             del data["recipe"][name]
         data["recipe"] = without_new(data["recipe"])
         if self.start:
-            del data["start"]["path"], data["start"]["grown_from"]
+            for name in ("path", "origin", "grown_from"):
+                del data["start"][name]
             if self.start.grown_from:  # it came later: without it runs keep their keys
                 data["start"]["grown_from"] = self.start.grown_from.key()
             data["start"]["classifier"] = "zero"  # where it is new; it was drawn before

@@ -67,7 +67,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
     try:
-        data = _load(text)
+        data = _json(text) if path.suffix == ".json" else None
+        data = _load(text) if data is None else data
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {_explain_yaml(error)}") from error
     except RecursionError as error:
@@ -75,6 +76,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found {_kind(data)}")
     return data
+
+
+def _json(text: str) -> Any:
+    """Return what JSON holds, many times as fast as YAML's reader does; None if it is to say what is wrong."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key twice")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except ValueError:
+        return None
 
 
 # What patterns of fields stand for: a person is told this, not the pattern.

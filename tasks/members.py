@@ -41,7 +41,7 @@ class Entrant(NamedTuple):
 
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     """Return the members with the trainings that the config wants of each."""
-    starts = member_starts(build.config, members, build.base)
+    starts = member_starts(build.config, members, build.base, build.store.cache)
     return [
         Entrant(
             member,

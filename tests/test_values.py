@@ -113,3 +113,14 @@ def test_patterns_are_told_in_words() -> None:
     assert set(re.findall(r'pattern=r"(.+?)"', text)) == set(FORMS)
     with pytest.raises(ConfigError, match=r'here: runs.0: must be 16 hexadecimal digits \(got "b3"\)'):
         Order.parse({"name": "x", "action": "train", "runs": ["b3"]}, "here")
+
+
+def test_json_is_read_as_yaml_is_and_told_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"side": 8, "names": ["a", null, true, 1e-05]}')
+    assert read_mapping(path) == {"side": 8, "names": ["a", None, True, 1e-05]}
+    for text, told in (('{"a": 1, "a": 2}', "twice"), ("[1]", "expected keys and values"), ("{", "a.json")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=told) as error:
+            read_mapping(path)
+        assert "\n" not in str(error.value)

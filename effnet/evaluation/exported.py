@@ -14,11 +14,11 @@ from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.errors import RunFailedError
-from effnet.evaluation.latency import measure_call, measure_latency
+from effnet.evaluation.latency import measure_in_turn
 from effnet.evaluation.run import batch_of
 from effnet.models.build import Network
+from effnet.models.deployed import network_input
 from effnet.models.export import INPUT, random_images
-from effnet.models.preprocess import normalize
 from effnet.runs import Latency
 from effnet.statistics import Difference, difference
 
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
     agreement: float  # share of images that both give the same class
     top1: float | None = None  # of the file; None where nobody knows the images' classes
     top1_network: float | None = None
-    loss: Difference | None = None  # how much more often the network is right
+    drop: Difference | None = None  # how much more often the network is right
 
 
 class Times(NamedTuple):
@@ -75,10 +75,10 @@ class Exported:
         """Return what the file takes for (N, R, R, 3) pixels."""
         return pixels if self.preprocessing else _normalized(pixels, self.arch).numpy()
 
-    def latency(self) -> Latency:
-        """Return the time of one image; the file must have been opened with one thread."""
+    def one_image(self) -> Callable[[], object]:
+        """Return what answers for one image, to be timed; the file must have been opened with one thread."""
         image = self.given(random_images(self.arch, 1).numpy())
-        return measure_call(lambda: self.run(image))
+        return lambda: self.run(image)
 
 
 def _onnx(path: Path, threads: int) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
@@ -96,7 +96,7 @@ def _torch(path: Path) -> Callable[[NDArray[Any]], NDArray[np.float32]]:
 
 
 def _normalized(pixels: NDArray[np.uint8], arch: Architecture) -> torch.Tensor:
-    return normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), arch).contiguous()
+    return network_input(torch.from_numpy(pixels), arch).contiguous()
 
 
 def split_images(
@@ -149,21 +149,21 @@ def compare(network: Network, exported: Exported, images: Iterable[Images]) -> C
 
 
 def time_exported(network: Network, exported: Exported, float32: Exported | None) -> Times:
-    """Time a network and its file, one after the other; both files must have been opened with one thread."""
+    """Time a network and its file in alternating rounds; both files must have been opened with one thread."""
     arch = network.architecture
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Times(
-        file=exported.latency(),
-        float32=float32.latency() if float32 else None,
-        network=measure_latency(network, arch.in_channels, arch.resolution),
-    )
+    image = random_images(arch, 1)
+    pixels = network_input(image, arch).contiguous(memory_format=torch.channels_last)
+    calls = [exported.one_image(), lambda: network(pixels), *([float32.one_image()] if float32 else [])]
+    times = measure_in_turn(calls)
+    return Times(file=times[0], network=times[1], float32=times[2] if float32 else None)
 
 
-def refuse_loss(comparison: Comparison, most: float, where: str, advice: str) -> None:
+def refuse_drop(comparison: Comparison, most: float, where: str, advice: str) -> None:
     """Raise RunFailedError if a file lost more than `most` points of top-1."""
-    if (loss := comparison.loss) is None or 100 * loss.lead <= most:
+    if (drop := comparison.drop) is None or 100 * drop.lead <= most:
         return
     raise RunFailedError(
-        f"{where}: not written, as it would lose {100 * loss.lead:.2f} ± {100 * loss.noise:.2f} points of top-1 on "
-        f"{comparison.images:,} images of val, more than --max-loss {most:g}; {advice}, or write it with --force"
+        f"{where}: not written, as it would lose {100 * drop.lead:.2f} ± {100 * drop.noise:.2f} points of top-1 on "
+        f"{comparison.images:,} images of val, more than --max-drop {most:g}; {advice}, or write it with --force"
     )

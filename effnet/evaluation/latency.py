@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,13 +43,24 @@ class _Load(NamedTuple):
         return cls(busy, time.process_time(), time.thread_time(), time.perf_counter())
 
 
-def measure_latency(network: nn.Module, in_channels: int, resolution: int) -> Latency:
+def measure_latency(
+    network: nn.Module, in_channels: int, resolution: int, device: torch.device | None = None
+) -> Latency:
     """Return the median time for a batch of 1 on one CPU core (paper, table 4), and what else the machine did.
 
-    The network must be on the CPU and in evaluation mode.
+    The network must be in evaluation mode, and on the CPU, or on the GPU `device`: then it is the time until the GPU
+    is done, with one core to drive it.
     """
-    image = _images(1, in_channels, resolution, torch.device("cpu"))
-    return measure_call(lambda: network(image))
+    where = device or torch.device("cpu")
+    image = _images(1, in_channels, resolution, where)
+    if where.type == "cpu":
+        return measure_call(lambda: network(image))
+
+    def call() -> None:
+        network(image)
+        torch.cuda.synchronize(where)
+
+    return measure_call(call).model_copy(update={"device": torch.cuda.get_device_name(where)})
 
 
 @torch.inference_mode()
@@ -58,15 +69,29 @@ def measure_call(call: Callable[[], object]) -> Latency:
 
     A round that other work disturbed is repeated, and the quietest one counts. Torch is set to one thread meanwhile.
     """
+    return _measure([call], until_quiet=True)[0]
+
+
+@torch.inference_mode()
+def measure_in_turn(calls: Sequence[Callable[[], object]]) -> list[Latency]:
+    """Return what `measure_call` does for several calls whose times will be compared.
+
+    Their rounds alternate, so that whatever else the machine does meets all of them alike.
+    """
+    return _measure(calls, until_quiet=False)
+
+
+def _measure(calls: Sequence[Callable[[], object]], *, until_quiet: bool) -> list[Latency]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        best = _round(call)
+        best = [_round(call) for call in calls]
         for _ in range(ROUNDS - 1):
-            if best.quiet:
-                break
-            time.sleep(PAUSE_SECONDS)
-            best = quieter(best, _round(call))
+            if until_quiet:
+                if best[0].quiet:
+                    break
+                time.sleep(PAUSE_SECONDS)
+            best = [quieter(known, _round(call)) for known, call in zip(best, calls, strict=True)]
         return best
     finally:
         torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from effnet.errors import ConfigError, DataError
 from effnet.evaluation.flips import Flipped
 from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
-from effnet.models.preprocess import normalize
+from effnet.models.deployed import network_input
 from effnet.models.weights import load_model, save_model
 from effnet.store import publish
 
@@ -81,8 +81,8 @@ class Predictor:
     def judge(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return float32 (N, classes), rows adding to 1, for (N, side, side, 3) pixels of the network's side."""
         images = torch.from_numpy(pixels).to(self.network.classifier.weight.device)
-        logits = self._judge(normalize(images.permute(0, 3, 1, 2), self.network.architecture))
-        return logits.float().softmax(1).cpu().numpy()  # type: ignore[no-any-return]
+        logits = self._judge(network_input(images, self.network.architecture))
+        return logits.softmax(1).cpu().numpy()  # type: ignore[no-any-return]
 
     def best(self, row: NDArray[np.float32], top: int) -> tuple[list[str], list[float]]:
         """Return the most probable classes of an image's probabilities, (classes,), and how probable each is."""

@@ -70,6 +70,11 @@ def _each(numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return numbers if len(numbers) == channels else numbers * channels
 
 
+def network_input(pixels: Tensor, arch: Architecture) -> Tensor:
+    """Return what a network takes, normalised float32 (N, 3, R, R), for uint8 pixels (N, R, R, 3)."""
+    return normalize(pixels.float().permute(0, 3, 1, 2), arch)  # floats first: some runtimes turn no bytes round
+
+
 class Deployed(nn.Module):
     """A network with what comes before and after it: uint8 pixels (N, R, R, 3) in, probabilities (N, classes) out."""
 
@@ -79,6 +84,5 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 rows that add to 1."""
-        pixels = images.float().permute(0, 3, 1, 2)  # floats first: some runtimes turn no bytes round
-        logits = self.network(normalize(pixels, self.architecture))
+        logits = self.network(network_input(images, self.architecture))
         return logits.softmax(1)  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -68,11 +68,12 @@ def load_weights(path: Path, arch: Architecture, naming: str = "auto", num_class
     if num_classes is not None:
         check_classes(num_classes)
     tensors = read_tensors(path)
-    theirs = _wanted(arch, naming, tensors, path)
+    network = _empty(arch, 1)
+    theirs = _wanted(arch, naming, tensors, path, list(network.state_dict()))
     classifier = tensors.get(theirs.names["classifier.weight"])
     in_file = len(classifier) if classifier is not None and classifier.ndim else None
     classes = num_classes or in_file or 1000
-    network = _empty(arch, classes)
+    network.classifier = torch.nn.Linear(network.classifier.in_features, classes, device="meta")
     state, reinitialized = _match(network, theirs, tensors, path, new_classifier=classes != in_file and num_classes)
     network.load_state_dict(state, assign=True)
     if reinitialized:
@@ -177,13 +178,13 @@ class _Theirs(NamedTuple):
     names: dict[str, str]  # our tensor -> theirs
 
 
-def _wanted(arch: Architecture, naming: str, tensors: Mapping[str, Tensor], path: Path) -> _Theirs:
+def _wanted(arch: Architecture, naming: str, tensors: Mapping[str, Tensor], path: Path, own: Sequence[str]) -> _Theirs:
     if naming != "auto":
-        return _Theirs(naming, names(arch, naming))
+        return _Theirs(naming, _names(arch, naming, own))
     candidates = []
     for each in (OWN, *known()):
         if each == OWN or modules(arch, each) is not None:
-            theirs = names(arch, each)
+            theirs = _names(arch, each, own)
             candidates.append((len(tensors.keys() & set(theirs.values())), _Theirs(each, theirs)))
     hits, best = max(candidates, key=lambda candidate: candidate[0])
     if not hits:
@@ -200,7 +201,10 @@ def names(arch: Architecture, naming: str) -> dict[str, str]:
     Raises:
         ConfigError: if the naming is unknown, or its code base has no such network.
     """
-    own = list(_empty(arch, 1).state_dict())
+    return _names(arch, naming, list(_empty(arch, 1).state_dict()))
+
+
+def _names(arch: Architecture, naming: str, own: Sequence[str]) -> dict[str, str]:
     if naming == OWN:
         return {name: name for name in own}
     if naming not in known():

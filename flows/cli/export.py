@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from effnet.errors import ConfigError
 from effnet.files import reason
@@ -17,7 +19,7 @@ from flows.cli.find import find
 
 if TYPE_CHECKING:
     from effnet.evaluation.exported import Comparison, Times
-    from effnet.evaluation.subject import Subject
+    from effnet.evaluation.model_to_export import ModelToExport
     from effnet.runs import Latency
 
 PROGRAMS = {"torch": ".pt2", "onnx": ".onnx"}  # what runs by itself, and how its file is called while it is made
@@ -35,7 +37,7 @@ class _Wanted(NamedTuple):
     precision: str
     calibrate: Path | None
     limit: int
-    max_loss: float
+    max_drop: float
     force: bool
 
 
@@ -75,13 +77,13 @@ class _Made(NamedTuple):
     help="Images of val to measure on, spread evenly, if there are more.",
 )
 @click.option(
-    "--max-loss",
+    "--max-drop",
     type=click.FloatRange(0, 100),
     default=1.0,
     show_default=True,
-    help="Points of top-1 that the file may lose.",
+    help="Points of top-1 by which the file may be below its network.",
 )
-@click.option("--force", is_flag=True, help="Write it whatever it loses.")
+@click.option("--force", is_flag=True, help="Write it however far below its network it is.")
 @options.HOME
 @options.JSON
 def export(
@@ -92,7 +94,7 @@ def export(
     precision: str,
     calibrate: Path | None,
     limit: int,
-    max_loss: float,
+    max_drop: float,
     force: bool,
     store: Path,
     as_json: bool,
@@ -111,14 +113,16 @@ def export(
     """
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another path")
-    wanted = _Wanted(kind, precision, calibrate, limit, max_loss, force)
+    wanted = _Wanted(kind, precision, calibrate, limit, max_drop, force)
     _check(wanted, preprocessing)
+    if kind not in PROGRAMS:
+        _refuse_given(kind, ("limit", "max_drop", "force"))
     path = find(model, store)
-    from effnet.evaluation.subject import subject_of
+    from effnet.evaluation.model_to_export import open_to_export
 
-    subject = subject_of(path, preprocessing=preprocessing, precision=precision)
+    subject = open_to_export(path, preprocessing=preprocessing, precision=precision)
     if kind == "timm":
-        from effnet.models.hub import timm_name
+        from effnet.models.timm_folder import timm_name
 
         timm_name(subject.predictor.network.architecture)  # refuse before anything is made
     try:
@@ -131,6 +135,19 @@ def export(
         return
     told = _write_weights(subject, kind, out)
     click.echo(json.dumps({"out": str(out), "format": kind} | told, indent=2) if as_json else f"{out}: written")
+
+
+def _refuse_given(kind: str, names: Sequence[str]) -> None:
+    """Refuse options of what is measured, where nothing is."""
+    source = click.get_current_context().get_parameter_source
+    given = [f"--{name.replace('_', '-')}" for name in names if source(name) is not ParameterSource.DEFAULT]
+    if given:
+        what = f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'}"
+        raise ConfigError(f"export: {what} of --format onnx or torch; {kind} has weights alone, and is not measured")
+
+
+def _say(line: str) -> None:
+    click.echo(f"effnet: {line}", err=True)
 
 
 def _check(wanted: _Wanted, preprocessing: bool) -> None:
@@ -147,9 +164,9 @@ def _check(wanted: _Wanted, preprocessing: bool) -> None:
         require_onnx()
 
 
-def _write_weights(subject: Subject, kind: str, out: Path) -> dict[str, Any]:
+def _write_weights(subject: ModelToExport, kind: str, out: Path) -> dict[str, Any]:
     """Write tensors under somebody's names; return what --json tells besides."""
-    from effnet.models import hub, weights
+    from effnet.models import timm_folder, weights
     from effnet.report.card import card_of
     from effnet.store import publish_folder
 
@@ -159,13 +176,13 @@ def _write_weights(subject: Subject, kind: str, out: Path) -> dict[str, Any]:
     elif kind == "timm":
         card = card_of(subject.run, subject.metadata.licence, _TIMM_USE) or _short_card(subject)
         with publish_folder(out) as folder:
-            return {"architecture": hub.save_timm(folder, network, subject.metadata, card)}
+            return {"architecture": timm_folder.save_timm(folder, network, subject.metadata, card)}
     else:
         weights.save_weights(out, network, kind)
     return {}
 
 
-def _short_card(subject: Subject) -> str:
+def _short_card(subject: ModelToExport) -> str:
     metadata = subject.metadata
     return (
         f"# {metadata.network}\n\nAn image classifier: {metadata.side} pixels, {len(metadata.classes):,} classes "
@@ -174,7 +191,7 @@ def _short_card(subject: Subject) -> str:
     )
 
 
-def _write_program(subject: Subject, wanted: _Wanted, out: Path) -> _Made:
+def _write_program(subject: ModelToExport, wanted: _Wanted, out: Path) -> _Made:
     """Write a program beside its target, measure it, and give it its name if it is good enough."""
     from effnet.evaluation import exported as files
     from effnet.models import export as exports
@@ -184,28 +201,32 @@ def _write_program(subject: Subject, wanted: _Wanted, out: Path) -> _Made:
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out.parent) as scratch:
         path = base = Path(scratch) / f"float32{PROGRAMS[wanted.kind]}"
         write = exports.export_onnx if wanted.kind == "onnx" else exports.export_torch
+        _say(f"writing {base.name} and comparing its answers with the network's")
         difference, calibrated = write(network, base, metadata), None
         if wanted.precision == "int8":
             path = Path(scratch) / "int8.onnx"
+            _say(f"int8: calibrating on at most {CALIBRATION} images of minival")
             calibrated = _quantize(subject, wanted, base, path)
+        _say(f"scoring the file beside its network on {'val' if subject.dataset else 'random images'}")
         comparison = _compare(subject, wanted, path)
         if not wanted.force:
             advice = "calibrate on other images (--calibrate), export float32" if calibrated else "report it"
-            files.refuse_loss(comparison, wanted.max_loss, str(out), advice)
+            files.refuse_drop(comparison, wanted.max_drop, str(out), advice)
         float32 = _opened(subject, base, 1) if calibrated else None
+        _say("timing both in turn, one image on one thread")
         times = files.time_exported(network, _opened(subject, path, 1), float32)
         publish(out, path.read_bytes())
     return _Made(difference, calibrated, comparison, times, out.stat().st_size)
 
 
-def _opened(subject: Subject, path: Path, threads: int) -> Any:
+def _opened(subject: ModelToExport, path: Path, threads: int) -> Any:
     from effnet.evaluation.exported import Exported
 
     arch = subject.predictor.network.architecture
     return Exported(path, arch, preprocessing=subject.metadata.preprocessing, threads=threads)
 
 
-def _quantize(subject: Subject, wanted: _Wanted, source: Path, target: Path) -> int:
+def _quantize(subject: ModelToExport, wanted: _Wanted, source: Path, target: Path) -> int:
     """Write int8; return how many images it was calibrated on."""
     from effnet.data.shards.manifest import load_manifest
     from effnet.evaluation.exported import split_images
@@ -224,7 +245,7 @@ def _quantize(subject: Subject, wanted: _Wanted, source: Path, target: Path) -> 
     return min(CALIBRATION, manifest.samples["minival"])
 
 
-def _compare(subject: Subject, wanted: _Wanted, path: Path) -> Comparison:
+def _compare(subject: ModelToExport, wanted: _Wanted, path: Path) -> Comparison:
     import torch
 
     from effnet.evaluation.exported import compare, drawn_images, split_images
@@ -238,7 +259,7 @@ def _compare(subject: Subject, wanted: _Wanted, path: Path) -> Comparison:
     return compare(network, _opened(subject, path, torch.get_num_threads()), images)
 
 
-def _show_program(made: _Made, subject: Subject, wanted: _Wanted, out: Path, as_json: bool) -> None:
+def _show_program(made: _Made, subject: ModelToExport, wanted: _Wanted, out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_data(made, wanted, out), indent=2))
         return
@@ -266,9 +287,9 @@ def _time(latency: Latency) -> str:
 
 def _scores(comparison: Comparison) -> str:
     same = f"the same answer for {comparison.agreement:.2%}"
-    if not comparison.loss:
+    if not comparison.drop:
         return f"the dataset is not here: compared on {comparison.images} random images alone, {same}"
-    lost, noise = 100 * comparison.loss.lead, 100 * comparison.loss.noise
+    lost, noise = 100 * comparison.drop.lead, 100 * comparison.drop.noise
     return (
         f"val, {comparison.images:,} images: top-1 {comparison.top1:.2%}, the network's {comparison.top1_network:.2%}: "
         f"{lost:.2f} ± {noise:.2f} points lost; {same}"
@@ -277,7 +298,7 @@ def _scores(comparison: Comparison) -> str:
 
 def _as_data(made: _Made, wanted: _Wanted, out: Path) -> dict[str, Any]:
     comparison, times = made.comparison, made.times
-    loss = comparison.loss
+    drop = comparison.drop
     return {
         "out": str(out),
         "format": wanted.kind,
@@ -285,10 +306,10 @@ def _as_data(made: _Made, wanted: _Wanted, out: Path) -> dict[str, Any]:
         "bytes": made.size,
         "difference": made.difference,
         "calibrated_on": made.calibrated,
-        "measured_on": "val" if loss else "random images",
+        "measured_on": "val" if drop else "random images",
         **comparison._asdict(),
-        "loss": loss.lead if loss else None,
-        "loss_noise": loss.noise if loss else None,
+        "drop": drop.lead if drop else None,
+        "drop_noise": drop.noise if drop else None,
         "latency": times.file.model_dump(mode="json"),
         "latency_network": times.network.model_dump(mode="json"),
         "latency_float32": times.float32.model_dump(mode="json") if times.float32 else None,

@@ -2,13 +2,15 @@
 
 Exit codes: 0 done; 2 an unusable configuration or argument; 65 broken data; 70 a training failed, or a bug in effnet;
 73 another process is already doing this; 75 stopped with its state saved, or a server is away: the same command
-resumes; 76 this machine is broken: run the command on another.
+resumes; 76 this machine is broken: run the command on another; 141 nobody reads what is printed any more (`| head`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,10 +134,21 @@ def main() -> None:
         interrupt.done()
         click.echo("effnet: stopped; what is done is saved, run the same command again to go on", err=True)
         sys.exit(StoppedError.exit_code)
+    except SystemExit:  # by which click ends where a pipe is broken
+        if _nobody_reads():
+            sys.exit(128 + signal.SIGPIPE)
+        raise
     except Exception as error:
         line, code = last_resort(error)
         click.echo(f"effnet: {line}", err=True)
         sys.exit(code)
+
+
+def _nobody_reads() -> bool:
+    """Say whether standard output is a pipe whose other end is closed, as behind `| head -1`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _usage(error: click.ClickException) -> str:

@@ -154,12 +154,13 @@ class _Family:
 
 def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -> None:
     from effnet.arch.cost import count
+    from effnet.arch.growth import same_weights
     from effnet.family import plan_members
     from effnet.plan import planned
-    from effnet.starts import member_starts
+    from effnet.starts import member_files
 
     members = plan_members(family.baseline, family.settings, family.coefficients, family.num_classes)
-    starts = member_starts(family.settings, members, family.base)
+    files = member_files(family.settings, members, family.base)
     base = count(family.baseline, family.num_classes)
     rows = planned(members, base, family.num_classes)
     stages = _prices(family, members)
@@ -188,9 +189,11 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
             f"{row.name:6}{row.phi:5g}{row.resolution:8d}{row.params:14,}{row.params_ratio:8.2f}"
             f"{row.macs:18,}{row.macs_ratio:8.2f}{row.activations:15,}{same}"
         )
-    for member, start in starts.items():
-        how = f"grown from {start.grown_from.name} by" if start.grown_from else "starts from"
-        click.echo(f"{member} {how} {start.path}")
+    for member in members:
+        if file := files.get(member.name):
+            grown = family.settings.grow and not same_weights(family.baseline, member.architecture)
+            how = f"grown from {family.baseline.name} by" if grown else "starts from"
+            click.echo(f"{member.name} {how} {file.where}")
     _show_prices(family.settings, stages, speed)
 
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from flows.cli import options
 from flows.cli.find import find, load_named
 
 if TYPE_CHECKING:
+    from effnet.data.sources.named import Found
     from effnet.evaluation.predict_files import FilePrediction
     from effnet.evaluation.predictor import Predictor
 
@@ -60,7 +61,7 @@ def predict(
     """Say what MODEL sees in IMAGES: files, folders (at any depth), patterns.
 
     MODEL is a name (b3), a key or the beginning of one, a folder, models:/NAME@champion, or a weights file.
-    An image that cannot be read gets its reason in place of a class, and the command ends with 65.
+    An image that cannot be read, or is not there, gets its reason in place of a class, and the command ends with 65.
     """
     from effnet.data.sources.named import find_images
 
@@ -74,11 +75,12 @@ def predict(
     keep_memory()
     predictor = _predictor(path, network, device, flips)
     began, broken = time.monotonic(), 0
-    rows = predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores())
+    rows = _with_missing(found, predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores()))
+    number = len(found.missing) + len(found.paths)
     lines = as_json or not table
     kept: list[FilePrediction] = []
     try:
-        for row in _shown(rows, len(found.paths), lines):
+        for row in _shown(rows, number, lines):
             broken += bool(row.error)
             if table:
                 kept.append(row)
@@ -90,16 +92,30 @@ def predict(
         rows.close()
         if table and kept:
             _write(table, kept, min(top, len(predictor.class_names)))
-    _sum_up(len(found.paths), broken, found.passed_over, time.monotonic() - began)
+    _sum_up(number, broken, found.passed_over, time.monotonic() - began)
     if broken:
-        raise DataError(f"{broken} of {len(found.paths)} images could not be read; their rows say why")
+        raise DataError(f"{broken} of {number} images could not be read; their rows say why")
+
+
+def _with_missing(found: Found, rows: Generator[FilePrediction]) -> Generator[FilePrediction]:
+    """Pass rows on, behind those of names that mean no image."""
+    from effnet.evaluation.predict_files import FilePrediction
+
+    try:
+        for name, why in found.missing:
+            yield FilePrediction(Path(name), (), (), why)
+        yield from rows
+    finally:
+        rows.close()
 
 
 def _predictor(path: Path, network: str | None, device: str | None, flips: bool) -> Predictor:
     import torch
 
+    from effnet.evaluation.device import device_of
     from effnet.evaluation.predictor import Predictor, open_predictor
 
+    wanted = device_of(device)
     if path.is_dir():
         try:
             predictor = open_predictor(path)
@@ -107,12 +123,9 @@ def _predictor(path: Path, network: str | None, device: str | None, flips: bool)
             raise ConfigError(f"{error.filename or path}: {reason(error)}") from error
     else:
         loaded = load_named(path, network)
+        click.echo("effnet: a weights file does not name its classes; they are told by number, from 0", err=True)
         predictor = Predictor(loaded, [str(number) for number in range(loaded.classifier.out_features)], None)
-    wanted = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        predictor.network.to(device=wanted, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {wanted}: {str(error).splitlines()[0]}") from error
+    predictor.network.to(device=wanted, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Predictor(predictor.network, predictor.class_names, predictor.crop_padding, flips=flips)
 
 

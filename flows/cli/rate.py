@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli import options
-from flows.cli.find import CONFIG, find, open_store
+from flows.cli.find import CONFIG, open_store
 from flows.cli.training import member_of, recipe_for_weights, start_of
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def find_rate(
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)
-    start = start_of(find(start_from, root.root), new_head=False) if start_from else None
+    start = start_of(start_from, root, new_head=False) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
     found = member_of(settings, baseline, member, build.num_classes)
-    start = start or member_starts(settings, [found], config.parent).get(found.name)
+    start = start or member_starts(settings, [found], config.parent, root.cache).get(found.name)
     recipe = recipe_for_weights(build) if start else build.recipe
     recipe = recipe.model_copy(update={"epochs": epochs or short_epochs(recipe.epochs)})
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from effnet.evaluation.classes import Known
     from effnet.family import Member
     from effnet.runs import Evaluation, Start
+    from effnet.store import Store
     from tasks.build import Build
 
 FEW_STEPS = 100  # fewer change given weights little, whatever the recipe
@@ -35,7 +36,10 @@ _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN
 @click.option("--member", help="Which of the config's members: b0, b1, ...  [default: the first]")
 @options.MULTIPLIERS
 @options.STORE
-@click.option("--start-from", help="Weights to start from: a weights file, or a RUN as `effnet evaluate` takes it.")
+@click.option(
+    "--start-from",
+    help="Weights to start from: a weights file, a RUN as `effnet evaluate` takes it, s3://bucket/file or hf://owner/repository.",
+)
 @click.option("--new-head", is_flag=True, help="Start with a new classifier even if the number of classes is the same.")
 @click.option(
     "--ranks", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train together."
@@ -70,7 +74,7 @@ def train(
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)
-    start = start_of(find(start_from, root.root), new_head) if start_from else None
+    start = start_of(start_from, root, new_head) if start_from else None
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
@@ -79,7 +83,7 @@ def train(
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:
         wanted = member_of(settings, baseline, member, build.num_classes)
-        start = start or member_starts(settings, [wanted], config.parent).get(wanted.name)
+        start = start or member_starts(settings, [wanted], config.parent, root.cache).get(wanted.name)
         name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
     recipe = recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
@@ -230,10 +234,15 @@ def recipe_for_weights(build: Build) -> Recipe:
     return recipe
 
 
-def start_of(path: Path, new_head: bool) -> Start:
+def start_of(name: str, store: Store, new_head: bool) -> Start:
+    """Return the weights that a person named, for a training to start from."""
     from effnet.runs import Start
+    from effnet.starts import fetch_start, is_elsewhere
     from effnet.store import sha256_file
 
+    if is_elsewhere(name):
+        return fetch_start(name, store.cache).model_copy(update={"new_head": new_head})
+    path = find(name, store.root)
     file = path if path.is_file() else path / "model.safetensors"
     if not file.is_file():
         raise ConfigError(f"{path}: no weights there; give a weights file, a model folder or a finished run folder")

@@ -66,6 +66,18 @@ def test_result_has_every_member_with_its_evidence(built: tuple[Path, dict[str, 
     assert (folder / "store" / "families" / result["key"] / "accuracy.svg").exists()
 
 
+def test_choose_without_limits_and_the_alias_best_name_what_the_build_named(
+    built: tuple[Path, dict[str, Any], str],
+) -> None:
+    folder, result, _ = built
+    chosen = run_effnet("choose", "tiny", "--store", "store", "--json", cwd=folder)
+    assert chosen.returncode == 0, chosen.stderr
+    assert json.loads(chosen.stdout)["member"] == result["answer"]["member"]
+    client = MlflowClient(f"sqlite:///{folder / 'store' / 'mlflow.db'}")
+    best = [model.name for model in client.search_registered_models() if "best" in model.aliases]
+    assert best == [f"tiny-{result['answer']['member'].lower()}"]
+
+
 def test_terminal_shows_the_stages_and_nothing_stray(built: tuple[Path, dict[str, Any], str]) -> None:
     lines = built[2].splitlines()
     for told in ("dataset ", "grid over α, β, γ", "coefficients ", "B2: ", f"evaluated on {VAL} held-out images"):

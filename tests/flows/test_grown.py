@@ -47,7 +47,7 @@ def made(folder: Path, text: str = GROWN) -> tuple[FamilyConfig, list[Member]]:
 
 def test_the_baseline_starts_from_the_weights_and_the_others_from_the_grown_ones(tmp_path: Path) -> None:
     config, members = made(tmp_path)
-    found = member_starts(config, members, tmp_path)
+    found = member_starts(config, members, tmp_path, tmp_path / "cache")
     file = tmp_path / "b0.safetensors"
     assert found["B0"] == Start(path=str(file), sha256=sha256_file(file))
     baseline = load_baseline(config, tmp_path)
@@ -72,11 +72,13 @@ def test_weights_may_be_a_run_a_model_folder_or_a_file_of_the_baselines_name(tmp
         "files/{name}*": "files/tiny-7.safetensors",
     }.items():
         named = config.model_copy(update={"weights": weights})
-        assert {start.path for start in member_starts(named, members, tmp_path).values()} == {str(tmp_path / path)}
+        assert {start.path for start in member_starts(named, members, tmp_path, tmp_path / "cache").values()} == {
+            str(tmp_path / path)
+        }
     (tmp_path / "run/model.safetensors").unlink()
     for weights in ("run", "nowhere.pth"):
         with pytest.raises(ConfigError, match=f"no file of tiny in {weights}"):
-            member_starts(config.model_copy(update={"weights": weights}), members, tmp_path)
+            member_starts(config.model_copy(update={"weights": weights}), members, tmp_path, tmp_path / "cache")
 
 
 def test_a_member_that_cannot_be_grown_is_told_before_anything_is_made(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_member_that_cannot_be_grown_is_told_before_anything_is_made(tmp_path:
     stages = (*members[1].architecture.stages[:1], members[1].architecture.stages[1].model_copy(update={"channels": 8}))
     narrower = members[1].architecture.model_copy(update={"stages": stages})
     with pytest.raises(ConfigError, match="grown_b1 cannot be grown from tiny: stage 2: 8 channels are fewer than 12"):
-        member_starts(config, [members[1].model_copy(update={"architecture": narrower})], tmp_path)
+        member_starts(config, [members[1].model_copy(update={"architecture": narrower})], tmp_path, tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

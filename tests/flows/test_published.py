@@ -58,7 +58,7 @@ def test_members_are_the_zoos_and_recipe_and_baseline_follow(tmp_path: Path) -> 
 def test_each_member_has_its_own_file_wherever_it_lies(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     members = plan_members(zoo.get("efficientnet_lite0"), config, None, 2)
-    found = member_starts(config, members, tmp_path)
+    found = member_starts(config, members, tmp_path, tmp_path / "cache")
     assert {name: start.sha256 for name, start in found.items()} == {
         "Lite0": sha256_file(packaged("efficientnet_lite0")),
         "Lite1": sha256_file(packaged("efficientnet_lite1")),
@@ -72,14 +72,15 @@ def test_each_member_has_its_own_file_wherever_it_lies(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "weights/efficientnet_lite10.pth").write_bytes(b"another's")
     by_folder = config.model_copy(update={"weights": "weights"})
-    assert {name: Path(start.path) for name, start in member_starts(by_folder, members, tmp_path).items()} == {
-        name: tmp_path / path for name, path in names.items()
-    }
+    assert {
+        name: Path(start.path)
+        for name, start in member_starts(by_folder, members, tmp_path, tmp_path / "cache").items()
+    } == {name: tmp_path / path for name, path in names.items()}
     by_pattern = config.model_copy(update={"weights": "weights/**/*{name}*"})
-    assert len(member_starts(by_pattern, members[1:], tmp_path)) == 1
+    assert len(member_starts(by_pattern, members[1:], tmp_path, tmp_path / "cache")) == 1
     (tmp_path / "weights/efficientnet_lite0.pth").write_bytes(b"twice")
     with pytest.raises(ConfigError, match=r"efficientnet_lite0 may be any of efficientnet_lite0\.pth, tf_"):
-        member_starts(by_folder, members, tmp_path)
+        member_starts(by_folder, members, tmp_path, tmp_path / "cache")
 
 
 def test_plan_shows_members_as_published_and_their_files(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from effnet.evaluation.predictor import Predictor
 from effnet.models import export
 from effnet.models.build import Network, build
 from effnet.models.deployed import Metadata
-from effnet.models.hub import NAMES, save_timm, timm_name
+from effnet.models.timm_folder import NAMES, save_timm, timm_name
 from effnet.models.weights import load, names, save_model
 from tests.tiny import clean_environment, run_effnet
 

@@ -18,6 +18,7 @@ class Found(NamedTuple):
 
     paths: tuple[Path, ...]
     passed_over: int  # files in folders that are no images
+    missing: tuple[tuple[str, str], ...] = ()  # names that mean no image, and why
 
 
 def find_images(names: Iterable[str]) -> Found:
@@ -28,36 +29,49 @@ def find_images(names: Iterable[str]) -> Found:
             such as `photos/**/*.jpg`.
 
     Raises:
-        ConfigError: if there is no such file or folder, nothing matches, or a folder holds no images.
+        ConfigError: if no name means an image; the message says why of each.
     """
     paths: dict[Path, None] = {}
+    missing: list[tuple[str, str]] = []
     passed_over = 0
     for name in names:
-        path = Path(name)
         try:
-            there, folder = path.exists(), path.is_dir()
-        except (OSError, ValueError) as error:  # no permission, or a name that no file can have
-            told = reason(error) if isinstance(error, OSError) else "no name of a file or folder"
-            raise ConfigError(f"{name[:80]!r}: {told}") from error
-        if not name:
-            raise ConfigError("'': no name of a file or folder")
-        if folder:
-            inside = [Path(each) for each, litter in files_below(path) if not litter]
-            images = [each for each in inside if _is_image(each) or each.is_dir()]  # a folder that cannot be opened
-            passed_over += len(inside) - len(images)
-            if not images:
-                raise ConfigError(f"{name}: no images in this folder")
-            paths |= dict.fromkeys(images)
-        elif there or not glob.has_magic(name):
-            if not there:
-                raise ConfigError(f"{name}: no such file or folder")
-            paths[path] = None
-        else:
-            matches = sorted(Path(each) for each in glob.glob(name, recursive=True))
-            if not (files := [each for each in matches if each.is_file()]):
-                raise ConfigError(f"{name}: no file matches")
-            paths |= dict.fromkeys(files)
-    return Found(tuple(paths), passed_over)
+            found, passed = _meant(name)
+        except ConfigError as error:
+            missing.append((name, str(error)))
+            continue
+        paths |= dict.fromkeys(found)
+        passed_over += passed
+    if not paths:
+        raise ConfigError(
+            "; ".join(f"{name if 0 < len(name) <= 80 else repr(name[:80])}: {why}" for name, why in missing)
+        )
+    return Found(tuple(paths), passed_over, tuple(missing))
+
+
+def _meant(name: str) -> tuple[list[Path], int]:
+    """Return the images that one name means, and how many files it passes over; ConfigError says why there are none."""
+    path = Path(name)
+    try:
+        there, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:  # no permission, or a name that no file can have
+        raise ConfigError(reason(error) if isinstance(error, OSError) else "no name of a file or folder") from error
+    if not name:
+        raise ConfigError("no name of a file or folder")
+    if folder:
+        inside = [Path(each) for each, litter in files_below(path) if not litter]
+        images = [each for each in inside if _is_image(each) or each.is_dir()]  # a folder that cannot be opened
+        if not images:
+            raise ConfigError("no images in this folder")
+        return images, len(inside) - len(images)
+    if there:
+        return [path], 0
+    if not glob.has_magic(name):
+        raise ConfigError("no such file or folder")
+    files = [each for each in sorted(Path(each) for each in glob.glob(name, recursive=True)) if each.is_file()]
+    if not files:
+        raise ConfigError("no file matches")
+    return files, 0
 
 
 def _is_image(path: Path) -> bool:

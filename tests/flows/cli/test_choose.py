@@ -13,8 +13,10 @@ from effnet.arch import zoo
 from effnet.config import Recipe
 from effnet.family import FamilyResult, MemberResult
 from effnet.hits import keep_hits
+from effnet.models.build import build
+from effnet.models.weights import save_weights
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec
-from effnet.store import Store, publish
+from effnet.store import Store, publish, sha256_file
 from tests.tiny import run_effnet
 
 IMAGES = 1000
@@ -116,6 +118,7 @@ def test_it_says_why_and_how_to_use_it(home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (("--device", "gpu"), "--device gpu: no such device; write cpu, cuda, or cuda:1 for the second GPU"),
         (("nobody",), "no family 'nobody' was built in "),
         (
             ("--max-latency", "1ms"),
@@ -131,3 +134,45 @@ def test_what_cannot_be_is_told_in_a_line(home: Path, arguments: tuple[str, ...]
     done = run_effnet("choose", *arguments, cwd=home)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert told in done.stderr
+
+
+def test_by_a_latency_measured_now_which_is_told(home: Path) -> None:
+    """The members' stored milliseconds are made up; here they get networks that differ by far."""
+    small = {"resolution": 32, "name": "small"}
+    family = json.loads((home / ".effnet/families/newer/family.json").read_text())
+    for place, side in enumerate((32, 64, 320)):
+        arch = zoo.get("efficientnet_lite0").model_copy(update=small | {"resolution": side})
+        spec = RunSpec(architecture=arch, dataset="0" * 16, num_classes=2, recipe=Recipe(), seed=place)
+        folder = RunFolder.create(Store(home / ".effnet"), spec)
+        old = home / ".effnet/runs" / family["members"][place]["run_key"]
+        save_weights(folder.weights_path, build(arch, 2, seed=0))
+        for name in ("evaluation.json", "result.json", "hits.json"):
+            text = (old / name).read_text().replace(old.name, folder.key)
+            (folder.path / name).write_text(text.replace("0" * 64, sha256_file(folder.weights_path)))
+        family["members"][place]["run_key"] = folder.key
+    (home / ".effnet/families/newer/family.json").write_text(json.dumps(family))
+    command = ("choose", "--device", "cpu", "--min-top1", "85%", "--json")
+    timed = run_effnet(*command, cwd=home)
+    assert timed.returncode == 0, timed.stderr
+    measured = {name: each["latency_ms"] for name, each in json.loads(timed.stdout)["measured"].items()}
+    assert list(measured) == ["B1", "B2"]  # B0 is outside another limit: not timed
+    assert timed.stderr == "effnet: timing B1\neffnet: timing B2\n"
+    between = (measured["B1"] * measured["B2"]) ** 0.5
+    done = run_effnet(*command[:-1], "--max-latency", f"{between}ms", cwd=home)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(" ms, measured now (1 thread of ")[0].split()[0] for line in lines[:2]] == ["B1", "B2"]
+    assert "measured now (1 thread of " in lines[0]
+    assert lines[2] == "B0 is left out: top-1 80.00%"
+    assert lines[3].startswith("B2 is left out: ")
+    assert lines[4].startswith("Use B1: ")
+
+
+def test_of_equal_networks_the_first_is_named_as_in_a_build(home: Path) -> None:
+    path = home / ".effnet/families/newer/family.json"
+    family = json.loads(path.read_text())
+    family["members"][1] |= {"run_key": family["members"][2]["run_key"], "macs": family["members"][2]["macs"]}
+    path.write_text(json.dumps(family))
+    done = run_effnet("choose", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["member"] == "B1"

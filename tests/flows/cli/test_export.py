@@ -22,7 +22,7 @@ from effnet.errors import ConfigError, RunFailedError
 from effnet.evaluation.exported import split_images
 from effnet.evaluation.predictor import open_predictor
 from effnet.evaluation.run import evaluate_run
-from effnet.models import hub
+from effnet.models import timm_folder
 from effnet.models.weights import load_model, save_model
 from effnet.process import say
 from effnet.runs import About, RunFolder, RunSpec
@@ -70,8 +70,8 @@ def test_a_file_is_measured_on_val_beside_its_network(run: RunFolder, tmp_path: 
     evaluation = run.evaluated()
     assert (told["measured_on"], told["images"]) == ("val", VAL)
     assert told["top1_network"] == evaluation.top1
-    assert (told["top1"], told["loss"], told["agreement"]) == (evaluation.top1, 0, 1)
-    assert told["loss_noise"] > 0
+    assert (told["top1"], told["drop"], told["agreement"]) == (evaluation.top1, 0, 1)
+    assert told["drop_noise"] > 0
     assert told["latency"]["latency_ms"] > 0
     assert told["latency_network"]["threads"] == 1
     assert told["bytes"] == path.stat().st_size
@@ -88,7 +88,7 @@ def test_a_file_is_measured_on_val_beside_its_network(run: RunFolder, tmp_path: 
 
 def test_int8_is_calibrated_and_what_it_loses_is_told(run: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "b0.onnx"
-    told = exported(run.path, "--format", "onnx", "--precision", "int8", "--max-loss", "5", "--out", path)
+    told = exported(run.path, "--format", "onnx", "--precision", "int8", "--max-drop", "5", "--out", path)
     assert told["calibrated_on"] == 256
     assert told["pays"] == (told["latency"]["latency_ms"] < told["latency_float32"]["latency_ms"])
     session = onnxruntime.InferenceSession(path)
@@ -100,7 +100,7 @@ def test_int8_is_calibrated_and_what_it_loses_is_told(run: RunFolder, tmp_path: 
         images = ((batch.pixels - mean) / std).transpose(0, 3, 1, 2)
         right += int((session.run(None, {"images": images})[0].argmax(1) == batch.labels).sum())
     assert told["top1"] == right / VAL
-    assert told["loss"] == pytest.approx(run.evaluated().top1 - right / VAL)
+    assert told["drop"] == pytest.approx(run.evaluated().top1 - right / VAL)
 
 
 def test_a_file_that_loses_too_much_is_not_written(run: RunFolder, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_file_that_loses_too_much_is_not_written(run: RunFolder, tmp_path: Pat
     done = run_effnet(*wanted, "--calibrate", dataset, cwd=tmp_path)
     assert done.returncode == 70, done.stderr
     assert "b0.onnx: not written, as it would lose" in done.stderr
-    assert "more than --max-loss 1; calibrate on other images" in done.stderr
+    assert "more than --max-drop 1; calibrate on other images" in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
     done = run_effnet(*wanted, "--calibrate", dataset, "--force", cwd=tmp_path)
@@ -152,6 +152,11 @@ def test_without_the_dataset_that_is_said(run: RunFolder, tmp_path: Path) -> Non
         ("--with-preprocessing", "--with-preprocessing is of --format onnx or torch; safetensors has weights alone"),
         ("--format torch --precision int8", "--precision int8 is of --format onnx"),
         ("--format onnx --calibrate .", "--calibrate is of --precision int8"),
+        (
+            "--limit 3 --force",
+            "--limit and --force are of --format onnx or torch; safetensors has weights alone, and is",
+        ),
+        ("--format timm --max-drop 2", "--max-drop is of --format onnx or torch; timm has weights alone, and is not"),
         ("--format timm", "timm has no network like tiny"),
     ],
 )
@@ -189,7 +194,7 @@ def test_a_place_where_nothing_can_be_written_is_told(run: RunFolder, tmp_path: 
 
 
 def test_timms_folder_has_the_runs_card(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "timm_name", lambda _: "tf_efficientnet_b0")  # as if it had a published shape
+    monkeypatch.setattr(timm_folder, "timm_name", lambda _: "tf_efficientnet_b0")  # as if it had a published shape
     told = exported(run.path, "--format", "timm", "--out", tmp_path / "b0")
     assert told == {"out": str(tmp_path / "b0"), "format": "timm", "architecture": "tf_efficientnet_b0"}
     assert sorted(path.name for path in (tmp_path / "b0").iterdir()) == [

@@ -184,6 +184,7 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
     numbers = Predictor(network, [str(number) for number in range(10)], crop_padding=None)
     (found,) = numbers.predict([np.asarray(Image.open(photos / "0/00.png"))], {"top": 3})
     assert json.loads(done.stdout)["labels"] == found["labels"]
+    assert done.stderr == "effnet: a weights file does not name its classes; they are told by number, from 0\n"
     assert json.loads(done.stdout)["probabilities"] == pytest.approx(found["probabilities"], abs=1e-5)
     unnamed = run_effnet("predict", "bare.safetensors", photos / "0/00.png", cwd=tmp_path)
     assert (unnamed.returncode, unnamed.stderr.count("\n")) == (2, 1)
@@ -197,7 +198,13 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
         (("no/*.jpg",), 2, "no/*.jpg: no file matches"),
         (("empty",), 2, "empty: no images in this folder"),
         (("empty/text.txt",), 65, "1 of 1 images could not be read; their rows say why"),
-        (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: "),
+        (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: t"),
+        (
+            ("a.png", "--device", "gpu"),
+            2,
+            "--device gpu: no such device; write cpu, cuda, or cuda:1 for the second GPU",
+        ),
+        (("nowhere.jpg", "no/*.jpg"), 2, "nowhere.jpg: no such file or folder; no/*.jpg: no file matches"),
         (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: file exists"),
         (("a.png", "--save-crops", "a.png/seen"), 2, "a.png/seen: not a directory"),
         (("x" * 300,), 2, "'xxxxx"),
@@ -246,3 +253,35 @@ def test_files_are_taken_once_and_litter_is_not(photos: Path) -> None:
     assert find_images([str(photos / "notes.txt")]).paths == (photos / "notes.txt",)  # named, so it is tried
     with pytest.raises(ConfigError, match="no such file or folder"):
         find_images(["nowhere"])
+
+
+def test_what_is_missing_does_not_stop_the_others(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    done = run_effnet("predict", run.path, "nowhere.jpg", photos / "0/00.png", "no/*.jpg", "--json", cwd=tmp_path)
+    assert done.returncode == 65
+    rows = {row["path"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert rows["nowhere.jpg"] == {
+        "path": "nowhere.jpg",
+        "labels": [],
+        "probabilities": [],
+        "error": "no such file or folder",
+    }
+    assert rows["no/*.jpg"]["error"] == "no file matches"
+    assert len(rows[str(photos / "0/00.png")]["labels"]) == 3
+    assert done.stderr.splitlines()[-1] == "effnet: 2 of 3 images could not be read; their rows say why"
+
+
+def test_it_ends_quietly_where_nobody_reads_on(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "predict", run.path, photos, "--batch", "1"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()  # as `head -1` does
+    told = process.stderr.read()
+    assert process.wait(timeout=120) == 141
+    assert told == b""

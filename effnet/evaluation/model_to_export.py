@@ -14,7 +14,7 @@ from effnet.models.deployed import Metadata
 from effnet.runs import RunFolder, read_value
 
 
-class Subject(NamedTuple):
+class ModelToExport(NamedTuple):
     """A model."""
 
     predictor: Predictor
@@ -23,7 +23,7 @@ class Subject(NamedTuple):
     dataset: Path | None  # that it was trained on, if that is here
 
 
-def subject_of(folder: Path, *, preprocessing: bool = False, precision: str = "float32") -> Subject:
+def open_to_export(folder: Path, *, preprocessing: bool = False, precision: str = "float32") -> ModelToExport:
     """Read a run's folder or a model folder; see `open_predictor` for what is raised."""
     predictor = open_predictor(folder)
     arch = predictor.network.architecture
@@ -31,7 +31,7 @@ def subject_of(folder: Path, *, preprocessing: bool = False, precision: str = "f
     asked = {"preprocessing": preprocessing, "precision": precision}
     metadata = Metadata.of(arch, predictor.class_names, padding).model_copy(update=asked)
     if not (folder / "config.json").is_file():
-        return Subject(predictor, metadata, None, None)
+        return ModelToExport(predictor, metadata, None, None)
     run = RunFolder(folder)
     digest, about = run.spec().dataset, run.about()
     dataset = run.store.datasets / digest
@@ -39,7 +39,7 @@ def subject_of(folder: Path, *, preprocessing: bool = False, precision: str = "f
     if about:
         origin |= {"family": about.experiment, "member": about.name}
     there = load_manifest(dataset) is not None
-    return Subject(predictor, metadata.model_copy(update=origin), run, dataset if there else None)
+    return ModelToExport(predictor, metadata.model_copy(update=origin), run, dataset if there else None)
 
 
 def licence_of(run: RunFolder) -> str | None:
