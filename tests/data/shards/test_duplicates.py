@@ -67,6 +67,9 @@ def test_same_and_near_twins_are_listed_with_split_and_class(tmp_path: Path) -> 
             change(scene(n, 100)),
         )
     put(tmp_path / "train", "b/other.jpg", encode(scene(6, 100), quality=60))  # a is right
+    put(
+        tmp_path / "train", "a/again.jpg", encode(scene(10, 100), quality=60)
+    )  # in its twin's split and class: not listed
     put(tmp_path / "val", "a/copy.jpg", (tmp_path / "train" / "a" / "8.jpg").read_bytes())
     folder, out = shard(tmp_path), tmp_path / "twins.json"
     done = CliRunner().invoke(cli, ["data", "duplicates", str(folder), "--out", str(out)], catch_exceptions=False)
