@@ -141,6 +141,16 @@ class DataConfig(Value):
             description="share held out to report with, and to compare with the champion; unless the source has one",
         ),
     ] = 0.2
+    group: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=500,
+            description="keep images of one video, patient or day in one split: a regular expression (RE2) on the "
+            "image's path below train: or val:, whose first parentheses, or whole match, name the group; of Parquet "
+            "files, a column",
+        ),
+    ] = None
     images: ImagePolicy = ImagePolicy()
     shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split and of the order in the shards")] = 0
@@ -150,6 +160,15 @@ class DataConfig(Value):
         """Whether EXIF's orientation is applied. ImageNet's images are used as stored, as in the paper."""
         wanted = self.images.orientation
         return wanted == "apply" or (wanted == "auto" and isinstance(self.source, FolderSource | ParquetSource))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.group and not isinstance(self.source, FolderSource | ParquetSource | WebDatasetSource):
+            raise ValueError(
+                f"group needs a source of kind folder, parquet or webdataset: {self.source.kind} says nothing of its "
+                "images that could group them"
+            )
+        return self
 
 
 class Augment(Value):

@@ -123,7 +123,13 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str
     """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
     data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
     data["recipe"] = without_new(data["recipe"])
-    later = ((data, "weights"), (data, "grow"), (data["members"], "published"), (data["study"] or {}, "multipliers"))
+    later = (
+        (data, "weights"),
+        (data, "grow"),
+        (data["data"], "group"),
+        (data["members"], "published"),
+        (data["study"] or {}, "multipliers"),
+    )
     for holder, name in later:
         if not holder.get(name):  # it came later: without it a family keeps its key
             holder.pop(name, None)

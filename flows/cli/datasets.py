@@ -10,6 +10,7 @@ import click
 from effnet.errors import DataError
 from flows.cli import options
 from flows.cli.find import CONFIG, open_store
+from flows.cli.tables import check_table, write_table
 
 
 @click.command()
@@ -91,6 +92,7 @@ def report(dataset: Path, as_json: bool) -> None:
     click.echo(
         f"duplicates: {same['images']:,} images in {same['groups']:,} groups, "
         f"{same['across_splits']:,} across splits, {same['across_classes']:,} across classes"
+        + ("; effnet data duplicates lists them" if same["groups"] else "")
     )
     for group in same["examples"]:
         click.echo("  " + " = ".join(f"{row['split']}/{row['key']}" for row in group))
@@ -103,6 +105,40 @@ def report(dataset: Path, as_json: bool) -> None:
     for row in content["classes"]:
         label = row["class"] if row["name"] == row["class"] else f"{row['class']} {row['name']}"
         click.echo(f"{label[:23]:24}{row['train']:9,}{row['minival']:9,}{row['val']:9,}")
+
+
+@data.command("duplicates")
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("duplicates.csv"),
+    show_default=True,
+    help="File to write: .csv, or .json.",
+)
+def duplicates(dataset: Path, out: Path) -> None:
+    """List images of the DATASET that are the same, or nearly, and lie in several splits or classes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from effnet.data.shards.duplicates import MIN_SIDE, Twins, find_duplicates
+
+    check_table(out)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("looking", total=None)
+        found = find_duplicates(dataset, lambda done, total: bar.update(task, completed=done, total=total))
+    rows = [twins._asdict() | {"leak": twins.leak, "conflict": twins.conflict} for twins in found.twins]
+    write_table(out, [*Twins._fields, "leak", "conflict"], rows)
+    for kind, what in (("same", "of the same bytes"), ("near", "nearly the same")):
+        some = [twins for twins in found.twins if twins.kind == kind]
+        leaks, conflicts = sum(twins.leak for twins in some), sum(twins.conflict for twins in some)
+        click.echo(f"pairs {what}: {len(some):,}, {leaks:,} across splits, {conflicts:,} across classes")
+    if found.small or found.flat:
+        click.echo(
+            f"compared by their bytes alone: {found.small:,} images smaller than {MIN_SIDE} pixels, "
+            f"{found.flat:,} of nearly one colour"
+        )
+    click.echo(str(out))
 
 
 COMMANDS = (shard, verify, data)

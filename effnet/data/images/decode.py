@@ -47,6 +47,16 @@ def decode_box(data: bytes, size: tuple[int, int], box: Box, where: str) -> Pixe
     return cut(decode(data, where), box)
 
 
+def thumbnail(data: bytes, side: int, where: str) -> NDArray[np.uint8]:
+    """Return all of an image as a grey square, (side, side); a JPEG is decoded no larger than that needs."""
+    try:
+        image = _open(data, where)
+        image.draft("L", (2 * side, 2 * side))
+        return np.array(image.convert("L").resize((side, side), Image.Resampling.BILINEAR))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{where}: broken image ({error})") from error
+
+
 def cut(pixels: Pixels, box: Box) -> Pixels:
     """Return the box of decoded pixels."""
     return pixels[box.top : box.top + box.height, box.left : box.left + box.width]

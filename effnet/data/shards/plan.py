@@ -4,6 +4,9 @@ A split is a function of an image's bytes: they give a number between 0 and 1, a
 thresholds on it. So adding or removing images moves no others, and equal images are on the same side. Only a class that
 would have no image in one of the splits gives that split its next image in the order of those numbers
 (`Thresholds.bounds`); docs/data.md says what that means for images that are added.
+
+If the config names a rule that groups images (`data.group`), groups are split in place of images
+(effnet.data.shards.groups).
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from effnet.config import DataConfig
+from effnet.data.shards.groups import Shares, joined, split_groups
 from effnet.data.sources import Entry, Source
+from effnet.data.sources.groups import Grouped
 from effnet.errors import DataError
 
 SPLITS = ("train", "minival", "val")
@@ -71,11 +76,15 @@ def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
     if (val := getattr(config.source, "val", None)) and not any(entry.split == "val" for entry in entries):
         raise DataError(f"val: {val}: contains no images; add some, or leave out val: to hold out a share of train:")
     found = marks(source, entries)
-    splits = split_entries(entries, found, config)
+    if (names := group_names(source, config)) is not None:
+        splits, found = split_by_group(entries, found, names, config)
+    else:
+        splits = split_entries(entries, found, config)
     plans = []
     for split, members in splits.items():
         if not members:
-            raise DataError(_empty(split, entries, found, source.classes))
+            what = "groups without an image in common" if config.group else "different images"
+            raise DataError(_empty(split, entries, found, source.classes, what))
         size = config.shard_samples
         plans += [
             ShardPlan(f"{split}-{number:05d}.tar", split, tuple(members[start : start + size]))
@@ -109,7 +118,51 @@ def split_entries(entries: Sequence[Entry], marks: Sequence[bytes], config: Data
     for entry, mark in free:
         by_class[entry.label].add(mark)
     chosen = _choose(by_class, draws, thresholds, SPLITS[: 2 if own_val else 3])
-    by_key = {entry.key: chosen[mark] for entry, mark in free}
+    return _shuffled(entries, {entry.key: chosen[mark] for entry, mark in free}, config)
+
+
+def group_names(source: Source, config: DataConfig) -> list[str] | None:
+    """Return the name of every image's group; None if the config groups no images.
+
+    Raises:
+        ConfigError: if the rule is none, or an image has no group.
+    """
+    if config.group is None:
+        return None
+    assert isinstance(source, Grouped)  # noqa: S101 - DataConfig allows no others
+    return source.groups(config.group)
+
+
+def wanted_shares(entries: Sequence[Entry], config: DataConfig) -> Shares:
+    """Return the shares that are held out of the images: none for val, if the source has its own."""
+    return Shares(0.0 if any(entry.split == "val" for entry in entries) else config.val, config.minival)
+
+
+def split_by_group(
+    entries: Sequence[Entry], marks: Sequence[bytes], names: Sequence[str], config: DataConfig
+) -> tuple[dict[str, list[Entry]], list[bytes]]:
+    """Return shuffled entries per split, and for each entry what is split in place of images: its group.
+
+    Arguments as for `split_entries`; `names` are the groups of the images. Groups that share an image of the same bytes
+    are one.
+    """
+    places = [place for place, entry in enumerate(entries) if entry.split != "val"]
+    groups = joined([names[place] for place in places], [marks[place] for place in places])
+    seed = f"{config.seed}/group/".encode()
+    chosen = split_groups(
+        [entries[place].label for place in places],
+        groups,
+        {name: _draw(seed + name.encode()) for name in {*groups}},
+        wanted_shares(entries, config),
+    )
+    by_key = {entries[place].key: chosen[group] for place, group in zip(places, groups, strict=True)}
+    whole = dict(enumerate(names)) | dict(zip(places, groups, strict=True))
+    return _shuffled(entries, by_key, config), [whole[place].encode() for place in range(len(entries))]
+
+
+def _shuffled(entries: Sequence[Entry], by_key: Mapping[str, str], config: DataConfig) -> dict[str, list[Entry]]:
+    """Return the entries of each split, shuffled; those without a split by their key are in val."""
+    seed = f"{config.seed}/".encode()
     splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     for entry in sorted(entries, key=lambda entry: hashlib.sha256(seed + entry.key.encode()).digest()):
         splits[by_key.get(entry.key, "val")].append(entry)
@@ -141,7 +194,7 @@ def _draw(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:6]) / (1 << 48)
 
 
-def _empty(split: str, entries: Sequence[Entry], marks: Sequence[bytes], classes: Sequence[str]) -> str:
+def _empty(split: str, entries: Sequence[Entry], marks: Sequence[bytes], classes: Sequence[str], what: str) -> str:
     if not entries:
         return "the source has no images"
     different: dict[int, set[bytes]] = defaultdict(set)
@@ -151,7 +204,7 @@ def _empty(split: str, entries: Sequence[Entry], marks: Sequence[bytes], classes
     label = max(different, key=lambda label: (len(different[label]), -label))
     needed = 3 - any(entry.split == "val" for entry in entries)
     return (
-        f"the {split} split is empty: a class needs {needed} different images to be in all splits, and the largest, "
+        f"the {split} split is empty: a class needs {needed} {what} to be in all splits, and the largest, "
         f"'{classes[label]}', has {len(different[label]):,}"
     )
 

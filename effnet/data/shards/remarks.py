@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from effnet.config import DataConfig
+from effnet.data.shards.groups import told
 from effnet.data.shards.manifest import MANIFEST, QUARANTINE, Manifest, load_manifest
-from effnet.data.shards.plan import ShardPlan, missing
+from effnet.data.shards.plan import ShardPlan, group_names, missing, wanted_shares
 from effnet.data.shards.quarantine import listed, summary
 from effnet.data.sources import Entry, Source
 from effnet.errors import DataError
@@ -36,17 +38,32 @@ def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{other.digest}: from the same source, but {rule}; it is not used"
 
 
-def notes(source: Source, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line each: how the source was understood, classes that a split lacks, images that are in two splits.
+def notes(
+    source: Source, config: DataConfig, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield a line each: how the source was understood, groups, classes that a split lacks, images in two splits.
 
     Args:
         source: of the images.
+        config: by which they were split.
         plans: shards as they were planned, with the images' places.
         rows: of the index.
     """
     yield from source.remarks().notes
+    yield from _groups(source, config, plans, rows)
     yield from _lacking(rows, source.classes)
     yield from _across_splits(source, plans, rows)
+
+
+def _groups(
+    source: Source, config: DataConfig, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    if (names := group_names(source, config)) is not None:
+        entries = source.entries()
+        splits = {entry.key: plan.split for plan in plans for entry in plan.entries}
+        bytes_of = {row["key"]: row["sha256"] for row in rows}  # an image that was left out is like no other
+        marks = [bytes_of.get(entry.key, entry.key.encode()) for entry in entries]
+        yield from told(entries, names, marks, splits, wanted_shares(entries, config))
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Iterator[str]:

@@ -205,6 +205,8 @@ def source_key(config: DataConfig, source: Source) -> str:
     """Return 16 hex digits that equal sources and settings share, wherever the source lies. Reads no image."""
     settings = config.model_dump(mode="json", exclude={"source"})
     del settings["images"]["max_bad"]  # decides whether there is a dataset, not what is in it
+    if config.group is None:
+        del settings["group"]  # it came later: without it a source keeps its key
     return digest({"format": FORMAT, "source": dict(source.fingerprint()), "settings": settings})[:16]
 
 
@@ -318,7 +320,7 @@ def _name(
         actions=dict(sorted(sum((Counter(result.actions) for result in written), Counter()).items())),
         quarantined=quarantined,
         passed_over=dict(source.remarks().passed_over),
-        notes=tuple(notes(source, plans, rows)),
+        notes=tuple(notes(source, config, plans, rows)),
         shards=shards,
         index_sha256=sha256_file(partial / INDEX),
         settings=config,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from effnet.data.images.intake import DENIED, HEAD, BadImage, is_image, what_else
 from effnet.data.sources.base import Entry, Refused, Remarks, content_mark, make_key
 from effnet.data.sources.files import existing_folder
+from effnet.data.sources.groups import matched
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
 
@@ -55,6 +56,7 @@ class ImageFolder:
         self._passed_over: Counter[str] = Counter()
         self._paths: list[str] = []  # plain text: millions of Path objects are slow to make
         self._entries: list[Entry] = []
+        self._roots: dict[str, str] = {}  # folder of each split's classes
         self._keys: set[str] = set()
         self._stamp = hashlib.sha256()
         train, val = self._understand(existing_folder(train), existing_folder(val) if val else None)
@@ -117,6 +119,12 @@ class ImageFolder:
         if len(data) != entry.length:
             raise DataError(f"{self.describe(entry)}: changed while it was read; run the command again")
         return data
+
+    def groups(self, rule: str) -> list[str]:
+        """Return what a regular expression finds in each path below the split's folder: CLASS/.../FILE."""
+        starts = {split: len(root) + 1 for split, root in self._roots.items()}
+        paths = [_shown(self._paths[entry.file][starts[entry.split] :]) for entry in self._entries]
+        return matched(paths, rule, "their paths")
 
     def describe(self, entry: Entry) -> str:
         """Return the file's path."""
@@ -187,6 +195,7 @@ class ImageFolder:
 
     def _add(self, split: str, root: Path, name: str, files: Sequence[_File]) -> None:
         """Add a class's files: to the entries, or to what is refused."""
+        self._roots[split] = str(root)
         label = {name: label for label, name in enumerate(self.classes)}.get(_shown(name))
         if not files:
             self._refuse(_File(str(root / name), 0, 0), "a class folder without files")

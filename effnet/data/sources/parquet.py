@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from effnet.config import ParquetSource
 from effnet.data.sources.base import Entry, Remarks
 from effnet.data.sources.files import expand_splits, stamp
+from effnet.data.sources.groups import check_named
 from effnet.data.sources.labels import classes_of
 from effnet.data.sources.spool import Spool, Spooled
 from effnet.errors import ConfigError, DataError
@@ -61,6 +62,17 @@ class ParquetImages:
         """Return one image's bytes."""
         return self._spool.read(entry)
 
+    def groups(self, rule: str) -> list[str]:
+        """Return the values of the column of that name, as text."""
+        names, places = list[str | None](), list[str]()
+        for paths in self._files.values():
+            for path in paths:
+                found = _texts(path, rule)
+                names += found
+                places += [f"{path}: row {row}" for row in range(len(found))]
+        check_named(names, places, f"column '{rule}' is empty")
+        return [name or "" for name in names]
+
     def describe(self, entry: Entry) -> str:
         """Return the file and the row."""
         return self._spool.describe(entry)
@@ -106,6 +118,19 @@ class ParquetImages:
             raise DataError(
                 f"{path}: damaged after row {row} ({str(error).splitlines()[0]}); get this file again"
             ) from error
+
+
+def _texts(path: Path, column: str) -> list[str | None]:
+    """Return a column's values as text."""
+    try:
+        names = pq.read_schema(path).names
+        if column not in names:
+            raise ConfigError(f"{path}: no column '{column}' (it has {', '.join(names)}); set data.group")
+        return pq.read_table(path, columns=[column])[column].cast(pa.large_string()).to_pylist()  # type: ignore[no-any-return]
+    except pa.ArrowNotImplementedError:
+        raise ConfigError(f"{path}: column '{column}' holds neither text nor numbers; set data.group") from None
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: column '{column}' cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _of(split: str) -> str:

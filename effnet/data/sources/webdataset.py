@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from effnet.config import WebDatasetSource
 from effnet.data.sources.base import Entry, Remarks, make_key
 from effnet.data.sources.files import Files, expand_splits, stamp
+from effnet.data.sources.groups import matched
 from effnet.data.sources.labels import Classes, classes_of
 from effnet.data.sources.spool import Spool, Spooled
 from effnet.data.tar.reader import Member, walk
@@ -70,6 +71,11 @@ class WebDatasetShards:
     def read(self, entry: Entry) -> bytes:
         """Return one image's bytes."""
         return self._spool.read(entry)
+
+    def groups(self, rule: str) -> list[str]:
+        """Return what a regular expression finds in each sample's key."""
+        keys = [sample.key for _, shard in self._all() for sample in self._in(shard)]
+        return matched(keys, rule, "their keys")
 
     def describe(self, entry: Entry) -> str:
         """Return the shard and the sample's key."""

@@ -1,0 +1,37 @@
+"""Tables that commands write into files: CSV, or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from effnet.errors import ConfigError
+from effnet.files import reason
+from effnet.store import publish
+
+
+def check_table(path: Path) -> None:
+    """Raise ConfigError if a file could not be written, or its name says neither CSV nor JSON: before any work."""
+    if path.suffix not in (".csv", ".json"):
+        raise ConfigError(f"{path}: write a .csv or a .json file")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.absolute().parent}")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV with a line of names, or as a list of JSON objects, whichever the file's name says."""
+    text = io.StringIO()
+    if path.suffix == ".json":
+        json.dump(rows, text, indent=2, ensure_ascii=False)
+    else:
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    try:
+        publish(path, text.getvalue().encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {reason(error)}") from error
