@@ -14,7 +14,11 @@ faults: .venv/installed
 pictures: .venv/installed
 	$(BIN)/python docs/pictures.py
 
-.PHONY: audit faults pictures demo newest test slow lint format clean
+# The documentation as a site, in .site/: open index.html. Fails if a link leads nowhere.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+
+.PHONY: audit docs faults pictures demo newest test slow lint format clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/installed
@@ -57,4 +61,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-newest .effnet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-newest .site .effnet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -58,7 +58,8 @@ class Loader:
         augment: crop and flip settings.
         train: see above.
         seed: of order and augmentation.
-        rank, world: this process's share: of each step's samples, every `world`-th from `rank` on.
+        rank: of this process, from 0; its share of each step's samples is every `world`-th from `rank` on.
+        world: the number of processes.
         shuffle_shards: mix the samples of this many shards at a time, in an order of shards that is drawn anew for
             every epoch, so that of shards fetched from elsewhere few have to be here at once; 0 mixes all.
         threads: that read and decode.

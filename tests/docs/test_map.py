@@ -28,7 +28,7 @@ def rooms() -> dict[str, str]:
 def test_what_the_map_names_is_there() -> None:
     for path, said in rooms().items():
         assert (ROOT / path).exists(), path
-        for file in re.findall(r"[\w/]+\.(?:py|md)\b", said):
+        for file in re.findall(r"[\w/-]+\.(?:py|md)\b", said):
             folders = [ROOT, ROOT / path, ROOT / path.rpartition("/")[0]]
             assert any((folder / file).is_file() for folder in folders), (path, file)
 

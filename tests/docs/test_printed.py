@@ -80,7 +80,7 @@ def user(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path:
 @pytest.fixture(scope="module")
 def servers(user: Path) -> Iterator[dict[str, str]]:
     """The servers' addresses, by name; started and stopped as the README says."""
-    up, down = shell("README.md", ".venv/bin/effnet up").commands
+    up, down = shell("README.md", "effnet shard photos").commands[-2:]
     found = re.findall(r"^(\w+) +(http://\S+)$", do(up, user), re.MULTILINE)
     assert [name for name, _ in found] == ["prefect", "mlflow"]
     yield dict(found)
@@ -170,11 +170,13 @@ def test_a_family_on_ones_own_images(user: Path, servers: dict[str, str]) -> Non
         for number in range(40):
             pixels = random.integers(0, 256, (24, 30, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(user / "photos" / label / f"{number}.jpg")
-    beginning, *rest = shell("README.md", "pip install '.[weights]'").commands[1:]
+    beginning, *rest = shell("README.md", "effnet init").commands
     do(beginning, user)
     shrink(user / "photos.yaml", 1, **SMALL_PHOTOS)
     for command in rest:
         do(command.replace("NEW-PHOTOS", "photos"), user)
+    for command in shell("README.md", "effnet shard photos").commands[:-2]:  # the last two: `servers`
+        do(command, user)
     (user / "flowers.yaml").write_text(config.text)
     commands = shell(document, "effnet doctor").commands
     assert "Lite2 starts from" in do(commands[2], user)  # what it costs as printed
@@ -226,7 +228,10 @@ def python(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("document", ["docs/data.md", "docs/search.md", "docs/operations.md", "docs/tutorials/aws.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["docs/data.md", "docs/search.md", "docs/operations.md", "docs/tutorials/aws.md", "docs/choosing-a-recipe.md"],
+)
 def test_configs_are_taken_as_printed(document: str) -> None:
     for block in blocks(document, "yaml"):
         FamilyConfig.model_validate({"family": "printed", "baseline": "efficientnet_b0"} | yaml.safe_load(block.text))

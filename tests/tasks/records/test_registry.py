@@ -44,6 +44,7 @@ from tasks.records.registry import Registered, _process_uri
 from tasks.records.tracking import Tracker
 from tasks.register import register_members
 from tasks.terminal.screen import Screen
+from tests.docs.printed import blocks
 from tests.tiny import VAL, clean_environment
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
@@ -124,6 +125,7 @@ def test_registered_once_loaded_and_served(
     assert told["pixels"] == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
     assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
     assert told["table"] == told["curl"]
+    assert told["python"] == pytest.approx(told["curl"], abs=1e-5)
     assert told["refused"] == (400, "image 0: text that is not an image file in base64")
 
 
@@ -186,10 +188,16 @@ def served_as_documented(folder: Path) -> dict[str, Any]:
             assert time.monotonic() < deadline, (folder / "serve.log").read_text()
             time.sleep(0.3)
         done = subprocess.run(["sh", "-c", curl], cwd=folder, env=environment, capture_output=True, check=True)
+        (client,) = blocks("docs/using.md", "python")
+        code = client.text.replace("5001", port).replace("photo.jpg", "photo.png")
+        said = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=True
+        )
         encoded = base64.b64encode(png(IMAGES[0])).decode()
         status, answer = post(port, {"inputs": ["no image!"]})
         return {
             "curl": [row["probability"] for row in json.loads(done.stdout)["predictions"]],
+            "python": json.loads(said.stdout.partition("] ")[2])[:1],  # labels, probabilities
             "pixels": [row["probability"] for row in post(port, {"inputs": IMAGES.tolist()})[1]["predictions"]],
             "table": [
                 row["probability"]
