@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from prefect import task
@@ -19,11 +19,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from effnet.data.loader import some_images
-from effnet.data.shards.index import Index
-from effnet.data.shards.manifest import INDEX
 from effnet.family import FamilyResult, how_scaled, latency_story
-from effnet.report.data import EACH, Contents, contents, sample_strips, some_samples
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
@@ -39,6 +35,9 @@ from effnet.train.schedule import as_used
 from tasks.build import Build
 from tasks.records.registry import Registered
 from tasks.terminal.flow_page import artifact_key
+
+if TYPE_CHECKING:
+    from effnet.report.data import Contents
 
 PAGE = "report.html"
 MISTAKES_SHOWN = 12
@@ -112,6 +111,8 @@ def _links(build: Build, facts: Facts, registered: Sequence[Registered]) -> tupl
 
 def _write_page(facts: Facts, links: Links, model: str | None, tracking: str | None) -> None:
     """Draw what has changed, and write the page."""
+    from effnet.report.data import contents  # here, as torch is loaded for pictures alone
+
     used = as_used(facts.chosen.spec.recipe, facts.chosen.run.steps // facts.chosen.run.epochs)
     dataset = facts.store.datasets / facts.manifest.digest
     found = contents(dataset, facts.manifest)
@@ -255,6 +256,8 @@ def _samples(facts: Facts, found: Contents) -> tuple[Strip, ...]:
     dataset = facts.store.datasets / facts.manifest.digest
 
     def make() -> list[Strip]:
+        from effnet.report.data import EACH, sample_strips, some_samples
+
         samples = some_samples(dataset, found.classes)
         samples_figure(samples, facts.manifest.class_names, max(EACH.values()), [facts.folder / "samples.png"])
         return sample_strips(samples, found.classes)
@@ -269,6 +272,8 @@ def _mistakes(facts: Facts) -> tuple[Strip, ...]:
         return ()
 
     def make() -> list[Strip]:
+        from effnet.data.loader import some_images
+
         dataset = facts.store.datasets / facts.manifest.digest
         pixels, index = some_images(dataset, "val", [sample for sample, *_ in found], _PICTURE_SIDE)
         keys = index.keys.to_pylist()
@@ -292,6 +297,9 @@ def _maps(facts: Facts) -> tuple[Strip, ...]:
     shown = {name: runs[name] for name in _some(list(runs), facts.chosen.result.name)}
 
     def make() -> list[Strip]:
+        from effnet.data.loader import some_images
+        from effnet.data.shards.index import Index
+        from effnet.data.shards.manifest import INDEX
         from effnet.evaluation.cam import activation_panel
         from effnet.evaluation.run import load_network
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from effnet.data.loader import some_images
 from effnet.data.shards.contents import report
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import INDEX, Manifest
@@ -50,6 +49,8 @@ def contents(folder: Path, manifest: Manifest) -> Contents:
 
 def some_samples(folder: Path, rows: Sequence[ClassRow]) -> list[Sample]:
     """Return the first few images of each of these classes in each split, in the order of the index."""
+    from effnet.data.loader import some_images
+
     samples: list[Sample] = []
     for split in SPLITS:
         labels = Index.read(folder / INDEX, split).labels

@@ -105,11 +105,11 @@ def grid_figure(found: FitFindings, samples: int, targets: Targets) -> None:
     ]
     epochs, finalists = found.rungs[-1].epochs, len(last)
     title = (
-        f"{finalists} finalist{'s' if finalists > 1 else ''} after {epochs} epochs; chosen: the diamond{_doubt(found)}"
+        f"{finalists} finalist{'s' if finalists > 1 else ''} after {epochs} epochs\nchosen: the diamond{_doubt(found)}"
     )
     scores.append((title, last, set(last)))
     heights = [len(rows) + 1.5 for _, rows, _ in scores]
-    size = (WIDTH, 0.5 + 0.62 * len(scores) + 0.2 * sum(heights))
+    size = (WIDTH, 0.5 + 0.75 * len(scores) + 0.2 * sum(heights))
     with drawing(targets, size, rows=len(scores), heights=heights) as (_, axes):
         for axis, (title, rows, went_on) in zip(axes, scores, strict=True):
             final = axis is axes[-1]
@@ -126,7 +126,7 @@ def grid_figure(found: FitFindings, samples: int, targets: Targets) -> None:
                     axis.plot(seeds, [place] * len(seeds), "|", color=ORANGE, markersize=8)
             axis.set_yticks(range(len(ordered)), [_named(names[each], each == found.paper) for each in ordered], size=8)
             axis.set_ylim(-0.7, len(ordered) - 0.3)
-            axis.set_title(title, fontsize=9, loc="left")
+            axis.set_title(title, fontsize=9)
             axis.grid(alpha=0.25, axis="x")
         axes[-1].set_xlabel("top-1 on minival (%) and its 95 % interval", size=9)
 
@@ -135,7 +135,7 @@ def _rung_title(rung: RungFound, following: RungFound) -> str:
     epochs = f"{rung.epochs} epoch{'s' if rung.epochs > 1 else ''}"
     on = len(set(following.top1) & set(rung.top1))
     more = f" ({CANDIDATES} drawn)" if len(rung.top1) > CANDIDATES else ""
-    return f"{len(rung.top1)} candidates after {epochs}{more}; {on} (filled) went on, by loss"
+    return f"{len(rung.top1):,} candidates after {epochs}{more}\n{on} (filled) went on, by loss"
 
 
 def _shown(top1: Mapping[str, float], following: Mapping[str, float]) -> dict[str, float]:

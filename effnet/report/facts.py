@@ -84,11 +84,11 @@ def load_facts(store: Store, key: str) -> Facts:
 def _member(store: Store, result: MemberResult) -> MemberFacts:
     folder = RunFolder(store.runs / result.run_key)
     run = folder.trained()
-    curve = Curve(tuple(_curve(RunFolder(store.runs / key)) for key in result.runs), run.best_epoch)
+    curve = Curve(tuple(curve_of(RunFolder(store.runs / key)) for key in result.runs), run.best_epoch)
     return MemberFacts(result, folder.spec(), run, folder.evaluated(), curve)
 
 
-def _curve(folder: RunFolder) -> tuple[tuple[int, float], ...]:
+def curve_of(folder: RunFolder) -> tuple[tuple[int, float], ...]:
     """Return (epoch, minival top-1) of a training; epoch 0 is its features alone, where it started from weights."""
     probe = folder.probe()
     start = [(0, probe.top1)] if probe else []

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.champion import RULE
 from effnet.config import Recipe
 from effnet.family import floor_story, growth_story, how_scaled, latency_story
-from effnet.report.data import Contents
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
@@ -22,6 +21,9 @@ from effnet.report.use import Code, Links
 from effnet.report.words import counted, hours, short
 from effnet.search.study import balance
 from effnet.store import digest
+
+if TYPE_CHECKING:
+    from effnet.report.data import Contents
 
 VERSIONS = ("effnet", "torch", "prefect", "mlflow", "numpy", "pyarrow", "webdataset")
 # What figures are coloured with, as variables of the page, which has others in the dark.

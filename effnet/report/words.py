@@ -17,7 +17,7 @@ def short(number: float) -> str:
 
 
 def hours(number: float) -> str:
-    """Return a time given in hours: 1.5 hours, 12 minutes, 40 seconds."""
+    """Return a time given in hours: 1.5 h, 12 min, 40 s."""
     if number >= 1:
-        return f"{number:,.1f} hours"
-    return f"{60 * number:.0f} minutes" if number >= 1 / 30 else f"{3600 * number:.0f} seconds"
+        return f"{number:,.1f} h"
+    return f"{60 * number:.0f} min" if number >= 1 / 30 else f"{3600 * number:.0f} s"
