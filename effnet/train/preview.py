@@ -18,6 +18,7 @@ from effnet.report.style import drawing
 from effnet.train.schedule import Stage, stage
 
 SIDE = 96  # of the pictures, pixels
+GAP = 4  # of these, between two
 INCH = 0.75  # of a picture
 
 
@@ -131,8 +132,9 @@ def _heads(columns: int) -> list[str]:
 
 
 def _enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a picture of SIDE pixels: few pixels stay to be seen as squares."""
+    """Return a picture of SIDE pixels, with the gap to the next: few pixels stay to be seen as squares."""
     from PIL import Image
 
     how = Image.Resampling.NEAREST if pixels.shape[0] < SIDE else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), how))
+    large = np.asarray(Image.fromarray(pixels).resize((SIDE - GAP, SIDE - GAP), how))
+    return np.pad(large, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)

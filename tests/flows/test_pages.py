@@ -120,6 +120,20 @@ def test_on_a_telephone_every_number_can_be_read(browser: Browser, report: Path)
     page.close()
 
 
+def test_on_paper_nothing_is_cut_off(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 700, "height": 1000}, color_scheme="dark")  # of A4, less its margins
+    page.emulate_media(media="print")
+    page.goto(report.as_uri())
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main table, figure svg, pre')].map(each => each.getBoundingClientRect())"
+        ".filter(box => box.right > innerWidth).length"
+    )
+    assert wide == 0
+    expect(page.get_by_role("button", name="Copy").first).to_be_hidden()
+    page.close()
+
+
 def test_all_members_maps_are_side_by_side(browser: Browser, report: Path) -> None:
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.goto(report.as_uri())
