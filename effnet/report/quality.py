@@ -47,7 +47,7 @@ def confusion_figure(
                     color="#fefefe" if shares[row, column] > 0.4 else "#010101",  # the same in a dark page
                 )  # fmt: skip
         labels = [f"{names[label]:.30}" for label in shown]
-        axis.set_xticks(range(len(shown)), labels, rotation=90, size=8)
+        axis.set_xticks(range(len(shown)), labels, rotation=90 if longest > 2 else 0, size=8)
         axis.set_yticks(range(len(shown)), labels, size=8)
         axis.set_xlabel("class found", size=9)
         axis.set_ylabel("class", size=9)
