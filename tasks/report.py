@@ -28,6 +28,7 @@ from effnet.report.page import Page, Shown, look, markdown, render
 from effnet.report.pictures import Strip, cam_figure, cam_strips, mistake_strip, mistakes_figure, samples_figure
 from effnet.report.quality import CLASSES, CONFUSED, calibration_figure, classes_figure, confusion_figure
 from effnet.report.use import Links, uses
+from effnet.report.words import counted
 from effnet.runs import RunFolder
 from effnet.search.findings import FIT, SEARCH, STUDY
 from effnet.store import publish
@@ -160,7 +161,7 @@ def _figures_of_members(facts: Facts) -> Iterator[Shown]:
     caption = "The paper's figures 1 and 5."
     if facts.study:
         epochs = facts.study.config.epochs, facts.members[0].spec.recipe.epochs
-        caption += f" The study's networks were trained for {epochs[0]} epochs, the members for {epochs[1]}."
+        caption += f" The study's networks were trained for {counted(epochs[0], 'epoch')}, the members for {epochs[1]}."
     draw = functools.partial(cost_figure, points, "params", others=others, chosen=chosen)
     yield _inside(facts, "members", "Accuracy against size", caption, seen, lambda to: draw(targets=to))
     _, svg = once(folder, "latency", [chosen, points], lambda to: cost_figure(points, "latency_ms", to, chosen=chosen))

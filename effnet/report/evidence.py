@@ -11,7 +11,7 @@ import numpy as np
 
 from effnet.report.style import BLUE, GREY, ORANGE, RED, WAYS, WIDTH, drawing, log_counts
 from effnet.search.findings import FitFindings, NetworkFound, RungFound, SearchFindings, TrialFound
-from effnet.statistics import band, wilson_interval
+from effnet.statistics import band, scatter, wilson_interval
 
 Targets = Sequence[Path]
 MANY = 500  # trials from which on their marks become pixels: as many shapes would make a page large
@@ -108,6 +108,7 @@ def grid_figure(found: FitFindings, samples: int, targets: Targets) -> None:
         f"{finalists} finalist{'s' if finalists > 1 else ''} after {epochs} epochs\nchosen: the diamond{_doubt(found)}"
     )
     scores.append((title, last, set(last)))
+    pooled = scatter(last.values())  # as the decision counts: two seeds alone say next to nothing of their noise
     heights = [len(rows) + 1.5 for _, rows, _ in scores]
     size = (WIDTH, 0.5 + 0.75 * len(scores) + 0.2 * sum(heights))
     with drawing(targets, size, rows=len(scores), heights=heights) as (_, axes):
@@ -115,7 +116,7 @@ def grid_figure(found: FitFindings, samples: int, targets: Targets) -> None:
             final = axis is axes[-1]
             ordered = sorted(rows, key=lambda network: names[network])
             for place, network in enumerate(ordered):
-                mean, low, high = band(rows[network], samples)
+                mean, low, high = band(rows[network], samples, pooled if final else None)
                 axis.plot([100 * low, 100 * high], [place, place], color="#b0b0b0", linewidth=1.5)
                 won = final and names[network] == found.winner
                 color = RED if won else BLUE if network in went_on else GREY
