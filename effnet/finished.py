@@ -74,5 +74,5 @@ def _code() -> str:
     """Return a digest of names, sizes and times of change of effnet's own files."""
     root = Path(__file__).parents[1]
     files = [path for name in ("effnet", "tasks", "flows") for path in (root / name).rglob("*.py")]
-    files += (root / "effnet").rglob("*.html")
+    files += (root / "effnet/report/templates").iterdir()
     return digest(sorted([str(path.relative_to(root)), *_state(path)] for path in files))

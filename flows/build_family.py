@@ -57,8 +57,8 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         reused = train_members(build, family)
         result = evaluate_members(build, family, coefficients, reused)
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
-        register_members(build, chosen, result.answer.member if result.answer else None)
-        facts = write_report(build, result)
+        registered = register_members(build, chosen, result.answer.member if result.answer else None)
+        facts = write_report(build, result, registered)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         again.note(build, result)
         return result

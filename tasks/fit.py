@@ -52,8 +52,11 @@ def fit_coefficients(build: Build) -> Coefficients:
     findings = _findings(grid, history, finalists, decision, paper, inside, runs, tried.union(*runs.values()))
     publish(build.folder / FIT, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import grid_figure
+    from effnet.report.once import once
 
-    grid_figure(findings, build.manifest.samples["minival"], [build.folder / "grid.png", build.folder / "grid.svg"])
+    samples = build.manifest.samples["minival"]
+    facts = [findings.model_dump(mode="json"), samples]
+    once(build.folder, "grid", facts, lambda targets: grid_figure(findings, samples, targets))
     return decision.winner.coefficients
 
 

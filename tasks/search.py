@@ -124,6 +124,7 @@ def _write(
     build: Build, config: SearchConfig, tried: Sequence[Tried], control: Sequence[Tried], best: Architecture
 ) -> None:
     from effnet.report.evidence import search_figure
+    from effnet.report.once import once
 
     findings = SearchFindings(
         config=config,
@@ -133,7 +134,9 @@ def _write(
     )
     publish(build.folder / SEARCH, findings.model_dump_json(indent=2).encode())
     publish(build.folder / "baseline.json", best.model_dump_json(indent=2).encode() + b"\n")
-    search_figure(findings, [build.folder / "search.png", build.folder / "search.svg"])
+    samples = build.manifest.samples["minival"]
+    facts = [findings.model_dump(mode="json"), samples]
+    once(build.folder, "search", facts, lambda targets: search_figure(findings, samples, targets))
 
 
 def _found(each: Tried) -> TrialFound:

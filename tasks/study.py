@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -55,10 +56,13 @@ def study_scaling(build: Build, config: StudyConfig, coefficients: Coefficients)
         _say(build, name, findings)
     publish(build.folder / STUDY, findings.model_dump_json(indent=2).encode())
     from effnet.report.evidence import study_figure
+    from effnet.report.once import once
 
     for name, networks in findings.baselines.items():
-        targets = [build.folder / f"study_{name}.png", build.folder / f"study_{name}.svg"]
-        study_figure(networks, f"{name}: ways of scaling at equal cost", config.split, targets)
+        title = f"{name}: ways of scaling at equal cost"
+        facts = [title, config.split, [each.model_dump(mode="json") for each in networks]]
+        draw = functools.partial(study_figure, networks, title, config.split)
+        once(build.folder, f"study_{name}", facts, draw)
 
 
 def _say(build: Build, name: str, findings: StudyFindings) -> None:

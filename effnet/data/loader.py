@@ -139,6 +139,11 @@ class Loader:
         finally:
             pool.shutdown(wait=not stopping(), cancel_futures=True)
 
+    def batch(self, samples: NDArray[np.int64], epoch: int, resolution: int | None = None) -> Batch:
+        """Return samples of the index, by their positions, as they are in an epoch, whatever its order."""
+        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return _wait(*self._submit(pool, samples, epoch, resolution or self.resolution))
+
     def close(self) -> None:
         """Close the shards."""
         self._files.close()

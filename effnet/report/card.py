@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from effnet.data.shards.manifest import Manifest, load_manifest
+from effnet.report.facts import TOP
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec
+from effnet.statistics import wilson_interval
+
+WEAKEST = 3  # classes that a card names
 
 
 def model_card(
@@ -27,7 +31,10 @@ def model_card(
         for index, (right, samples) in enumerate(zip(evaluation.class_right, evaluation.class_samples, strict=True))
         if samples
     )
-    worst = "; ".join(f"{label} {share:.1%} of {samples:,}" for share, label, samples in shares[:3])
+    worst = "; ".join(_weak(*each) for each in shares[:WEAKEST])
+    top5 = f"\n| top-5 | {evaluation.top5:.2%} |" if spec.num_classes > TOP else ""
+    low, high = wilson_interval(evaluation.top1, evaluation.samples)
+    notes = "".join(f"\nThe training is short for its recipe: {note}." for note in result.notes)
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     start = spec.start.told() if spec.start else f"drawn from seed {spec.seed}"
     place = evaluation.latency.where() if evaluation.latency else "1 thread"
@@ -45,19 +52,18 @@ def model_card(
 **Training.** Run `{result.key}`: {result.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size},
 peak learning rate {recipe.learning_rate:g} per 256 images, started from {start}; the epoch with the best top-1 on
 minival was kept (epoch {result.best_epoch}, {result.top1:.2%}).
-{result.seconds / 3600:.2f} hours on {device}.
+{result.seconds / 3600:.2f} hours on {device}.{notes}
 
 | on the {evaluation.split} split, {evaluation.samples:,} images | |
 |---|---|
-| top-1 | {evaluation.top1:.2%} |
-| top-5 | {evaluation.top5:.2%} |
+| top-1 (95 % interval over images) | {evaluation.top1:.2%} ({low:.1%} to {high:.1%}) |{top5}
 | loss | {evaluation.loss:.4f} |
 | calibration error | {evaluation.calibration_error:.2%} |
 | latency, one image, {place} | {evaluation.latency_ms:.2f} ms |
 | throughput, batch {evaluation.best_batch} | {evaluation.images_per_second:,.0f} images/s |
 
-**Limits.** It knows these {spec.num_classes:,} classes and answers with one of them whatever it is shown. Weakest
-classes: {worst}. Images of other sides: {sides}.
+**Limits.** It knows these {spec.num_classes:,} classes and answers with one of them whatever it is shown. Lowest
+top-1 by class, with 95 % intervals: {worst}. Images of other sides: {sides}.
 Scores are of images drawn like those it was trained on; on others they may be lower.
 """
 
@@ -72,6 +78,12 @@ def card_of(run: RunFolder | None, licence: str | None, use: str) -> str | None:
         return None
     name = f"{about.experiment} {about.name}" if about else spec.architecture.name
     return model_card(name, spec, result, evaluation, manifest, licence, use)
+
+
+def _weak(share: float, name: str, samples: int) -> str:
+    """Say how well a class is known, and how sure that is."""
+    low, high = wilson_interval(share, samples)
+    return f"{name} {share:.1%} of {samples:,} ({low:.0%} to {high:.0%})"
 
 
 def _some(names: tuple[str, ...], most: int = 10) -> str:

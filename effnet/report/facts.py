@@ -9,12 +9,14 @@ from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
+from effnet.report.figures import Curve
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.stages import Stage
 from effnet.store import Store
 
 CONFIG, RESULT = "config.json", "family.json"
+TOP = 5  # guesses that top-5 counts
 
 
 class MemberFacts(NamedTuple):
@@ -24,7 +26,7 @@ class MemberFacts(NamedTuple):
     spec: RunSpec
     run: RunResult
     evaluation: Evaluation
-    curve: tuple[tuple[int, float], ...]  # (epoch, minival top-1)
+    curve: Curve
 
 
 class StageCost(NamedTuple):
@@ -51,9 +53,16 @@ class Facts(NamedTuple):
     store: Store
 
     @property
-    def best(self) -> MemberFacts:
-        """The member with the best top-1 on the validation split; the cheapest of several equals."""
+    def chosen(self) -> MemberFacts:
+        """The member to use, as the family's answer names it; in results of versions that gave none, the best one."""
+        if answer := self.family.answer:
+            return next(member for member in self.members if member.result.name == answer.member)
         return max(self.members, key=lambda member: (member.result.top1, -member.result.macs))
+
+    @property
+    def shows_top5(self) -> bool:
+        """Whether there are so many classes that five guesses say something."""
+        return len(self.manifest.classes) > TOP
 
 
 def load_facts(store: Store, key: str) -> Facts:
@@ -74,8 +83,17 @@ def load_facts(store: Store, key: str) -> Facts:
 
 def _member(store: Store, result: MemberResult) -> MemberFacts:
     folder = RunFolder(store.runs / result.run_key)
-    curve = tuple((line["epoch"], line["minival_top1"]) for line in read_journal(folder.metrics_path)[0])
-    return MemberFacts(result, folder.spec(), folder.trained(), folder.evaluated(), curve)
+    run = folder.trained()
+    curve = Curve(tuple(curve_of(RunFolder(store.runs / key)) for key in result.runs), run.best_epoch)
+    return MemberFacts(result, folder.spec(), run, folder.evaluated(), curve)
+
+
+def curve_of(folder: RunFolder) -> tuple[tuple[int, float], ...]:
+    """Return (epoch, minival top-1) of a training; epoch 0 is its features alone, where it started from weights."""
+    probe = folder.probe()
+    start = [(0, probe.top1)] if probe else []
+    lines = read_journal(folder.metrics_path)[0]
+    return (*start, *((int(line["epoch"]), float(line["minival_top1"])) for line in lines))
 
 
 def _runs(

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import yaml
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.champion import RULE
+from effnet.config import Recipe
 from effnet.family import floor_story, growth_story, how_scaled, latency_story
 from effnet.report.facts import Facts
+from effnet.report.members import MemberRow, member_rows
+from effnet.report.pictures import Strip
+from effnet.report.recipe import config_yaml, recipe_rows
+from effnet.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
+from effnet.report.use import Code, Links
+from effnet.report.words import counted, hours, short
+from effnet.search.study import balance
+from effnet.store import digest
+
+if TYPE_CHECKING:
+    from effnet.report.data import Contents
 
 VERSIONS = ("effnet", "torch", "prefect", "mlflow", "numpy", "pyarrow", "webdataset")
+# What figures are coloured with, as variables of the page, which has others in the dark.
+_COLOURS = {
+    "#000000": "ink", "#ffffff": "paper", "#b0b0b0": "grid", "#b9cde0": "bar", "#cccccc": "grid",
+    BLUE: "blue", ORANGE: "orange", GREEN: "green", RED: "red", PINK: "pink", SKY: "sky", GREY: "soft",
+}  # fmt: skip
+_LETTERS = re.compile(r"'DejaVu Sans'[^;\"]*?sans-serif")
 
 
 class Shown(NamedTuple):
@@ -26,53 +43,108 @@ class Shown(NamedTuple):
     section: str
 
 
-def _is_wide(svg: str) -> bool:
-    """Say whether a figure has panels side by side, and so needs a row of its own."""
-    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
-    return bool(box and float(box[1]) > 1.8 * float(box[2]))
+class Page(NamedTuple):
+    """What a page is made of."""
+
+    facts: Facts
+    rows: Sequence[MemberRow]
+    contents: Contents
+    used: Recipe  # the recipe of the members, as it was carried out
+    figures: Sequence[Shown]
+    strips: Mapping[str, Sequence[Strip]]  # pictures: "samples", "mistakes", "maps"
+    code: Sequence[Code]
+    links: Links
 
 
-def page(facts: Facts, figures: Sequence[Shown]) -> str:
-    """Return the report as HTML, figures inside."""
-    from jinja2 import Environment, PackageLoader
+def render(page: Page) -> str:
+    """Return the report as HTML, everything inside."""
+    facts = page.facts
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    for number, figure in enumerate(page.figures):
+        svg = inline_svg(figure.file.read_text(encoding="utf-8"), f"f{number}", figure.title)
+        drawn.setdefault(figure.section, []).append(
+            {"svg": svg, "title": figure.title, "caption": figure.caption, "wide": _is_wide(svg)}
+        )
+    study = facts.study
+    return str(
+        _environment()
+        .get_template("family.html")
+        .render(
+            page=page,
+            facts=facts,
+            family=facts.family,
+            chosen=facts.chosen,
+            row=next(row for row in page.rows if row.result.name == facts.chosen.result.name),
+            figures=drawn,
+            config=config_yaml(facts.config, page.used),
+            recipe=recipe_rows(page.used, facts.chosen.run),
+            versions={name: version(name) for name in VERSIONS},
+            rule=RULE,
+            story=coefficients_story(facts),
+            balances={name: balance(gains) for name, gains in study.gains.items() if gains} if study else {},
+            latency=latency_story(facts.family.members),
+            floor=floor_story(facts.family.members),
+            grown=growth_story(facts.family.members),
+            scaled=how_scaled(facts.family),
+            total_hours=sum(cost.hours for cost in facts.costs),
+            samples=facts.manifest.samples,
+        )
+    )
+
+
+def look() -> str:
+    """Return what changes when pages are to look different: a digest of the templates."""
+    folder = files("effnet.report") / "templates"
+    return digest({each.name: each.read_text(encoding="utf-8") for each in folder.iterdir() if each.is_file()})
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("effnet.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("effnet.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    drawn: dict[str, list[dict[str, Any]]] = {}
-    for number, figure in enumerate(figures):
-        svg = inline_svg(figure.file.read_text(encoding="utf-8"), f"f{number}", figure.title)
-        shown = {"svg": svg, "title": figure.title, "caption": figure.caption, "wide": _is_wide(svg)}
-        drawn.setdefault(figure.section, []).append(shown)
-    return environment.get_template("family.html").render(
-        facts=facts,
-        rows=member_rows(facts),
-        figures=drawn,
-        config=config_yaml(facts),
-        versions={name: version(name) for name in VERSIONS},
-        rule=RULE,
-        story=coefficients_story(facts),
-        latency=latency_story(facts.family.members),
-        floor=floor_story(facts.family.members),
-        grown=growth_story(facts.family.members),
-        scaled=how_scaled(facts.family),
-        total_hours=sum(cost.hours for cost in facts.costs),
-    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "short": short,
+        "hours": hours,
+        "comma": "{:,}".format,
+    }
+    environment.globals["counted"] = counted
+    return environment
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f}"
 
 
 def markdown(facts: Facts) -> str:
     """Return the report in brief."""
     lines = [f"# {facts.family.family}", "", *_answer(facts), _summary(facts), ""]
-    heads = ("φ", "pixels", "top-1", "top-5", "params", "ratio", "MACs", "ratio", "latency, 1 thread")
+    heads = ["φ", "pixels", "top-1", *(["top-5"] if facts.shows_top5 else [])]
+    heads += ["params", "ratio", "MACs", "ratio", "latency, 1 thread"]
     lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for row in member_rows(facts):
+        member = row.result
+        top5 = f"{member.top5:.2%} | " if facts.shows_top5 else ""
         lines.append(
-            f"| {row['name']} | {row['phi']:g} | {row['resolution']} | {row['top1']:.2%} | {row['top5']:.2%} | "
-            f"{row['params']:,} | {row['params_ratio']:.2f} | {row['macs']:,} | {row['macs_ratio']:.2f} | "
-            f"{row['latency_ms']:.2f} ms |"
+            f"| {member.name} | {member.phi:g} | {member.resolution} | {member.top1:.2%} "
+            f"({row.band.low:.1%} to {row.band.high:.1%}) | {top5}"
+            f"{member.params:,} | {row.params_ratio:.2f} | {member.macs:,} | {row.macs_ratio:.2f} | "
+            f"{member.latency_ms:.2f} ms |"
         )
     members = facts.family.members
-    lines += ["", latency_story(members), floor_story(members), growth_story(members)]
+    lines += ["", f"In brackets 95 % intervals over {facts.family.val_samples:,} images of val.", ""]
+    lines += [latency_story(members), floor_story(members), growth_story(members)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     if facts.family.coefficients:
@@ -81,45 +153,44 @@ def markdown(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def member_rows(facts: Facts) -> list[dict[str, Any]]:
-    """Return the members with the columns of the paper's table 2."""
-    first = facts.family.members[0]
-    return [
-        member.model_dump() | {"params_ratio": member.params / first.params, "macs_ratio": member.macs / first.macs}
-        for member in facts.family.members
-    ]
-
-
 def coefficients_story(facts: Facts) -> str:
     """Say where α, β, γ come from."""
     fit = facts.fit
     if facts.config.coefficients or fit is None:
         return "stated in the config."
-    told = f"the grid of {fit.points:,} points trained {len(fit.candidates)} networks"
+    told = f"the grid of {counted(fit.points, 'point')} trained {counted(len(fit.candidates), 'network')}"
     return f"{told}; {fit.told}. Chosen: {fit.rule}."
 
 
-def config_yaml(facts: Facts) -> str:
-    """Return the config, whole, as YAML."""
-    data = facts.config.model_dump(mode="json", exclude={"store"})
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
-
-
 def inline_svg(text: str, prefix: str, title: str) -> str:
-    """Return an SVG file as an element of a page: no prologue, ids of its own, described in words."""
+    """Return an SVG file as an element of a page: no prologue, ids of its own, in its colours, described in words."""
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'(xlink:)?href="#', f'href="#{prefix}-', text)
     text = re.sub(r'width="([\d.]+)pt"', _natural_width, text, count=1)
     text = re.sub(r' height="[\d.]+pt"', "", text, count=1)
+    text = re.sub(r"\b(fill|stroke): (#[0-9a-f]{6})\b", _coloured, text)
+    text = _LETTERS.sub("var(--letters)", text)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+def _coloured(match: re.Match[str]) -> str:
+    name = _COLOURS.get(match[2])
+    return f"{match[1]}: var(--{name})" if name else match[0]
+
+
 def _natural_width(match: re.Match[str]) -> str:
-    return f'style="max-width: {round(float(match[1]) * 4 / 3)}px"'  # a point is 4/3 of a pixel
+    width = float(match[1]) * 4 / 3  # a point is 4/3 of a pixel
+    return f'style="max-width: {1.25 * width:.0f}px; min-width: {0.75 * width:.0f}px"'
+
+
+def _is_wide(svg: str) -> bool:
+    """Say whether a figure needs a row of its own."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    return bool(box and float(box[1]) > 500)
 
 
 def _answer(facts: Facts) -> list[str]:
@@ -131,9 +202,9 @@ def _answer(facts: Facts) -> list[str]:
 
 
 def _summary(facts: Facts) -> str:
-    best, counts = facts.best, facts.manifest.samples
+    counts, members = facts.manifest.samples, counted(len(facts.members), "member")
+    classes = counted(len(facts.manifest.classes), "class", "classes")
     return (
-        f"{len(facts.members)} members on dataset `{facts.manifest.digest}` (train {counts['train']:,}, minival "
-        f"{counts['minival']:,}, val {counts['val']:,} images, {len(facts.manifest.classes):,} classes). Best: "
-        f"**{best.result.name}** with top-1 **{best.result.top1:.2%}** on val."
+        f"{members} on dataset `{facts.manifest.digest}` (train {counts['train']:,}, minival {counts['minival']:,}, "
+        f"val {counts['val']:,} images, {classes})."
     )

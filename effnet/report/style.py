@@ -1,4 +1,7 @@
-"""One style for all figures: readable in print and without colour, the same bytes for the same numbers."""
+"""One style for all figures: readable in print and without colour, the same bytes for the same numbers.
+
+Figures are as wide as a telephone is (WIDTH), so that their letters are as large as those around them on every screen.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,36 @@ WAYS = {
     "dWr": (PINK, "v"),
 }
 DPI = 120
+WIDTH = 4.7  # inches
 
 
 @contextmanager
 def drawing(
-    targets: Sequence[Path], size: tuple[float, float], columns: int = 1, rows: int = 1
+    targets: Sequence[Path],
+    size: tuple[float, float],
+    columns: int = 1,
+    rows: int = 1,
+    heights: Sequence[float] | None = None,
 ) -> Iterator[tuple[Any, list[Any]]]:
-    """Yield a figure of this size (inches) and its axes, row by row; when the block ends, write it to every target."""
+    """Yield a figure and its axes, row by row; when the block ends, write it to every target.
+
+    Args:
+        targets: files (.png, .svg).
+        size: width and height in inches.
+        columns, rows: of axes.
+        heights: of the rows, relative to each other; all the same if not given.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
     mpl.rcParams["text.parse_math"] = False  # a class may have a $ in its name
     mpl.rcParams["svg.hashsalt"] = "effnet"  # the same numbers give the same bytes
+    mpl.rcParams["svg.fonttype"] = "none"  # letters stay letters: a page can colour them, and they take less room
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, constrained_layout=True)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, constrained_layout=True, height_ratios=heights
+    )
     try:
         yield figure, list(axes.flat)
         for axis in axes.flat:

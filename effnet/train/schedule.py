@@ -52,6 +52,12 @@ def ema_decay(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return min(final_ema_decay(recipe, steps_per_epoch), (1 + step) / (10 + step))
 
 
+def as_used(recipe: Recipe, steps_per_epoch: int) -> Recipe:
+    """Return the recipe with the warm-up and the average's decay that its training really has."""
+    changed = {"warmup_epochs": warmup_epochs(recipe), "ema_decay": final_ema_decay(recipe, steps_per_epoch)}
+    return recipe.model_copy(update=changed)
+
+
 def adapted(recipe: Recipe, steps_per_epoch: int) -> list[str]:
     """Say, a line each, where a short training deviates from its recipe."""
     notes = []

@@ -1,4 +1,4 @@
-"""The commands about datasets: shard, verify, data report."""
+"""The commands about datasets: shard, verify, data report, data preview."""
 
 from __future__ import annotations
 
@@ -138,6 +138,37 @@ def duplicates(dataset: Path, out: Path) -> None:
             f"compared by their bytes alone: {found.small:,} images smaller than {MIN_SIDE} pixels, "
             f"{found.flat:,} of nearly one colour"
         )
+
+
+@data.command()
+@CONFIG
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("preview.png"), show_default=True, help="Figure to write."
+)
+@click.option("--images", type=click.IntRange(1, 32), default=6, show_default=True, help="Images, of several classes.")
+@click.option("--draws", type=click.IntRange(1, 16), default=6, show_default=True, help="Draws of each image.")
+@options.STORE
+def preview(config: Path, out: Path, images: int, draws: int, store: Path | None) -> None:
+    """Draw what the baseline of CONFIG will see of some training images, after augmentation, at each stage."""
+    from effnet.config import load_baseline, load_config
+    from effnet.data.shards.write import write_shards
+    from effnet.train.preview import preview as see
+    from effnet.train.preview import preview_figure
+
+    settings = load_config(config)
+    baseline = load_baseline(settings, config.parent)
+    root = open_store(store or settings.store)
+    manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
+    seen = see(
+        root.datasets / manifest.digest,
+        manifest.class_names,
+        settings.recipe.sized(manifest.samples["train"]),
+        baseline,
+        seed=settings.seed,
+        images=images,
+        draws=draws,
+    )
+    preview_figure(seen, out)
     click.echo(str(out))
 
 

@@ -185,7 +185,7 @@ def evaluate(
 def cam(runs: tuple[str, ...], images: tuple[Path, ...], out: Path, network: str | None, store: Path) -> None:
     """Draw class activation maps of RUNS side by side (paper, figure 7): where each network sees its class."""
     from effnet.evaluation.cam import activation_panel
-    from effnet.report.figures import cam_figure
+    from effnet.report.pictures import cam_figure
 
     rows, paths = [], [find(run, store) for run in runs]
     for path in paths:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import html5lib
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from effnet.finished import NAME
 from tasks.servers.local import login, login_page
-from tests.tiny import clean_environment
+from tests.tiny import clean_environment, run_effnet
 
 WAIT = 60_000  # milliseconds: these machines are slow
 
@@ -67,15 +72,130 @@ def test_report_needs_nothing_else_and_fits(browser: Browser, report: Path, widt
     assert watched.said == []
     assert [url for url in watched.asked if not url.startswith(("file:", "data:"))] == []
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
-    for heading in ("Members", "Baseline", "Ways of scaling", "Coefficients", "Cost", "Again"):
+    for heading in (
+        "Use it", "Members", "What scaling pays here", "Ways of scaling", "Data", "Baseline", "Coefficients",
+        "Surest mistakes", "Where the networks look", "Cost", "Again",
+    ):  # fmt: skip
         expect(watched.page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     assert watched.page.locator("figure svg").count() >= 9
     watched.page.close()
 
 
-def test_report_is_accessible(browser: Browser, report: Path) -> None:
-    page = browser.new_page()
+def test_report_is_bounded_in_size(report: Path) -> None:
+    assert 50_000 < report.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_first_screen_is_the_answer(browser: Browser, report: Path, home: Path, width: int) -> None:
+    answer = json.loads((home / "family.json").read_text())["answer"]
+    page = browser.new_page(viewport={"width": width, "height": 900})
     page.goto(report.as_uri())
+    first = [page.get_by_text(f"Use {answer['member']}", exact=True), page.get_by_text(answer["because"])]
+    for place in (*first, page.locator(".top svg")) if width > 1000 else first:
+        box = place.first.bounding_box()
+        assert box
+        assert box["y"] + box["height"] <= 900
+    page.close()
+
+
+def test_on_a_telephone_every_number_can_be_read(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto(report.as_uri())
+    table = page.locator("#members ~ .scroll").first
+    for column in ("top-1", "MACs"):  # beside each other, without scrolling
+        box = table.get_by_role("columnheader", name=column, exact=True).bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= 400, column
+    table.evaluate("region => { region.scrollLeft = region.scrollWidth }")
+    name = table.get_by_role("rowheader", name="B1", exact=True).bounding_box()
+    last = table.get_by_role("columnheader", name="training", exact=True).bounding_box()
+    assert name
+    assert last
+    assert 0 <= name["x"] < 40  # the first column stays
+    assert last["x"] + last["width"] <= 400
+    letters = page.evaluate(
+        "[...document.querySelectorAll('figure svg text')].map(text => text.getBoundingClientRect())"
+        ".map(box => Math.max(box.width, box.height))"  # some stand upright
+    )
+    assert len(letters) > 100
+    assert min(letters) >= 7  # pixels
+    page.close()
+
+
+def test_on_paper_nothing_is_cut_off(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 700, "height": 1000}, color_scheme="dark")  # of A4, less its margins
+    page.emulate_media(media="print")
+    page.goto(report.as_uri())
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main table, figure svg, pre')].map(each => each.getBoundingClientRect())"
+        ".filter(box => box.right > innerWidth).length"
+    )
+    assert wide == 0
+    expect(page.get_by_role("button", name="Copy").first).to_be_hidden()
+    page.close()
+
+
+def test_all_members_maps_are_side_by_side(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(report.as_uri())
+    strips = page.locator("#maps ~ .strip")
+    assert strips.count() == 3
+    shown = strips.first.locator("img").evaluate_all("images => images.map(image => [image.alt, image.naturalWidth])")
+    assert [width for _, width in shown] == [96] * 3
+    assert [re.match(r"the image|B0 finds|B1 finds", label) is not None for label, _ in shown] == [True] * 3
+    assert page.locator("table.samples img").count() == 10 * 8
+    page.close()
+
+
+def test_code_is_copied_and_does_what_it_says(browser: Browser, report: Path, home: Path) -> None:
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(report.as_uri())
+    copied = []
+    for button in page.locator("button[data-copies]").all():
+        button.click()
+        expect(button).to_have_text("Copied")
+        copied.append(page.evaluate("navigator.clipboard.readText()"))
+    context.close()
+    command, python, server = copied
+    image = home / "a digit.png"
+    Image.new("L", (8, 8), 128).save(image)
+    (home / "use.py").write_text(
+        python.replace("image.jpg", str(image)).replace("predictor.predict(", "print(*predictor.predict(") + ")\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "use.py"], cwd=home, env=clean_environment(), capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    words = shlex.split(command.replace("IMAGES", shlex.quote(str(image))))
+    assert words[0] == "effnet"
+    done = run_effnet(*words[1:], "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(shown.stdout)["label"] in done.stdout
+    assert "mlflow models serve --model-uri models:/tiny-b" in server
+
+
+def test_dates_and_links_do_not_draw_it_again(report: Path, home: Path) -> None:
+    drawn = {
+        path: path.stat().st_mtime_ns for path in report.parent.iterdir() if path.suffix in {".png", ".svg", ".html"}
+    }
+    assert len(drawn) > 15
+    (report.parent / NAME).unlink(missing_ok=True)  # so that the build is looked at in full
+    done = run_effnet("family", "tiny.yaml", "--json", cwd=home)
+    assert done.returncode == 0, done.stderr
+    figures = {path: path.stat().st_mtime_ns for path in drawn}
+    latency = {path for path in drawn if path.stem in {"latency", "report"}}  # it may be measured again
+    assert {path for path in drawn if drawn[path] != figures[path]} <= latency
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_report_is_accessible(browser: Browser, report: Path, width: int, colours: Literal["light", "dark"]) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=colours)
+    page.goto(report.as_uri())
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(255, 255, 255)" if colours == "light" else "rgb(18, 22, 29)")
     found = Axe().run(page).response["violations"]
     assert [(each["id"], each["help"], each["nodes"][0]["html"][:200]) for each in found] == []
     page.close()
@@ -87,7 +207,7 @@ def test_report_answers_to_mouse_and_keyboard(browser: Browser, report: Path) ->
     point = page.locator('svg g[id*="-point-B1"]').first
     point.hover()
     expect(page.locator("#tip")).to_contain_text("B1: top-1")
-    expect(page.locator('tr[data-member="B1"]')).to_have_class("lit")
+    expect(page.locator('tr[data-member="B1"]')).to_have_class(re.compile(r"\blit\b"))
     page.mouse.move(0, 0)
     expect(page.locator("#tip")).to_be_hidden()
     point.focus()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from effnet.config import SearchConfig
-from effnet.report import evidence, figures
+from effnet.report import evidence, figures, pictures, quality
 from effnet.report.page import inline_svg
 from effnet.search.findings import (
     CandidateFound,
@@ -105,37 +105,50 @@ POINTS = [
 ]
 SEEN = SimpleNamespace(pixels=np.zeros((8, 8, 3), np.uint8), map=np.eye(8, dtype=np.float32), label="3 98%")
 NAMES = ("cat", "dog", "emu")
+CURVES = {
+    "B0": figures.Curve((((0, 0.4), (1, 0.5), (2, 0.6)), ((0, 0.4), (1, 0.55))), 2),  # the second stopped early
+    "B1": figures.Curve((((1, 0.5), (2, 0.6)),), 1),
+    "B2": figures.Curve((((1, 0.5),),), 0),
+}
+SAMPLES = [
+    pictures.Sample(np.zeros((8, 8, 3), np.uint8), label, split) for label in (0, 2) for split in ("train", "val")
+]
 
 DRAWINGS: dict[str, tuple[Callable[[Sequence[Path]], None], list[str]]] = {
-    "search": (lambda to: evidence.search_figure(SEARCH, to), ["history", "Pareto front", "random, as control"]),
+    "search": (
+        lambda to: evidence.search_figure(SEARCH, 378, to),
+        ["history", "Pareto front", "random, as control", "front"],
+    ),
     "study": (
         lambda to: evidence.study_figure(STUDY, "a study", "minival", to),
         ["depth", "compound", "a study", "minival"],
     ),
-    "grid": (lambda to: evidence.grid_figure(GRID, 359, to), ["(paper)", "a tie"]),
+    "grid": (
+        lambda to: evidence.grid_figure(GRID, 359, to),
+        ["(paper)", "a tie", "4 candidates after 1 epoch", "2 (filled) went on", "2 finalists after 4 epochs"],
+    ),
     "accuracy": (
         lambda to: figures.accuracy_figure(POINTS, "a family", to, {"width": POINTS}),
         ["study: width", "B1", "parameters"],
     ),
-    "latency": (lambda to: figures.latency_figure(POINTS, "latency", to), ["B0", "milliseconds"]),
-    "learning": (
-        lambda to: figures.learning_figure({"B0": [(1, 0.5), (2, 0.6)]}, "curves", to),
-        ["epoch", "B0"],
-    ),
+    "latency": (lambda to: figures.cost_figure(POINTS, "latency_ms", to, chosen="B0"), ["B0", "milliseconds"]),
+    "size": (lambda to: figures.cost_figure(POINTS, "params", to), ["B1", "parameters", "20 k"]),
+    "learning": (lambda to: figures.learning_figure(CURVES, 378, to), ["epoch", "B0", "B2"]),
     "confusion": (
-        lambda to: figures.confusion_figure([(0, 0, 5), (0, 1, 5), (1, 1, 9)], [10, 9, 0], NAMES, "B0", to),
+        lambda to: quality.confusion_figure([(0, 0, 5), (0, 1, 5), (1, 1, 9)], [10, 9, 0], NAMES, "B0", to),
         ["cat", "class found"],
     ),
-    "classes": (lambda to: figures.classes_figure([5, 9, 0], [10, 9, 0], NAMES, "B0", to), ["cat", "dog"]),
+    "classes": (lambda to: quality.classes_figure([5, 9, 0], [10, 9, 0], NAMES, "B0", to), ["cat (10)", "dog (9)"]),
     "calibration": (
-        lambda to: figures.calibration_figure([(7, 0.2, 0.0), (10, 0.5, 0.4), (3, 0.95, 1.0)], "B0", to),
-        ["confidence", "perfectly calibrated"],
+        lambda to: quality.calibration_figure([(7, 0.2, 0.0), (10, 0.5, 0.4), (3, 0.95, 1.0)], "B0", to),
+        ["confidence", "perfectly calibrated", "images", "7", "10"],
     ),
     "mistakes": (
-        lambda to: figures.mistakes_figure(np.zeros((2, 8, 8, 3), np.uint8), [("cat", "$dog{$", 0.987)] * 2, to),
+        lambda to: pictures.mistakes_figure(np.zeros((2, 8, 8, 3), np.uint8), [("cat", "$dog{$", 0.987)] * 2, to),
         ["cat", "$dog{$, 99%"],
     ),
-    "cam": (lambda to: figures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),
+    "samples": (lambda to: pictures.samples_figure(SAMPLES, NAMES, 4, to), ["cat", "emu", "train", "val"]),
+    "cam": (lambda to: pictures.cam_figure(["B0"], ["three"], [[SEEN]], to), ["B0", "three"]),
 }
 
 
@@ -167,3 +180,40 @@ def test_an_svg_becomes_part_of_a_page(tmp_path: Path) -> None:
     assert "f7-point-B1" in ids
     links: list[Any] = [value for each in root.iter() for key, value in each.attrib.items() if key.endswith("href")]
     assert all(link[1:] in ids for link in links)
+
+
+def numbers_of(path: Path, epochs: int) -> int:
+    """Return the bytes of a learning figure of so many epochs."""
+    seed = tuple((epoch + 1, 0.5 + epoch / (2 * epochs)) for epoch in range(epochs))
+    figures.learning_figure({"B0": figures.Curve((seed,), epochs)}, 378, [path])
+    return path.stat().st_size
+
+
+def test_ten_thousand_epochs_do_not_make_a_large_figure(tmp_path: Path) -> None:
+    assert numbers_of(tmp_path / "long.svg", 10_000) < 1.5 * numbers_of(tmp_path / "short.svg", 150)
+
+
+def test_of_ten_thousand_candidates_some_are_drawn(tmp_path: Path) -> None:
+    many = {f"n{n}": 0.1 + n / 20_000 for n in range(10_000)}
+    candidates = tuple(
+        CandidateFound(network=name, coefficients=(1.0 + n / 1e4, 1.0, 1.1), macs=100, grows=2)
+        for n, name in enumerate(many)
+    )
+    rungs = (RungFound(epochs=1, top1=many | GRID.rungs[0].top1), GRID.rungs[1])
+    evidence.grid_figure(GRID.model_copy(update={"candidates": candidates + GRID.candidates, "rungs": rungs}), 359,
+                         [path := tmp_path / "grid.svg"])  # fmt: skip
+    text = path.read_text()
+    assert path.stat().st_size < 150_000
+    assert "10,004 candidates after 1 epoch (40 drawn)" in text.replace("10004", "10,004")
+
+
+def test_a_page_colours_figures_by_its_own_variables(tmp_path: Path) -> None:
+    path = tmp_path / "figure.svg"
+    figures.cost_figure(POINTS, "macs", [path], chosen="B1")
+    text = inline_svg(path.read_text(), "f1", "cost")
+    assert "fill: var(--paper)" in text
+    assert "stroke: var(--blue)" in text
+    assert "#000000" not in text
+    assert "#ffffff" not in text
+    assert "var(--letters)" in text
+    assert "DejaVu" not in text

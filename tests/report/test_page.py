@@ -1,0 +1,126 @@
+"""The report page: what it says first, and what it does not say."""
+
+from __future__ import annotations
+
+import re
+
+import html5lib
+import pytest
+
+from effnet.arch.spec import Architecture
+from effnet.config import FamilyConfig
+from effnet.data.shards.manifest import Manifest
+from effnet.report.facts import Facts
+from effnet.report.members import member_rows
+from effnet.report.page import markdown
+from effnet.report.use import Links
+from effnet.statistics import wilson_interval
+from effnet.store import Store
+from tests.report.made import hits, made_facts, made_page
+
+Made = tuple[Store, Manifest, FamilyConfig, Architecture]
+
+
+@pytest.fixture
+def made(store: Store, manifest: Manifest, config: FamilyConfig, baseline: Architecture) -> Made:
+    return store, manifest, config, baseline
+
+
+def words(page: str) -> str:
+    """Return a page's text without its style, script and tags."""
+    text = re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
+def tie(made: Made) -> Facts:
+    """Return a family whose larger member has the better top-1, within noise."""
+    return made_facts(*made, {"B0": [hits(285)], "B1": [hits(288)]})
+
+
+def test_it_leads_with_the_answer_not_with_the_best_score(made: Made) -> None:
+    facts = tie(made)
+    assert facts.family.answer is not None
+    assert facts.family.answer.member == "B0"
+    page = made_page(facts)
+    html5lib.HTMLParser(strict=True).parse(page)
+    text = words(page)
+    assert "<title>made: use B0</title>" in page
+    assert text.index("Use B0 Because 300 images cannot tell it from B1") < text.index("Members")
+    low, high = (f"{100 * end:.1f}" for end in wilson_interval(285 / 300, 300))
+    assert f"top-1 on val 95.0 % {low} to {high} %" in text
+    assert '<tr data-member="B0" class="chosen"' in page
+    assert "best top-1 on val" not in text
+    brief = markdown(facts)
+    assert brief.splitlines()[2].startswith("**Use B0**")
+    assert "**B1**" not in brief
+
+
+def test_differences_within_noise_are_ties_and_others_are_not(made: Made) -> None:
+    rows = member_rows(made_facts(*made, {"B0": [hits(200)], "B1": [hits(288)], "B2": [hits(290)]}))
+    assert [row.verdict for row in rows] == ["worse", "a tie", "the one to use"]
+    assert rows[0].against is not None
+    assert rows[0].against.lead == pytest.approx(-0.3)
+    assert rows[2].against is None
+    assert rows[1].band.low < 288 / 300 < rows[1].band.high
+
+
+def test_seeds_widen_the_bands_of_all_members(made: Made) -> None:
+    seeds = member_rows(made_facts(*made, {"B0": [hits(270), hits(290)], "B1": [hits(280), hits(282)]}))
+    alone = member_rows(made_facts(*made, {"B0": [hits(280)], "B1": [hits(281)]}))
+    for row, single in zip(seeds, alone, strict=True):
+        assert row.band.high - row.band.low > single.band.high - single.band.low
+
+
+def test_top_5_of_few_classes_says_nothing(made: Made) -> None:
+    facts = tie(made)
+    few = facts.manifest.model_copy(update={"classes": tuple("ab"), "class_names": ("cat", "dog")})
+    assert "top-5" in made_page(facts)
+    assert "top-5" in markdown(facts)
+    two = facts._replace(manifest=few)
+    assert "top-5" not in made_page(two)
+    assert "top-5" not in markdown(two)
+    assert "of 2 classes" in words(made_page(two))
+
+
+def test_one_model_is_not_called_models(made: Made) -> None:
+    text = words(made_page(made_facts(*made, {"B0": [hits(285)]})))
+    assert "a family of 1 model on" in text
+    assert "1 models" not in text
+    assert "lead" not in text.partition("Members")[2].partition("What scaling")[0]
+    assert "1 member on dataset" in markdown(made_facts(*made, {"B0": [hits(285)]}))
+
+
+def test_the_recipe_is_the_one_that_was_carried_out(made: Made) -> None:
+    store, manifest, config, baseline = made
+    longer = config.model_copy(
+        update={"recipe": config.recipe.model_copy(update={"warmup_epochs": 5.0, "ema_decay": 0.9999})}
+    )
+    page = made_page(made_facts(store, manifest, longer, baseline, {"B0": [hits(285)]}))
+    text = words(page)
+    assert "warm-up 0.3 epochs" in text  # a tenth of three epochs
+    assert "averaged weights (EMA) decay 0.798 " in text  # 1 - 20 / (3 · 33 steps)
+    assert "warmup_epochs: 5.0  # 0.3 was used" in page
+    assert "ema_decay: 0.9999  # 0.798 was used" in page
+
+
+def test_known_addresses_are_linked_and_others_are_not(made: Made) -> None:
+    facts = tie(made)
+    page = made_page(facts, links=Links(model="http://127.0.0.1:5000/#/models/made-b0"))
+    assert '<a href="http://127.0.0.1:5000/#/models/made-b0">Model in the registry</a>' in page
+    assert "Prefect</a>" not in page
+    assert 'aria-label="Elsewhere"' not in made_page(facts)
+
+
+def test_names_of_classes_and_notes_are_only_text(made: Made) -> None:
+    facts = tie(made)
+    odd = facts.manifest.model_copy(update={"notes": ("<script>alert(1)</script>",)})
+    page = made_page(facts._replace(manifest=odd))
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_the_code_names_the_run_and_the_store(made: Made) -> None:
+    facts = tie(made)
+    page, key = made_page(facts), facts.chosen.result.run_key
+    assert f"effnet predict {key[:12]} IMAGES --store {facts.store.root.absolute()}" in page
+    assert f"runs/{key}" in page
