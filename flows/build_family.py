@@ -59,7 +59,8 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         reused = train_members(build, family)
         result = evaluate_members(build, family, coefficients, reused)
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
-        register_members(build, chosen, result.answer.member if result.answer else None)
+        use = result.answer
+        register_members(build, chosen, use.member if use else None, use.because if use else "")
         facts = write_report(build, result)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         build.tracker.tell(build.key, partial(experiment_note, facts))

@@ -532,12 +532,12 @@ class Tracker:
         there = self.client.get_run(run_id).data.metrics
         metrics = []
         for name, given in values.items():
-            value = float(given) if float(given).is_integer() else float(f"{given:.{DIGITS}g}")
+            value = _rounded(given)
             if math.isinf(value):
                 value = math.copysign(_LARGEST, value)
             step = 0
             if name in there:
-                if there[name] == value or (math.isnan(there[name]) and math.isnan(value)):
+                if _rounded(there[name]) == value or (math.isnan(there[name]) and math.isnan(value)):
                     continue
                 step = 1 + max(metric.step for metric in self.client.get_metric_history(run_id, name))
             metrics.append(Metric(name, value, round(seconds * 1000), step))
@@ -637,6 +637,11 @@ def _default_artifacts(artifacts: Path | None) -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+def _rounded(value: float) -> float:
+    """Return a number with few digits; whole ones, such as counts, stay as they are."""
+    return float(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
 
 
 def _latency(folder: RunFolder) -> dict[str, float]:

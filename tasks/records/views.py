@@ -97,11 +97,8 @@ def view_tags(stage: Stage, build: str) -> dict[str, str]:
 
 def _state(view: View, stage: Stage, build: str) -> dict[str, Any]:
     """Return a view as MLflow's page keeps it."""
-    sections = [
-        {"uuid": f"{view.id}-{place}", "name": name, "display": True, "isReordered": False, "deleted": False}
-        | {"columns": 2, "cardHeight": 360}
-        for place, name in enumerate(view.charts)
-    ]
+    sections = [_section(f"{view.id}-{place}", name) for place, name in enumerate(view.charts)]
+    own = _section(f"{view.id}-own", "Model metrics", deleted=True)  # one bar for each metric there is
     charts = [
         {"uuid": f"{section['uuid']}-{place}", "metricSectionId": section["uuid"], "deleted": False}
         | {"isGenerated": False, "runsCountToCompare": 100, **chart}
@@ -128,9 +125,14 @@ def _state(view: View, stage: Stage, build: str) -> dict[str, Any]:
         "runListHidden": False,
         "isAccordionReordered": True,
         "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        "compareRunSections": sections,
+        "compareRunSections": [*sections, own],
         "compareRunCharts": charts,
     }
+
+
+def _section(uuid: str, name: str, *, deleted: bool = False) -> dict[str, Any]:
+    shown = {"uuid": uuid, "name": name, "display": not deleted, "isReordered": False, "deleted": deleted}
+    return shown | {"columns": 2, "cardHeight": 360}
 
 
 def _metric(name: str) -> str:
