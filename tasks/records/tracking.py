@@ -94,6 +94,7 @@ class Tracker:
         self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
         self._family: Callable[[], str] | None = None  # opens the family's run
         self._build: str | None = None  # its key
+        self._wanted: dict[str, About] = {}  # trainings of this process, by key
         self.pages = uri.rstrip("/") if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
     def wake(self) -> None:
@@ -139,7 +140,7 @@ class Tracker:
 
         def call() -> str:
             new = key not in self._known
-            run_id = self._open(key, name, params, "family", None, {})
+            run_id = self._open(key, name, params, "family", None, {}, time.time())
             self._save_views(Stage.MEMBER, key)
             if new:
                 self._log_dataset(run_id, dataset.name, dataset.parent)
@@ -190,7 +191,8 @@ class Tracker:
         self.attempt(call)
 
     def open_training(self, folder: RunFolder, about: About) -> None:
-        """Make sure that a run folder has its MLflow run, below its family's, with config, architecture and dataset."""
+        """Let a run folder have its MLflow run, with config and dataset, from when its training begins."""
+        self._wanted[folder.key] = about
         self.attempt(lambda: self._open_training(folder, about))
 
     def forward(self, folder: RunFolder) -> None:
@@ -333,7 +335,14 @@ class Tracker:
                 return found
 
     def _open(
-        self, key: str, name: str, params: Mapping[str, Any], kind: str, parent: str | None, roles: Mapping[str, str]
+        self,
+        key: str,
+        name: str,
+        params: Mapping[str, Any],
+        kind: str,
+        parent: str | None,
+        roles: Mapping[str, str],
+        began: float,
     ) -> str:
         from mlflow.entities import Param
         from mlflow.tracking.context.default_context import DefaultRunContext
@@ -343,7 +352,8 @@ class Tracker:
         all_tags = {**DefaultRunContext().tags(), KEY: key, KIND: kind, SENT: _sent(0, None), **roles}
         if parent:
             all_tags[PARENT] = parent
-        run_id = str(self.client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+        made = self.client.create_run(self._experiment, round(began * 1000), all_tags, name)
+        run_id = str(made.info.run_id)
         items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
         for start in range(0, len(items), 100):
             self.client.log_batch(run_id, params=items[start : start + 100])
@@ -352,7 +362,7 @@ class Tracker:
 
     def _open_family_again(self) -> None:
         """Open the family's run if that could not be done while MLflow was away."""
-        if self._family:
+        if self._family and self._build not in self._known:
             self._family()
 
     def _save_views(self, stage: Stage, build: str) -> None:
@@ -399,12 +409,15 @@ class Tracker:
                 self.client.set_tag(run.run_id, PARENT, parent)
                 self._known[folder.key] = self._known[folder.key]._replace(parent=parent)
             return
+        began = _began(folder)
+        if began is None:  # MLflow could not be told later when it did
+            return
         spec = folder.spec()
         shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
         if spec.start and spec.start.grown_from:
             shown["start"]["grown_from"] = spec.start.grown_from.name
         roles = {views.role(about.kind): about.family} if about.family else {}
-        run_id = self._open(folder.key, about.name, shown, about.kind.value, parent, roles)
+        run_id = self._open(folder.key, about.name, shown, about.kind.value, parent, roles, began)
         self._log_spec(run_id, folder)
         self._log_dataset(run_id, spec.dataset, folder.store.datasets)
 
@@ -412,21 +425,23 @@ class Tracker:
         self.client.log_text(run_id, folder.spec().architecture.model_dump_json(indent=2), _ARCHITECTURE)
         self.client.log_artifact(run_id, str(folder.config_path))
 
-    def _set_status(self, key: str, status: str) -> None:
+    def _set_status(self, key: str, status: str, at: float | None = None) -> None:
         run = self._known[key]
         if run.status == status:
             return
         if status == RUNNING:
             self.client.update_run(run.run_id, status=status)
         else:
-            self.client.set_terminated(run.run_id, status)
+            self.client.set_terminated(run.run_id, status, round(1000 * (time.time() if at is None else at)))
         self._known[key] = run._replace(status=status)
 
     def _forward(self, folder: RunFolder) -> None:
-        if folder.key not in self._known and (about := folder.about()):  # it was to be opened while MLflow was away
+        if folder.key not in self._known and (about := self._wanted.get(folder.key) or folder.about()):
             with contextlib.suppress(KeyError):
                 self._open_family_again()
             self._open_training(folder, about)
+            if folder.key not in self._known:  # it has not begun
+                return
         run = self._known[folder.key]
         if run.sent is None:  # made by a version that stored the watermark elsewhere
             self._look_again(folder)
@@ -512,7 +527,9 @@ class Tracker:
         for path in _files(folder):
             self.client.log_artifact(run.run_id, str(path))
         note = run_note(folder, result, evaluation)
-        self._end_training(folder.key, final, folder.result_path.stat().st_mtime, split, note)
+        lines = read_journal(folder.metrics_path)[0]
+        ended = lines[-1]["time"] if lines else folder.result_path.stat().st_mtime
+        self._end_training(folder.key, final, ended, split, note)
 
     def _end_training(self, key: str, final: Mapping[str, float], seconds: float, split: str, note: str) -> None:
         run_id = self._known[key].run_id
@@ -520,7 +537,7 @@ class Tracker:
         if "top1" in final:
             self.client.set_tag(run_id, TOP1_OF, split)
         self.client.set_tag(run_id, NOTE, note)
-        self._set_status(key, FINISHED)
+        self._set_status(key, FINISHED, at=seconds)
 
     def _log_final(self, run_id: str, values: Mapping[str, float], seconds: float) -> None:
         """Log a run's final numbers at step 0, where MLflow's page draws them as bars; a changed one at the next step.
@@ -655,7 +672,16 @@ def _sent(epochs: int, closed: str | None) -> str:
 
 def _state(folder: RunFolder) -> str:
     """Return what changes when there is something to send."""
-    return f"{_size(folder.metrics_path)} {_closing(folder)}"
+    return f"{folder.pace_path.exists()} {_size(folder.metrics_path)} {_closing(folder)}"
+
+
+def _began(folder: RunFolder) -> float | None:
+    """Return the Unix seconds at which a training began; None if it has not."""
+    if lines := read_journal(folder.metrics_path)[0]:
+        return float(lines[0]["time"] - lines[0].get("seconds", 0.0))
+    if folder.pace_path.exists() or folder.result_path.exists():
+        return time.time()
+    return None
 
 
 def _closing(folder: RunFolder) -> str:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from effnet.errors import StoppedError
 from effnet.evaluation.run import evaluate_run
-from effnet.runs import About, RunFolder
+from effnet.runs import About, RunFolder, read_journal
 from effnet.stages import Stage
 from effnet.train import loop
 from effnet.train.loop import Stop
@@ -120,6 +120,19 @@ def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri
     tracker.forward(run_folder)
     assert runs(uri)[0].info.status == "FINISHED"
     assert [step for step, _ in history(uri)] == [1, 2, 3]
+
+
+def test_a_runs_time_is_its_trainings(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, named("B0"))
+    assert runs(uri) == []  # it waits for its turn
+    time.sleep(3)
+    before = time.time()
+    train(run_folder)
+    tracker.forward(run_folder)
+    (run,) = runs(uri)
+    assert before - 0.1 <= run.info.start_time / 1000 <= before + 1
+    assert run.info.end_time == round(read_journal(run_folder.metrics_path)[0][-1]["time"] * 1000)
 
 
 def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:

@@ -57,6 +57,8 @@ def test_each_stage_has_views_of_its_own_trainings() -> None:
 def test_views_are_made_once_and_show_the_newest_build(
     make, uri: str, tmp_path: Path, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    line = {"epoch": 1, "step": 1, "time": 2.0, "seconds": 1.0, "minival_top1": 0.5}
+    run_folder.metrics_path.write_text(json.dumps(line) + "\n")
     tracker = make()
     tracker.open_family("a" * 16, "tiny", {}, {}, tmp_path / "d1")
     tracker.open_training(run_folder, named("fit α1.2", kind=Stage.FIT, family="a" * 16, alpha=1.2))
