@@ -140,8 +140,10 @@ def test_the_printed_link_shows_the_members_and_leads_to_their_models(
     panel = page.locator("span:not(.assistant-fab-label)", has_text="MLflow Assistant")  # and not its button
     for nuisance in (panel, page.get_by_text("Information about UI telemetry")):
         expect(nuisance).to_have_count(0)
-    page.get_by_role("link", name="tiny-b1").first.click()
-    expect(page.get_by_text("champion").first).to_be_visible(timeout=WAIT)
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="tiny-b1").first.click()
+    expect(opened.value.get_by_text("latency_ms", exact=True).first).to_be_visible(timeout=WAIT)
+    opened.value.close()
     page.close()
 
 
