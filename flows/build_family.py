@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
@@ -20,6 +21,7 @@ from tasks import again
 from tasks.build import Build
 from tasks.fit import fit_coefficients
 from tasks.members import entrants, evaluate_members, train_members
+from tasks.records.story import experiment_note
 from tasks.records.tracking import store_tracker
 from tasks.register import register_members
 from tasks.report import family_metrics, report_files, write_report
@@ -57,9 +59,11 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         reused = train_members(build, family)
         result = evaluate_members(build, family, coefficients, reused)
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
-        registered = register_members(build, chosen, result.answer.member if result.answer else None)
+        use = result.answer
+        registered = register_members(build, chosen, use.member if use else None, use.because if use else "")
         facts = write_report(build, result, registered)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
+        build.tracker.tell(build.key, partial(experiment_note, facts))
         again.note(build, result)
         return result
 

@@ -12,13 +12,16 @@ from tasks.records.registry import Registered, Registry
 
 
 @task(task_run_name="register members", cache_policy=NO_CACHE)
-def register_members(build: Build, trainings: Mapping[str, Training], best: str | None) -> list[Registered]:
+def register_members(
+    build: Build, trainings: Mapping[str, Training], best: str | None, because: str = ""
+) -> list[Registered]:
     """Register every evaluated member that is not registered yet, and let the gate decide on the champions.
 
     Args:
         build: the family.
         trainings: by member, the one whose model is the member's.
         best: the member that the build says to use, if it says so.
+        because: why.
     """
     config, screen = build.config, build.screen
     registry = Registry(
@@ -29,6 +32,6 @@ def register_members(build: Build, trainings: Mapping[str, Training], best: str 
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)
         screen.say(f"registry: {len(found)} models, {new} new versions; {champions} are the champions of their models")
-    if found and best and (uri := registry.mark_best(found, best)):
+    if found and best and (uri := registry.mark_best(found, best, because)):
         screen.say(f"registry: {uri} is the member to use")
     return found

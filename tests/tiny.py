@@ -101,6 +101,11 @@ def clean_environment() -> dict[str, str]:
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
 
 
+def shown(number: float) -> float:
+    """Return a final number as MLflow has it."""
+    return float(f"{number:.5g}")
+
+
 def users_of(folder: Path) -> list[psutil.Process]:
     """Return the other processes that use a folder: whose working folder is in it, or that have a file in it open."""
     found = []

@@ -69,6 +69,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
     """Start a local Prefect server and the MLflow page over a store; `effnet family` then uses them."""
     from rich.console import Console
 
+    from tasks.records.pages import family_links
     from tasks.servers import local as servers
 
     root = open_store(store)
@@ -84,6 +85,9 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
         if server.name == servers.PREFECT.name:
             page, login = servers.login_page(root.root), servers.login_path(root.root)
             click.echo(f"         asks for a login, once: open {page.as_uri()}, or paste what is in {login}")
+        else:
+            for name, link in family_links(server.url).items():
+                click.echo(f"         members of {name}: {link}")
     click.echo(f"Stop them with: effnet down{options.of_store(store)}")
 
 
@@ -257,6 +261,7 @@ def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
     from effnet.family import floor_story, growth_story, latency_story
+    from tasks.records.pages import family_link
     from tasks.servers.local import running
     from tasks.terminal.screen import duration, make_table, short
 
@@ -289,6 +294,8 @@ def _show(result: FamilyResult, root: Store) -> None:
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{options.of_store(root.root)}"]
+    if link := family_link(root.root, result.family):
+        pages = [f"{name:9}{url}" for name, url in servers.items()] + [f"members  {link}"]
     name = result.answer.member.lower() if result.answer else "NAME"
     files = [
         f"report   {folder / 'report.html'}",

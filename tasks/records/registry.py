@@ -29,11 +29,23 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 BEST = "best"  # of the members of a family, on the one that its build says to use
-BEST_TAG = "effnet.best"  # of a registered model: the version that was the best champion ever
+# Of a registered model: the version that was the best champion ever, which none may be worse than; and its old name.
+REFERENCE_TAG, OLD_REFERENCE_TAG = "effnet.reference", "effnet.best"
+BECAUSE_TAG = "effnet.because"  # of the version with the alias `best`
+_SHOWN = ("top1", "val_top5", "latency_ms", "params", "macs", "train_hours")  # metrics of a model, as its run has them
 WEIGHTS_TAG = "effnet.weights"
 TOOK_OVER_TAG = "effnet.took_over"  # of a version that the gate made champion once
 SECONDS = 15.0  # that it takes to load, save and describe a small member, beside MLflow's own
 _EXAMPLE_SIDE = 32  # pixels; the example is stored as text
+
+_EXAMPLE = """\
+```python
+import mlflow
+
+model = mlflow.pyfunc.load_model("models:/{name}/{version}")
+model.predict([open("photo.png", "rb").read()])
+```
+"""
 
 
 class Registered(NamedTuple):
@@ -71,12 +83,13 @@ class Registry:
         call = functools.partial(_register, self, member, folder)
         return self.tracker.attempt(call, uploads=[folder.weights_path], seconds=SECONDS)
 
-    def mark_best(self, registered: Sequence[Registered], member: str) -> str | None:
+    def mark_best(self, registered: Sequence[Registered], member: str, because: str) -> str | None:
         """Move the alias `best` to the member that the build says to use; return its URI, None if MLflow is away.
 
         Args:
             registered: the family's members.
             member: name of the one to use.
+            because: why, which a tag of its version says.
         """
 
         def call() -> str | None:
@@ -87,7 +100,12 @@ class Registry:
             for model in client.search_registered_models(filter_string=f"name LIKE '{self.family}-%'"):
                 ours = "-" not in model.name.removeprefix(f"{self.family}-")  # and not of a family FAMILY-x
                 if ours and model.name != name and BEST in model.aliases:
+                    old = client.get_model_version(model.name, model.aliases[BEST])
+                    if BECAUSE_TAG in old.tags:
+                        client.delete_model_version_tag(model.name, old.version, BECAUSE_TAG)
                     client.delete_registered_model_alias(model.name, BEST)
+            if because:
+                client.set_model_version_tag(name, version, BECAUSE_TAG, because)
             client.set_registered_model_alias(name, BEST, version)
             return f"models:/{name}@{BEST}"
 
@@ -140,6 +158,7 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
     if not versions:
         _make_model(client, name, f"{member} of the family {registry.family}. {RULE[0].upper()}{RULE[1:]}.")
     found = same[0] if same else _add_version(registry, folder, name, result, evaluation)
+    _show_numbers(registry, folder, found)
     client.set_registered_model_alias(name, CANDIDATE, found.version)
     current = _champion(client, name)
     if current is not None and current.version == found.version:
@@ -152,8 +171,28 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
         client.set_registered_model_alias(name, CHAMPION, found.version)
         client.set_model_version_tag(name, found.version, TOOK_OVER_TAG, "yes")
     if verdict.best:
-        client.set_registered_model_tag(name, BEST_TAG, verdict.best)
+        client.set_registered_model_tag(name, REFERENCE_TAG, verdict.best)
     return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+
+
+def _show_numbers(registry: Registry, folder: RunFolder, version: Any) -> None:
+    """Give a version's model the numbers of its run, so that the page of models can sort and draw them.
+
+    MLflow notes a model's metrics in its run too: they are the run's own values, at the same step and time.
+    """
+    tracker, client = registry.tracker, registry.tracker.client
+    logged, run_id = str(version.source).removeprefix("models:/"), tracker.run_id(folder.key)
+    if not (run_id and logged.startswith("m-")) or client.get_logged_model(logged).metrics:
+        return
+    dataset = {"dataset_name": f"{registry.family} val", "dataset_digest": registry.manifest.digest}
+    for name in _SHOWN:
+        history = client.get_metric_history(run_id, name)
+        if history:
+            last = max(history, key=lambda metric: metric.step)
+            where = {"timestamp": last.timestamp, "step": last.step, "model_id": logged, **dataset}
+            client.log_metric(run_id, name, last.value, **where)
+    versions = json.dumps([{"name": version.name, "version": version.version}])
+    client.set_logged_model_tags(logged, {"mlflow.modelVersions": versions})  # the column of registered models
 
 
 def _model_name(family: str, member: str) -> str:
@@ -184,7 +223,8 @@ def _best(registry: Registry, name: str, known: Any) -> Contender | None:
     """Return the best champion ever, if it is a version other than `known` and can be scored."""
     from mlflow.exceptions import MlflowException
 
-    number = registry.tracker.client.get_registered_model(name).tags.get(BEST_TAG)
+    tags = registry.tracker.client.get_registered_model(name).tags
+    number = tags.get(REFERENCE_TAG, tags.get(OLD_REFERENCE_TAG))
     if number in (None, str(known)):
         return None
     try:
@@ -287,7 +327,7 @@ def _add_version(registry: Registry, folder: RunFolder, name: str, result: RunRe
     card = model_card(name, folder.spec(), result, evaluation, registry.manifest, registry.licence)
     numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
     numbers |= {"macs": result.macs, "params": result.params}
-    model_id = _log_model(tracker, folder, registry.manifest, name, card, numbers)
+    model_id = _log_model(tracker, folder, registry.manifest, name, card)
     tags = {label: f"{value:.6g}" if isinstance(value, float) else str(value) for label, value in numbers.items()}
     if evaluation.latency:
         tags["latency_on"] = evaluation.latency.where()
@@ -298,14 +338,18 @@ def _add_version(registry: Registry, folder: RunFolder, name: str, result: RunRe
     }
     tags |= {"effnet.key": folder.key, "effnet.family": registry.key}
     with _process_uri(tracker.uri):  # where the SQL store looks the source up, whatever the client's address
-        return tracker.client.create_model_version(
+        made = tracker.client.create_model_version(
             name,
             source=f"models:/{model_id}",
             run_id=tracker.run_id(folder.key),
             model_id=model_id,
             tags=tags,
-            description=card,
         )
+    told = (
+        f"Top-1 {evaluation.top1:.2%} on val, {result.macs:,} multiply-adds, {evaluation.latency_ms:.2f} ms an image."
+    )
+    use = _EXAMPLE.format(name=name, version=made.version)
+    return tracker.client.update_model_version(name, made.version, description=f"{told}\n\n{use}\n{card}")
 
 
 @contextmanager
@@ -320,9 +364,7 @@ def _process_uri(uri: str) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
-def _log_model(
-    tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str, numbers: dict[str, float]
-) -> str:
+def _log_model(tracker: Tracker, folder: RunFolder, manifest: Manifest, name: str, card: str) -> str:
     """Log a member as a LoggedModel; return its id."""
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
@@ -343,13 +385,13 @@ def _log_model(
     for logged in known:
         if logged.status == "READY":  # logged by a process that was killed before it made the version
             return str(logged.model_id)
-    shown = {name: str(value) for name, value in numbers.items()}
+    shown = {"resolution": spec.architecture.resolution, "epochs": spec.recipe.epochs, "seed": spec.seed}
     logged = client.create_logged_model(
         tracker.experiment_id,
         name,
         source_run_id=run_id,
         model_type="effnet",
-        params=shown,
+        params={label: str(value) for label, value in shown.items()},
         tags={WEIGHTS_TAG: weights},
     )
     signature = ModelSignature(

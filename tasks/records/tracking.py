@@ -22,6 +22,7 @@ from effnet.arch.cost import count
 from effnet.runs import About, Evaluation, RunFolder, RunResult, read_journal
 from effnet.stages import Stage
 from effnet.store import Store, canonical_json, digest, hold, sha256_file
+from tasks.records import views
 from tasks.records.breaker import Breaker
 from tasks.servers.local import HOST, MLFLOW, mlflow_uri
 
@@ -29,12 +30,15 @@ from tasks.servers.local import HOST, MLFLOW, mlflow_uri
 # database that was replaced, or restored from an older copy, is sent what it lacks.
 KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effnet.sent"
 NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
+OUR_NOTE = "effnet.note"  # digests of the experiment's notes that are not a person's
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
+DIGITS = 5  # significant ones of a run's final numbers, which MLflow's page shows as they are: 0.98886, 12.346
 BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
 DATABASE_SECONDS = 60.0  # extra time for a database file: this process does its work, perhaps on a loaded machine
 _ARCHITECTURE = "architecture.json"
 _ON_VAL = {stage.value for stage in Stage if stage.on_val}  # their top1 is val's, and comes with it
+_ROLES = [views.role(stage) for stage in Stage]
 _LARGEST = 1.7976931348623157e308  # what MLflow's database keeps of an infinity
 
 
@@ -59,6 +63,7 @@ class _Run(NamedTuple):
     kind: str
     parent: str | None
     sent: str | None  # the tag SENT
+    roles: Mapping[str, str]  # the builds in which it is of a stage, by the tag of that stage
 
     @property
     def epochs(self) -> int:
@@ -88,6 +93,8 @@ class Tracker:
         self._breaker = Breaker(f"MLflow at {_without_password(uri)}", self._probe, warn)
         self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
         self._family: Callable[[], str] | None = None  # opens the family's run
+        self._build: str | None = None  # its key
+        self._wanted: dict[str, About] = {}  # trainings of this process, by key
         self.pages = uri.rstrip("/") if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
     def wake(self) -> None:
@@ -115,8 +122,7 @@ class Tracker:
         """
         if not (self.pages and (run_id := self.run_id(key))):
             return None
-        place = f"/artifacts/{artifact}" if artifact else ""
-        return f"{self.pages}/#/experiments/{self.experiment_id}/runs/{run_id}{place}"
+        return views.run_page(self.pages, str(self.experiment_id), run_id, artifact)
 
     def open_family(
         self, key: str, name: str, params: Mapping[str, Any], flow_run: Mapping[str, str], dataset: Path
@@ -134,7 +140,8 @@ class Tracker:
 
         def call() -> str:
             new = key not in self._known
-            run_id = self._open(key, name, params, "family", None)
+            run_id = self._open(key, name, params, "family", None, {}, time.time())
+            self._save_views(Stage.MEMBER, key)
             if new:
                 self._log_dataset(run_id, dataset.name, dataset.parent)
             again = self._known[key].status == FINISHED
@@ -144,7 +151,7 @@ class Tracker:
                 self.client.set_tag(run_id, f"{tag}.last" if again else tag, value)
             return run_id
 
-        self._family = call
+        self._family, self._build = call, key
         return self.attempt(call)
 
     def close_family(self, key: str, metrics: Mapping[str, float], note: str, files: Sequence[Path]) -> None:
@@ -165,8 +172,27 @@ class Tracker:
 
         self.attempt(call, uploads=files)
 
+    def tell(self, key: str, note: Callable[[str, str], str]) -> None:
+        """Give the experiment its note, unless a person wrote another one.
+
+        Args:
+            key: of the build that it tells of.
+            note: returns it, given MLflow's ids of the experiment and of the build's run.
+        """
+
+        def call() -> None:
+            text, known = note(self._experiment, self._known[key].run_id), self._tags.get(NOTE, "")
+            ours = [digest(each)[:16] for each in (known, text)]
+            if known != text and (not known or ours[0] in self._tags.get(OUR_NOTE, "")):
+                for tag, value in ((OUR_NOTE, " ".join(ours)), (NOTE, text)):
+                    self.client.set_experiment_tag(self._experiment, tag, value)
+                    self._tags[tag] = value
+
+        self.attempt(call)
+
     def open_training(self, folder: RunFolder, about: About) -> None:
-        """Make sure that a run folder has its MLflow run, below its family's, with config, architecture and dataset."""
+        """Let a run folder have its MLflow run, with config and dataset, from when its training begins."""
+        self._wanted[folder.key] = about
         self.attempt(lambda: self._open_training(folder, about))
 
     def forward(self, folder: RunFolder) -> None:
@@ -246,7 +272,7 @@ class Tracker:
             return None
         if self.broken:  # and now back, perhaps with another database
             self.broken = False
-            for name in ("_known", "_experiment"):
+            for name in ("_known", "_experiment", "_tags"):
                 self.__dict__.pop(name, None)
             self._seen.clear()
         import mlflow  # noqa: F401 - here, so that the import does not count against the time limit
@@ -302,35 +328,80 @@ class Tracker:
                 tags = run.data.tags
                 if key := tags.get(KEY):
                     status, kind = run.info.status, tags.get(KIND, "")
-                    found[key] = _Run(run.info.run_id, status, kind, tags.get(PARENT), tags.get(SENT))
+                    roles = {name: tags[name] for name in _ROLES if name in tags}
+                    found[key] = _Run(run.info.run_id, status, kind, tags.get(PARENT), tags.get(SENT), roles)
             token = page.token
             if not token:
                 return found
 
-    def _open(self, key: str, name: str, params: Mapping[str, Any], kind: str, parent: str | None) -> str:
+    def _open(
+        self,
+        key: str,
+        name: str,
+        params: Mapping[str, Any],
+        kind: str,
+        parent: str | None,
+        roles: Mapping[str, str],
+        began: float,
+    ) -> str:
         from mlflow.entities import Param
         from mlflow.tracking.context.default_context import DefaultRunContext
 
         if key in self._known:
             return self._known[key].run_id
-        all_tags = {**DefaultRunContext().tags(), KEY: key, KIND: kind, SENT: _sent(0, None)}
+        all_tags = {**DefaultRunContext().tags(), KEY: key, KIND: kind, SENT: _sent(0, None), **roles}
         if parent:
             all_tags[PARENT] = parent
-        run_id = str(self.client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id)
+        made = self.client.create_run(self._experiment, round(began * 1000), all_tags, name)
+        run_id = str(made.info.run_id)
         items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
         for start in range(0, len(items), 100):
             self.client.log_batch(run_id, params=items[start : start + 100])
-        self._known[key] = _Run(run_id, RUNNING, kind, parent, all_tags[SENT])
+        self._known[key] = _Run(run_id, RUNNING, kind, parent, all_tags[SENT], roles)
         return run_id
 
     def _open_family_again(self) -> None:
         """Open the family's run if that could not be done while MLflow was away."""
-        if self._family:
+        if self._family and self._build not in self._known:
             self._family()
+
+    def _save_views(self, stage: Stage, build: str) -> None:
+        """Make the views of a stage, or let those that are there show a build.
+
+        Views of people's own have other ids. Where no build is open, as when records are sent later, those that are
+        there stay.
+        """
+        for tag, value in views.view_tags(stage, build).items():
+            known = self._tags.get(tag)
+            if known is None or (known != value and build == self._build):
+                self.client.set_experiment_tag(self._experiment, tag, value)
+                self._tags[tag] = value
+
+    @functools.cached_property
+    def _tags(self) -> dict[str, str]:
+        """Tags of the experiment."""
+        return dict(self.client.get_experiment(self._experiment).tags)
+
+    def _add_role(self, key: str, about: About) -> None:
+        """Let a run that was there count as one of its stage's in a build: views show these."""
+        run, tag = self._known[key], views.role(about.kind)
+        known = run.roles.get(tag, "")
+        if not about.family or about.family in known:
+            return
+        params = self.client.get_run(run.run_id).data.params
+        for name in about.labels.keys() - params.keys():  # it was made for another stage
+            self.client.log_param(run.run_id, name, about.labels[name])
+        builds = f"{known} {about.family}".strip()
+        self.client.set_tag(run.run_id, tag, builds)
+        self._known[key] = run._replace(roles={**run.roles, tag: builds})
 
     def _open_training(self, folder: RunFolder, about: About) -> None:
         family = self._known.get(about.family)
         parent = family.run_id if family else None
+        if about.family:
+            self._save_views(about.kind, about.family)
+        if folder.key in self._known:
+            self._add_role(folder.key, about)
         if run := self._known.get(folder.key):
             if folder.result() is None:
                 self._set_status(folder.key, RUNNING)
@@ -338,11 +409,15 @@ class Tracker:
                 self.client.set_tag(run.run_id, PARENT, parent)
                 self._known[folder.key] = self._known[folder.key]._replace(parent=parent)
             return
+        began = _began(folder)
+        if began is None:  # MLflow could not be told later when it did
+            return
         spec = folder.spec()
         shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
         if spec.start and spec.start.grown_from:
             shown["start"]["grown_from"] = spec.start.grown_from.name
-        run_id = self._open(folder.key, about.name, shown, about.kind.value, parent)
+        roles = {views.role(about.kind): about.family} if about.family else {}
+        run_id = self._open(folder.key, about.name, shown, about.kind.value, parent, roles, began)
         self._log_spec(run_id, folder)
         self._log_dataset(run_id, spec.dataset, folder.store.datasets)
 
@@ -350,21 +425,23 @@ class Tracker:
         self.client.log_text(run_id, folder.spec().architecture.model_dump_json(indent=2), _ARCHITECTURE)
         self.client.log_artifact(run_id, str(folder.config_path))
 
-    def _set_status(self, key: str, status: str) -> None:
+    def _set_status(self, key: str, status: str, at: float | None = None) -> None:
         run = self._known[key]
         if run.status == status:
             return
         if status == RUNNING:
             self.client.update_run(run.run_id, status=status)
         else:
-            self.client.set_terminated(run.run_id, status)
+            self.client.set_terminated(run.run_id, status, round(1000 * (time.time() if at is None else at)))
         self._known[key] = run._replace(status=status)
 
     def _forward(self, folder: RunFolder) -> None:
-        if folder.key not in self._known and (about := folder.about()):  # it was to be opened while MLflow was away
+        if folder.key not in self._known and (about := self._wanted.get(folder.key) or folder.about()):
             with contextlib.suppress(KeyError):
                 self._open_family_again()
             self._open_training(folder, about)
+            if folder.key not in self._known:  # it has not begun
+                return
         run = self._known[folder.key]
         if run.sent is None:  # made by a version that stored the watermark elsewhere
             self._look_again(folder)
@@ -450,7 +527,9 @@ class Tracker:
         for path in _files(folder):
             self.client.log_artifact(run.run_id, str(path))
         note = run_note(folder, result, evaluation)
-        self._end_training(folder.key, final, folder.result_path.stat().st_mtime, split, note)
+        lines = read_journal(folder.metrics_path)[0]
+        ended = lines[-1]["time"] if lines else folder.result_path.stat().st_mtime
+        self._end_training(folder.key, final, ended, split, note)
 
     def _end_training(self, key: str, final: Mapping[str, float], seconds: float, split: str, note: str) -> None:
         run_id = self._known[key].run_id
@@ -458,7 +537,7 @@ class Tracker:
         if "top1" in final:
             self.client.set_tag(run_id, TOP1_OF, split)
         self.client.set_tag(run_id, NOTE, note)
-        self._set_status(key, FINISHED)
+        self._set_status(key, FINISHED, at=seconds)
 
     def _log_final(self, run_id: str, values: Mapping[str, float], seconds: float) -> None:
         """Log a run's final numbers at step 0, where MLflow's page draws them as bars; a changed one at the next step.
@@ -470,12 +549,12 @@ class Tracker:
         there = self.client.get_run(run_id).data.metrics
         metrics = []
         for name, given in values.items():
-            value = float(given)
+            value = _rounded(given)
             if math.isinf(value):
                 value = math.copysign(_LARGEST, value)
             step = 0
             if name in there:
-                if there[name] == value or (math.isnan(there[name]) and math.isnan(value)):
+                if _rounded(there[name]) == value or (math.isnan(there[name]) and math.isnan(value)):
                     continue
                 step = 1 + max(metric.step for metric in self.client.get_metric_history(run_id, name))
             metrics.append(Metric(name, value, round(seconds * 1000), step))
@@ -577,6 +656,11 @@ def _default_artifacts(artifacts: Path | None) -> Iterator[None]:
         del os.environ[name]
 
 
+def _rounded(value: float) -> float:
+    """Return a number with few digits; whole ones, such as counts, stay as they are."""
+    return float(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
+
+
 def _latency(folder: RunFolder) -> dict[str, float]:
     latency = folder.known_latency_ms()
     return {} if latency is None else {"latency_ms": latency}
@@ -588,7 +672,16 @@ def _sent(epochs: int, closed: str | None) -> str:
 
 def _state(folder: RunFolder) -> str:
     """Return what changes when there is something to send."""
-    return f"{_size(folder.metrics_path)} {_closing(folder)}"
+    return f"{folder.pace_path.exists()} {_size(folder.metrics_path)} {_closing(folder)}"
+
+
+def _began(folder: RunFolder) -> float | None:
+    """Return the Unix seconds at which a training began; None if it has not."""
+    if lines := read_journal(folder.metrics_path)[0]:
+        return float(lines[0]["time"] - lines[0].get("seconds", 0.0))
+    if folder.pace_path.exists() or folder.result_path.exists():
+        return time.time()
+    return None
 
 
 def _closing(folder: RunFolder) -> str:

@@ -276,10 +276,7 @@ def mlflow_uri(root: Path) -> str:
 def _launch(kind: Kind, port: int, root: Path) -> Server:
     commands = {
         PREFECT.name: ["tasks.servers.prefect_server", str(port)],
-        MLFLOW.name: [
-            *("mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", mlflow_uri(root), "--default-artifact-root", (root / "artifacts").as_uri()),
-        ],
+        MLFLOW.name: ["tasks.records.server", str(port), mlflow_uri(root), (root / "artifacts").as_uri()],
     }
     with _log(root, kind.name).open("ab") as log:
         process = subprocess.Popen(

@@ -21,6 +21,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from effnet.finished import NAME
+from tasks.records.pages import family_link
+from tasks.records.views import family_page
 from tasks.servers.local import login, login_page
 from tests.tiny import clean_environment, run_effnet
 
@@ -231,6 +233,60 @@ def servers(home: Path) -> Iterator[dict[str, str]]:
     subprocess.run([*command, "down", "--store", "store"], cwd=home, env=clean_environment(), check=True)
 
 
+def best_member(home: Path) -> str:
+    """Return the best member's accuracy as MLflow shows it."""
+    (path,) = (home / "store/families").glob("*/family.json")
+    return f"{max(member['top1'] for member in json.loads(path.read_text())['members']):.5g}"
+
+
+def test_the_printed_link_shows_the_members_and_leads_to_their_models(
+    browser: Browser, servers: dict[str, str], home: Path
+) -> None:
+    up = run_effnet("up", "--store", "store", cwd=home)  # they run already: it says where
+    link = up.stdout.partition("members of tiny: ")[2].split()[0]
+    assert link == family_link(home / "store", "tiny")  # which the end of a build prints
+    assert link.startswith(servers["mlflow"])
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    for address in (link, servers["mlflow"]):  # the bare address leads there too
+        page.goto("about:blank")
+        page.goto(address)
+        expect(page.get_by_text(best_member(home), exact=True).first).to_be_in_viewport(timeout=WAIT)
+    names = page.get_by_role("link", name=re.compile(r"^B\d$"))
+    assert names.all_text_contents() == ["B0", "B1"]  # flat, in the order of phi
+    for column in ("val_top1", "phi", "params", "macs", "latency_ms", "train_hours", "seed", "Models"):
+        expect(page.get_by_text(column, exact=True).first).to_be_in_viewport()
+    expect(page.get_by_text("tiny: 2 members, the best is").first).to_be_in_viewport()  # the note's first line
+    expect(page.get_by_text("Model training", exact=True).first).to_be_in_viewport()
+    panel = page.locator("span:not(.assistant-fab-label)", has_text="MLflow Assistant")  # and not its button
+    for nuisance in (panel, page.get_by_text("Information about UI telemetry")):
+        expect(nuisance).to_have_count(0)
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="tiny-b1").first.click()
+    expect(opened.value.get_by_text("latency_ms", exact=True).first).to_be_visible(timeout=WAIT)
+    opened.value.close()
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("view", "drawn", "points"),
+    [
+        ("members", "macs vs. val_top1", 2 * 2 + 2 * 2 * 3),  # two charts of two members, and two of three epochs each
+        ("accuracy-cost", "train_hours vs. val_top1", 4 * 2),
+        ("curves", "minival_loss", 4 * 2 * 3),
+        ("grid", "Parallel Coordinates", 10),
+        ("search", "Parallel Coordinates", 4),
+        ("study", "latency_ms vs. top1", 2 * 6),
+    ],
+)
+def test_saved_views_hold_points(browser: Browser, servers: dict[str, str], view: str, drawn: str, points: int) -> None:
+    page = browser.new_page(viewport={"width": 1440, "height": 1800})
+    page.goto(family_page(servers["mlflow"], "1", view, charts=True))
+    expect(page.get_by_text(drawn, exact=True).first).to_be_visible(timeout=WAIT)
+    drawn_now = "least => document.querySelectorAll('.points path').length >= least"
+    page.wait_for_function(drawn_now, arg=points, timeout=WAIT)
+    page.close()
+
+
 def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home: Path) -> None:
     with sqlite3.connect(home / "store/mlflow.db") as database:
         ((experiment,),) = database.execute("select experiment_id from experiments where name = 'tiny'")
@@ -240,11 +296,6 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
         )
         members = [run for (run,) in database.execute("select run_uuid from runs where name in ('B0', 'B1')")]
     page = browser.new_page(viewport={"width": 1500, "height": 1000})
-    page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs")
-    row = page.locator("[role=gridcell]", has_text=f"tiny {home_key(home)[:6]}").first
-    row.locator("button").first.click(timeout=WAIT)  # the family's trainings lie under it
-    for name in ("B0", "B1"):
-        expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}")
     expect(page.get_by_text("2 members on dataset").first).to_be_visible(timeout=WAIT)  # the note
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}/artifacts/report.html")

@@ -101,6 +101,17 @@ def test_registered_once_loaded_and_served(
     for part in ("**Data.**", "**Training.**", "**Limits.**", "Licence of the images: not stated"):
         assert part in version.description
 
+    shown = client.get_logged_model(version.source[8:])
+    numbers = {metric.key: metric.value for metric in shown.metrics}
+    run = client.get_run(shown.source_run_id).data
+    assert numbers == {name: run.metrics[name] for name in numbers}
+    assert numbers.keys() >= {"top1", "latency_ms", "params", "macs", "train_hours"}
+    assert {metric.dataset_digest for metric in shown.metrics} == {manifest.digest}
+    sort = [{"field_name": "metrics.top1", "ascending": False}]
+    assert client.search_logged_models([shown.experiment_id], order_by=sort)[0].model_id == shown.model_id
+    assert len(client.get_metric_history(shown.source_run_id, "top1")) == 1  # in the run it is there once
+    assert json.loads(shown.tags["mlflow.modelVersions"])[0]["name"] == "tiny-b0"
+
     import mlflow
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", build.tracker.uri)
@@ -121,6 +132,11 @@ def test_registered_once_loaded_and_served(
         assert model.predict(other)[0]["probability"] == pytest.approx(answers[0]["probability"], abs=1e-6)
     with pytest.raises(MlflowException, match=r"^image 0: expected whole numbers"):
         model.predict(IMAGES / 255)
+    (tmp_path / "photo.png").write_bytes(png(IMAGES[0]))
+    monkeypatch.chdir(tmp_path)
+    example = version.description.partition("```python\n")[2].partition("```")[0]
+    exec(example.replace("model.predict", "found = model.predict"), printed := {})  # noqa: S102 - as it is printed
+    assert printed["found"][0]["label"] == answers[0]["label"]
     told = served_as_documented(tmp_path)
     assert told["pixels"] == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
     assert told["curl"] == pytest.approx([answers[0]["probability"]], abs=1e-5)
@@ -137,8 +153,10 @@ def test_best_moves_to_the_member_to_use(build: Build, told: list[str]) -> None:
         return {model.name: model.aliases for model in client.search_registered_models()}
 
     for best, where in (("B1", "tiny-b1"), ("B0", "tiny-b0"), ("B0", "tiny-b0"), (None, "tiny-b0")):
-        register_members.fn(build, {"B0": one, "B1": two}, best)
+        register_members.fn(build, {"B0": one, "B1": two}, best, "size pays")
         assert [name for name, found in aliases().items() if "best" in found] == [where]
+        tags = {name: client.get_model_version(name, "1").tags for name in ("tiny-b0", "tiny-b1")}
+        assert [name for name in tags if tags[name].get("effnet.because") == "size pays"] == [where]
     assert aliases()["tiny-b0"]["best"] == aliases()["tiny-b0"]["candidate"]
     register_members.fn(build, {"B1": two}, "B1")  # B0 is no member any more
     register_members.fn(build, {"B1": two}, "B0")  # and cannot be the one to use
@@ -248,7 +266,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     assert won.reason.startswith("better")
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["champion"]) == "3"
-    assert model.tags["effnet.best"] == "3"
+    assert model.tags["effnet.reference"] == "3"
     client.set_registered_model_alias("tiny-b0", "champion", "1")  # by a person, who has a reason
     again = register(build, better)
     assert not again.champion
@@ -258,7 +276,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     worse = register(build, member(build, seed=3, epochs=1))
     assert not worse.champion
     assert worse.reason.startswith("worse: there is no champion; 3, the best one so far,")
-    assert client.get_registered_model("tiny-b0").tags["effnet.best"] == "3"
+    assert client.get_registered_model("tiny-b0").tags["effnet.reference"] == "3"
 
 
 def test_a_champion_of_another_dataset_is_scored_on_todays_val(

@@ -14,14 +14,14 @@ from mlflow import MlflowClient
 
 from effnet.errors import StoppedError
 from effnet.evaluation.run import evaluate_run
-from effnet.runs import About, RunFolder
+from effnet.runs import About, RunFolder, read_journal
 from effnet.stages import Stage
 from effnet.train import loop
 from effnet.train.loop import Stop
 from tasks.records import breaker
 from tasks.records.sync import sync
 from tasks.records.tracking import SENT, Tracker, flatten
-from tests.tiny import named
+from tests.tiny import named, shown
 from tests.train.test_loop import StopAt
 
 
@@ -94,7 +94,7 @@ def test_a_finished_training_is_all_there(make, uri: str, warnings: list[str], r
     assert [step for step, _ in history(uri)] == [1, 2, 3]
     result = run_folder.result()
     assert result is not None
-    assert run.data.metrics["best_minival_top1"] == result.top1
+    assert run.data.metrics["best_minival_top1"] == shown(result.top1)
     assert run.data.metrics["macs"] == result.macs
     assert "top1" not in run.data.metrics  # a member's is of val: it comes with the evaluation
     assert f"{result.top1:.2%}" in run.data.tags["mlflow.note.content"]
@@ -122,6 +122,19 @@ def test_stopped_and_resumed_training_is_one_run_with_each_number_once(make, uri
     assert [step for step, _ in history(uri)] == [1, 2, 3]
 
 
+def test_a_runs_time_is_its_trainings(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, named("B0"))
+    assert runs(uri) == []  # it waits for its turn
+    time.sleep(3)
+    before = time.time()
+    train(run_folder)
+    tracker.forward(run_folder)
+    (run,) = runs(uri)
+    assert before - 0.1 <= run.info.start_time / 1000 <= before + 1
+    assert run.info.end_time == round(read_journal(run_folder.metrics_path)[0][-1]["time"] * 1000)
+
+
 def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
@@ -134,13 +147,13 @@ def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder)
         run_folder.evaluation_path.write_text(changed.model_dump_json())
         make().forward(run_folder)
         (run,) = runs(uri)
-        assert (run.data.metrics["top1"], run.data.tags["effnet.top1_of"]) == (top1, "val")
-        assert run.data.metrics["best_minival_top1"] == result.top1
-        assert history(uri, "top1")[-1] == (len(history(uri, "top1")) - 1, top1)
+        assert (run.data.metrics["top1"], run.data.tags["effnet.top1_of"]) == (shown(top1), "val")
+        assert run.data.metrics["best_minival_top1"] == shown(result.top1)
+        assert history(uri, "top1")[-1] == (len(history(uri, "top1")) - 1, shown(top1))
         client = MlflowClient(uri)
-        better = client.search_runs([run.info.experiment_id], f"metrics.top1 > {top1 + 1e-9}")
+        better = client.search_runs([run.info.experiment_id], f"metrics.top1 > {shown(top1) + 1e-9}")
         assert not better  # the search sees the same number
-    assert history(uri, "top1")[0][1] == evaluation.top1
+    assert history(uri, "top1")[0][1] == shown(evaluation.top1)
     assert twice(uri) == []
 
 
@@ -150,7 +163,7 @@ def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder:
     train(run_folder)
     tracker.forward(run_folder)
     (run,) = runs(uri)
-    assert run.data.metrics["top1"] == run_folder.trained().top1
+    assert run.data.metrics["top1"] == shown(run_folder.trained().top1)
     assert run.data.tags["effnet.top1_of"] == "minival"
 
 
@@ -194,7 +207,7 @@ def test_replaced_database_is_sent_everything_again(
     shutil.rmtree(tmp_path / "artifacts")
     assert sync(run_folder.store, uri, print) == (1, 0, 0)
     (run,) = runs(uri)
-    assert run.data.metrics["top1"] == run_folder.evaluated().top1
+    assert run.data.metrics["top1"] == shown(run_folder.evaluated().top1)
     assert [step for step, _ in history(uri)] == [1, 2, 3]
     assert files(uri) >= {"config.json", "architecture.json", "model.safetensors", "evaluation.json"}
     parent = make().open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
