@@ -255,7 +255,7 @@ def test_the_printed_link_shows_the_members_and_leads_to_their_models(
     assert names.all_text_contents() == ["B0", "B1"]  # flat, in the order of phi
     for column in ("val_top1", "phi", "params", "macs", "latency_ms", "train_hours", "seed", "Models"):
         expect(page.get_by_text(column, exact=True).first).to_be_in_viewport()
-    expect(page.get_by_text("tiny: 2 members, the best is").first).to_be_in_viewport()  # the note's first line
+    expect(page.get_by_text("tiny: 2 members; use").first).to_be_in_viewport()  # the note's first line
     expect(page.get_by_text("Model training", exact=True).first).to_be_in_viewport()
     panel = page.locator("span:not(.assistant-fab-label)", has_text="MLflow Assistant")  # and not its button
     for nuisance in (panel, page.get_by_text("Information about UI telemetry")):
