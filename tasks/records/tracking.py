@@ -672,14 +672,18 @@ def _sent(epochs: int, closed: str | None) -> str:
 
 def _state(folder: RunFolder) -> str:
     """Return what changes when there is something to send."""
-    return f"{folder.pace_path.exists()} {_size(folder.metrics_path)} {_closing(folder)}"
+    begun = (folder.path / "lock").exists() or folder.pace_path.exists()
+    return f"{begun} {_size(folder.metrics_path)} {_closing(folder)}"
 
 
 def _began(folder: RunFolder) -> float | None:
     """Return the Unix seconds at which a training began; None if it has not."""
     if lines := read_journal(folder.metrics_path)[0]:
         return float(lines[0]["time"] - lines[0].get("seconds", 0.0))
-    if folder.pace_path.exists() or folder.result_path.exists():
+    lock = folder.path / "lock"  # made by the first process that trains it
+    if lock.exists():
+        return lock.stat().st_mtime
+    if folder.pace_path.exists() or folder.result_path.exists():  # it is trained elsewhere
         return time.time()
     return None
 

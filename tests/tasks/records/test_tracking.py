@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sqlite3
 import time
@@ -133,6 +134,18 @@ def test_a_runs_time_is_its_trainings(make, uri: str, run_folder: RunFolder) -> 
     (run,) = runs(uri)
     assert before - 0.1 <= run.info.start_time / 1000 <= before + 1
     assert run.info.end_time == round(read_journal(run_folder.metrics_path)[0][-1]["time"] * 1000)
+
+
+def test_a_run_in_its_first_epoch_began_when_its_process_did(make, uri: str, run_folder: RunFolder) -> None:
+    tracker = make()
+    tracker.open_training(run_folder, named("B0"))
+    tracker.forward(run_folder)
+    assert runs(uri) == []
+    (run_folder.path / "lock").touch()
+    os.utime(run_folder.path / "lock", (1_790_000_000, 1_790_000_000))
+    tracker.forward(run_folder)
+    (run,) = runs(uri)
+    assert (run.info.start_time, run.info.status) == (1_790_000_000_000, "RUNNING")
 
 
 def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:
