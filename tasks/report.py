@@ -35,6 +35,7 @@ from effnet.store import publish
 from effnet.train.schedule import as_used
 from tasks.build import Build
 from tasks.records.registry import Registered
+from tasks.records.tracking import without_password
 from tasks.terminal.flow_page import artifact_key
 
 if TYPE_CHECKING:
@@ -65,11 +66,12 @@ def write_report(build: Build, result: FamilyResult, registered: Sequence[Regist
     facts = load_facts(build.store, build.key)
     links, model = _links(build, facts, registered)
     # Not the links: the flow run that did the work is the one to lead to, not the last that found nothing to do.
-    shown = [look(), text.decode(), config.decode(), model, *_findings(folder)]
+    shown = [look(), text.decode(), config.decode(), model, str(build.store.root), *_findings(folder)]
 
     def write(_: Sequence[Path]) -> None:
         publish(folder / "environment.json", json.dumps(_environment(), indent=2).encode())
-        tracking = None if "@" in build.tracker.uri else build.tracker.uri  # a page holds no password
+        uri = build.tracker.uri
+        tracking = uri if without_password(uri) == uri else None  # a page holds no password
         _write_page(facts, links, model, tracking)
 
     once(folder, "report", shown, write, suffixes=["html"])

@@ -113,6 +113,6 @@ def _balance(rows: Sequence[ClassRow]) -> str:
     val = [row.samples["val"] for row in rows]
     span = f"{min(train):,}" if min(train) == max(train) else f"{min(train):,} to {max(train):,}"
     return (
-        f"A class has {span} images to train on. Who names the commonest class every time is right about "
-        f"{max(val) / sum(val):.1%} of val."
+        f"A class has {span} images to train on. Always naming the commonest class is right on "
+        f"{100 * max(val) / sum(val):.1f} % of val."
     )

@@ -44,8 +44,8 @@ def strips_once(folder: Path, name: str, facts: Any, make: Callable[[], Sequence
     if mark.stands() and path.exists():
         return loaded(path.read_bytes())
     found = tuple(make())
-    mark.set()
     publish(path, dumped(found))
+    mark.set()  # last: a process that is killed in between draws them again
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -88,6 +89,7 @@ def render(page: Page) -> str:
             scaled=how_scaled(facts.family),
             total_hours=sum(cost.hours for cost in facts.costs),
             samples=facts.manifest.samples,
+            store=shlex.quote(str(facts.store.root.absolute())),
         )
     )
 

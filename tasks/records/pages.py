@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tasks.records.tracking import without_password
 from tasks.records.views import MEMBERS, family_page, tag_of
 from tasks.servers.local import MLFLOW, running
 
@@ -45,8 +46,7 @@ def _families(server: str) -> dict[str, str]:
         "order_by": ["last_update_time DESC"],
         "max_results": 1000,
     }
-    parts = urlsplit(server)
-    base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    base = without_password(server).rstrip("/")
     try:
         found = _post(f"{base}/api/2.0/mlflow/experiments/search", asked, _credentials(server))
         return {each["name"]: family_page(base, each["experiment_id"]) for each in found.get("experiments", ())}
@@ -55,8 +55,9 @@ def _families(server: str) -> dict[str, str]:
 
 
 def _post(url: str, body: Mapping[str, Any], credentials: Mapping[str, str]) -> Any:
-    headers = {"Content-Type": "application/json", **credentials}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+    for name, value in credentials.items():
+        request.add_unredirected_header(name, value)
     with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - an http address
         return json.load(answer)
 

@@ -99,10 +99,9 @@ class Registry:
                 return None
             for model in client.search_registered_models(filter_string=f"name LIKE '{self.family}-%'"):
                 ours = "-" not in model.name.removeprefix(f"{self.family}-")  # and not of a family FAMILY-x
-                if ours and model.name != name and BEST in model.aliases:
-                    old = client.get_model_version(model.name, model.aliases[BEST])
-                    if BECAUSE_TAG in old.tags:
-                        client.delete_model_version_tag(model.name, old.version, BECAUSE_TAG)
+                if ours and (before := model.aliases.get(BEST)) and (model.name, before) != (name, version):
+                    if BECAUSE_TAG in client.get_model_version(model.name, before).tags:
+                        client.delete_model_version_tag(model.name, before, BECAUSE_TAG)
                     client.delete_registered_model_alias(model.name, BEST)
             if because:
                 client.set_model_version_tag(name, version, BECAUSE_TAG, because)
@@ -182,17 +181,29 @@ def _show_numbers(registry: Registry, folder: RunFolder, version: Any) -> None:
     """
     tracker, client = registry.tracker, registry.tracker.client
     logged, run_id = str(version.source).removeprefix("models:/"), tracker.run_id(folder.key)
-    if not (run_id and logged.startswith("m-")) or client.get_logged_model(logged).metrics:
+    if not (run_id and logged.startswith("m-")) or (there := _numbers(client, logged)) is None:
         return
     dataset = {"dataset_name": f"{registry.family} val", "dataset_digest": registry.manifest.digest}
     for name in _SHOWN:
         history = client.get_metric_history(run_id, name)
-        if history:
-            last = max(history, key=lambda metric: metric.step)
+        if history and there.get(name) != (last := max(history, key=lambda metric: metric.step)).value:
             where = {"timestamp": last.timestamp, "step": last.step, "model_id": logged, **dataset}
             client.log_metric(run_id, name, last.value, **where)
     versions = json.dumps([{"name": version.name, "version": version.version}])
     client.set_logged_model_tags(logged, {"mlflow.modelVersions": versions})  # the column of registered models
+
+
+def _numbers(client: Any, logged: str) -> dict[str, float] | None:
+    """Return the newest numbers of a logged model; None if somebody deleted it: its version in the registry stands."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_logged_model(logged).metrics or ()
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return {metric.key: metric.value for metric in sorted(found, key=lambda metric: metric.step)}
 
 
 def _model_name(family: str, member: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet.process import child_main, keep_nice
+from tasks.records.tracking import opening
 from tasks.records.views import MEMBERS, family_page, tag_of
 from tasks.servers.local import HOST
 
@@ -35,16 +36,23 @@ def main() -> None:
     """Serve until asked to stop."""
     keep_nice()
     import uvicorn
-    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR
+    from mlflow.server import (
+        ARTIFACT_ROOT_ENV_VAR,
+        ARTIFACTS_DESTINATION_ENV_VAR,
+        BACKEND_STORE_URI_ENV_VAR,
+        SERVE_ARTIFACTS_ENV_VAR,
+    )
     from mlflow.server.handlers import initialize_backend_stores
 
     port, database, files = sys.argv[1:]
     os.environ |= {
         BACKEND_STORE_URI_ENV_VAR: database,
         ARTIFACT_ROOT_ENV_VAR: files,
+        ARTIFACTS_DESTINATION_ENV_VAR: files,
         SERVE_ARTIFACTS_ENV_VAR: "true",
     }
-    initialize_backend_stores(database, database, files)
+    with opening(database):
+        initialize_backend_stores(database, database, files)
     uvicorn.run(application(), host=HOST, port=int(port), log_level="warning", timeout_graceful_shutdown=2)
 
 
@@ -80,9 +88,12 @@ def _newest() -> str | None:
     from mlflow.server.handlers import _get_tracking_store
 
     has = f"tags.`{tag_of(MEMBERS)}` LIKE '%'"
-    found = _get_tracking_store().search_experiments(
-        max_results=1, filter_string=has, order_by=["last_update_time DESC"]
-    )
+    try:
+        found = _get_tracking_store().search_experiments(
+            max_results=1, filter_string=has, order_by=["last_update_time DESC"]
+        )
+    except Exception:  # a database that is busy: MLflow's own first page is better than none
+        return None
     return family_page("", found[0].experiment_id) if found else None
 
 

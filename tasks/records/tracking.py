@@ -24,7 +24,7 @@ from effnet.stages import Stage
 from effnet.store import Store, canonical_json, digest, hold, sha256_file
 from tasks.records import views
 from tasks.records.breaker import Breaker
-from tasks.servers.local import HOST, MLFLOW, mlflow_uri
+from tasks.servers.local import HOST, MLFLOW, mlflow_uri, running
 
 # Tags. SENT is the watermark: how much of its run folder an MLflow run has. It is stored in that run itself, so that a
 # database that was replaced, or restored from an older copy, is sent what it lacks.
@@ -90,7 +90,7 @@ class Tracker:
         self.uri, self.experiment, self.artifacts, self.warn = uri, experiment, artifacts, warn
         self.broken = False  # whether the last call failed; true until calls are made again
         self.missed = False  # whether any call was not made, or failed
-        self._breaker = Breaker(f"MLflow at {_without_password(uri)}", self._probe, warn)
+        self._breaker = Breaker(f"MLflow at {without_password(uri)}", self._probe, warn)
         self._seen: dict[str, str] = {}  # by key, the state of a run folder that MLflow has
         self._family: Callable[[], str] | None = None  # opens the family's run
         self._build: str | None = None  # its key
@@ -285,7 +285,7 @@ class Tracker:
             self.broken = self.missed = True
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             self.warn(
-                f"MLflow at {_without_password(self.uri)} failed ({reason}); the work goes on and its records stay in "
+                f"MLflow at {without_password(self.uri)} failed ({reason}); the work goes on and its records stay in "
                 "the run folders: they are sent when it is back, or by the same command later"
             )
             return None
@@ -305,7 +305,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
-        with _opening(self.uri), _default_artifacts(self.artifacts):
+        with opening(self.uri), _default_artifacts(self.artifacts):
             return MlflowClient(self.uri)
 
     @functools.cached_property
@@ -578,7 +578,8 @@ def store_tracker(store: Store, family: str, warn: Callable[[str], None]) -> Tra
     if server := os.environ.get("MLFLOW_TRACKING_URI"):
         return tracker_at(server, store, family, warn)
     tracker = tracker_at(mlflow_uri(store.root), store, family, warn)
-    tracker.pages = f"http://{HOST}:{MLFLOW.port}"  # where `effnet up` shows that database
+    here = (server.url for server in running(store.root) if server.name == MLFLOW.name)
+    tracker.pages = next(here, f"http://{HOST}:{MLFLOW.port}")  # where `effnet up` shows that database, or will
     return tracker
 
 
@@ -630,7 +631,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opening(uri: str) -> Iterator[None]:
+def opening(uri: str) -> Iterator[None]:
     """Keep other processes from opening a database file meanwhile: two that make its tables break it for good."""
     with contextlib.ExitStack() as stack:
         path = Path(uri.removeprefix("sqlite:///"))
@@ -710,6 +711,8 @@ def _artifact_folder(path: Path) -> str | None:
     return "figures" if path.suffix in {".png", ".svg"} else None
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """Return a server's address without its user, its password and its query: what may be shown."""
     parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    return uri if uri.startswith("sqlite:") else shown.geturl()

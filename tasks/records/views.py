@@ -74,8 +74,8 @@ def role(stage: str) -> str:
 
 
 def views_of(stage: Stage) -> Sequence[View]:
-    """Return the views that show a stage's trainings."""
-    return _VIEWS[stage]
+    """Return the views that show a stage's trainings; those of a rate finder have none."""
+    return _VIEWS.get(stage, ())
 
 
 def view_tags(stage: Stage, build: str) -> dict[str, str]:

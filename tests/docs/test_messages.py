@@ -6,8 +6,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+import click
 import pytest
 
+from flows.cli.main import cli
 from tests.docs.printed import ROOT
 
 DOCUMENT = "docs/troubleshooting.md"
@@ -49,6 +51,17 @@ def test_texts_are_found_whole_and_docstrings_are_not() -> None:
 
 def test_there_are_messages() -> None:
     assert len(quoted()) > 25
+
+
+def test_options_that_are_advised_are_those_of_a_command() -> None:
+    def options(command: click.Command) -> set[str]:
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        own = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        return own.union(*map(options, inner))
+
+    advised = set(re.findall(r"`[^`]*?(--[a-z][a-z0-9-]*)", (ROOT / DOCUMENT).read_text()))
+    assert advised
+    assert advised <= options(cli)
 
 
 @pytest.mark.parametrize("message", quoted())

@@ -62,10 +62,10 @@ def made_facts(
     return Facts(family, config, manifest, tuple(found), None, None, None, costs, store.families / "made", store)
 
 
-def made_page(facts: Facts, figures: Sequence[Shown] = (), links: Links = NOWHERE) -> str:
+def made_page(facts: Facts, figures: Sequence[Shown] = (), links: Links = NOWHERE, found: Contents = EMPTY) -> str:
     """Return the page of made facts, without pictures."""
     used = as_used(facts.chosen.spec.recipe, facts.chosen.run.steps // facts.chosen.run.epochs)
-    return render(Page(facts, member_rows(facts), EMPTY, used, figures, {}, uses(facts), links))
+    return render(Page(facts, member_rows(facts), found, used, figures, {}, uses(facts), links))
 
 
 def _member(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import html5lib
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest
+from effnet.report.data import ClassRow, Contents
 from effnet.report.facts import Facts
 from effnet.report.members import member_rows
-from effnet.report.page import markdown
+from effnet.report.page import Shown, markdown
+from effnet.report.quality import classes_figure
 from effnet.report.use import Links
 from effnet.statistics import wilson_interval
 from effnet.store import Store
@@ -111,12 +114,19 @@ def test_known_addresses_are_linked_and_others_are_not(made: Made) -> None:
     assert 'aria-label="Elsewhere"' not in made_page(facts)
 
 
-def test_names_of_classes_and_notes_are_only_text(made: Made) -> None:
+def test_names_of_classes_and_notes_are_only_text(made: Made, tmp_path: Path) -> None:
     facts = tie(made)
-    odd = facts.manifest.model_copy(update={"notes": ("<script>alert(1)</script>",)})
-    page = made_page(facts._replace(manifest=odd))
-    assert "<script>alert(1)" not in page
-    assert "&lt;script&gt;alert(1)" in page
+    name, note = "<script>alert('class')</script>", "<script>alert('note')</script>"
+    odd = facts.manifest.model_copy(update={"notes": (note,), "class_names": (name,) * 10})
+    rows = (ClassRow(0, name, {"train": 3, "minival": 1, "val": 1}),)
+    figure = tmp_path / "classes.svg"
+    classes_figure((1,) * 10, (2,) * 10, odd.class_names, name, [figure])
+    page = made_page(
+        facts._replace(manifest=odd), [Shown(figure, "Classes", name, "closely")], found=Contents(rows, 10, (name,))
+    )
+    assert "<script>alert" not in page
+    for told in ("class", "note"):
+        assert any(f"&lt;script&gt;alert({quote}{told}{quote})" in page for quote in ("&#39;", "'"))
 
 
 def test_the_code_names_the_run_and_the_store(made: Made) -> None:

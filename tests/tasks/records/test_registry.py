@@ -158,6 +158,15 @@ def test_best_moves_to_the_member_to_use(build: Build, told: list[str]) -> None:
         tags = {name: client.get_model_version(name, "1").tags for name in ("tiny-b0", "tiny-b1")}
         assert [name for name in tags if tags[name].get("effnet.because") == "size pays"] == [where]
     assert aliases()["tiny-b0"]["best"] == aliases()["tiny-b0"]["candidate"]
+    for model in client.search_logged_models([build.tracker.experiment_id or ""]):
+        client.delete_logged_model(model.model_id)  # as a person may, on MLflow's page
+    told.clear()
+    register_members.fn(build, {"B0": one, "B1": two}, "B0", "size pays")
+    assert not build.tracker.missed, told
+    again = member(build, seed=2)
+    register_members.fn(build, {"B0": again, "B1": two}, "B0", "another")
+    because = {number: client.get_model_version("tiny-b0", number).tags.get("effnet.because") for number in ("1", "2")}
+    assert because == {"1": None, "2": "another"}
     register_members.fn(build, {"B1": two}, "B1")  # B0 is no member any more
     register_members.fn(build, {"B1": two}, "B0")  # and cannot be the one to use
     assert [name for name, found in aliases().items() if "best" in found] == ["tiny-b1"]
