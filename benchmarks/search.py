@@ -57,11 +57,13 @@ def main() -> None:
             found[method].append(max(trials))
             means[method].append(sum(trials) / len(trials))
             print(json.dumps({"seed": seed, "method": method, "best": max(trials)}), flush=True)
-    from effnet.statistics import mean_band
+    from scipy import stats
 
     for label, values in (("best of a search", found), ("mean over a search's trials", means)):
         gain = [one - other for one, other in zip(values["evolution"], values["random"], strict=True)]
-        print(json.dumps({"what": label, **values, "gain": sum(gain) / len(gain), "interval": mean_band(gain)}))
+        mean = sum(gain) / len(gain)
+        interval = [float(end) for end in stats.t.interval(0.95, len(gain) - 1, mean, stats.sem(gain))]
+        print(json.dumps({"what": label, **values, "gain": mean, "interval": interval}))
 
 
 def run(folder: Path, method: str, seed: int, trials: int, parallel: int) -> list[float]:

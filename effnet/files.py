@@ -7,6 +7,7 @@ import os
 import stat
 from io import BufferedReader
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -41,3 +42,10 @@ def reason(error: OSError) -> str:
     """Return a system error's message, for the middle of a line."""
     text = error.strerror or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]
+
+
+def without_password(uri: str) -> str:
+    """Return a server's address without its user, its password and its query: what may be shown."""
+    parts = urlsplit(uri)
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+    return uri if uri.startswith("sqlite:") else shown.geturl()

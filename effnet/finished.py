@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from effnet.errors import DataError
 from effnet.runs import RunFolder, read_value
 from effnet.store import Store, digest, publish
 from effnet.values import Value
@@ -47,12 +48,12 @@ def note_finished(store: Store, key: str, dataset: str, runs: Iterable[RunFolder
 
 def is_unchanged(store: Store, key: str) -> bool:
     """Say whether a build was finished by this version of effnet, and all that it rests on is as it was then."""
-    noted = read_value(Finished, store.families / key / NAME)
-    if noted is None or noted.code != _code():
-        return False
     try:
+        noted = read_value(Finished, store.families / key / NAME)
+        if noted is None or noted.code != _code():
+            return False
         return all(_state(store.root / name) == state for name, state in noted.files.items())
-    except OSError:
+    except (OSError, DataError):  # what is gone has changed; a note that cannot be read says nothing
         return False
 
 

@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from effnet.family import FamilyResult, how_scaled, latency_story
+from effnet.files import without_password
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
@@ -35,7 +36,6 @@ from effnet.store import publish
 from effnet.train.schedule import as_used
 from tasks.build import Build
 from tasks.records.registry import Registered
-from tasks.records.tracking import without_password
 from tasks.terminal.flow_page import artifact_key
 
 if TYPE_CHECKING:

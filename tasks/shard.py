@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from effnet.config import DataConfig, FamilyConfig, PoolCompute
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.parts import gather, split_work
-from effnet.data.shards.remarks import remarks
+from effnet.data.shards.remarks import told_of
 from effnet.data.shards.write import write_shards
 from effnet.order import Order
 from effnet.store import Store
@@ -41,10 +41,8 @@ def shard_dataset(config: FamilyConfig, store: Store, base: Path, screen: Screen
         manifest, reused = write_shards(config.data, store.datasets, progress, base=base)
     finally:
         screen.settle()
-    counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())
-    screen.say(f"dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}")
-    for line in remarks(store.datasets / manifest.digest, manifest):
-        screen.say(f"  {line}")
+    for line in told_of(store.datasets / manifest.digest, manifest, reused=reused):
+        screen.say(line)
     return manifest
 
 

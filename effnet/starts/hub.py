@@ -14,15 +14,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from effnet.errors import AwayError, ConfigError, DataError
+from effnet.files import reason, without_password
 from effnet.starts.file import WeightsFile, is_of
 from effnet.store import new_file, sha256_file
 
 PREFIX = "hf://"
 FILE = "model.safetensors"  # of a repository, unless another is named
 SECONDS = 5.0  # to wait for an answer
+_LATER = 429  # HTTP: too many requests
 _ADDRESS = re.compile(
     r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<file>[\w./-]+))?", re.ASCII
 )
+_NO_NAME = re.compile(r"--|\.git$|(^|/)[.-]|[.-](/|$)")  # what the hub allows in no name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,7 +47,8 @@ def parse(text: str) -> Address:
     Raises:
         ConfigError: if it is anything else, or a file that could hold code.
     """
-    if (match := _ADDRESS.fullmatch(text.rstrip("/"))) is None or ".." in text:
+    match = _ADDRESS.fullmatch(text.rstrip("/"))
+    if match is None or ".." in text or _NO_NAME.search(match["repository"]):
         raise ConfigError(f"{text}: write hf://OWNER/REPOSITORY, or hf://OWNER/REPOSITORY@REVISION/FILE.safetensors")
     found = Address(match["repository"], match["revision"] or "main", match["file"] or FILE)
     if not found.file.endswith(".safetensors"):
@@ -132,7 +136,9 @@ def _fetch(pinned: Address, revision: str, target: Path) -> None:
         raise (ConfigError(str(told)) if isinstance(told, _MissingError) else told) from error.__cause__
     stated = kept.resolve().name  # the cache calls a large file by the sha256 that the hub states
     if _SHA256.fullmatch(stated) and sha256_file(kept) != stated:
-        raise DataError(f"{kept}: damaged, its checksum is not the hub's; remove it and run the command again")
+        for damaged in (kept.resolve(), kept):
+            damaged.unlink(missing_ok=True)
+        raise DataError(f"{pinned}: what arrived is not what the hub has, and was removed; run the command again")
     with new_file(target) as temporary:
         try:
             os.link(kept.resolve(), temporary)
@@ -156,6 +162,12 @@ def _told(error: Exception, address: Address) -> Exception:
         return _MissingError(f"{where}: it has no {address.file}; only safetensors are read, never pickles")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return AwayError(f"{address}: not in the cache, and HF_HUB_OFFLINE forbids to ask the hub for it")
+    if isinstance(error, errors.HfHubHTTPError) and (status := error.response.status_code) < 500:
+        if status == _LATER:
+            return AwayError(f"{where}: {_endpoint()} wants to be asked later ({status}); HF_TOKEN may help")
+        return _MissingError(f"{where}: {_endpoint()} refuses to give it ({status}); check HF_TOKEN")
+    if isinstance(error, OSError) and error.filename:  # a file of the cache
+        return ConfigError(f"{error.filename}: {reason(error)}; HF_HOME says where the hub's cache lies")
     if isinstance(error, httpx2.HTTPError | OSError):
         return AwayError(
             f"{address}: {_endpoint()} does not answer, and the file is not in the cache; check the network, or give a "
@@ -167,7 +179,7 @@ def _told(error: Exception, address: Address) -> Exception:
 def _endpoint() -> str:
     from huggingface_hub import constants
 
-    return str(constants.ENDPOINT)
+    return without_password(str(constants.ENDPOINT))
 
 
 def _library() -> Any:

@@ -13,6 +13,7 @@ import functools
 import itertools
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -61,6 +62,9 @@ _LOCAL = {
 }
 
 
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}|arn:[A-Za-z0-9:/_-]+")
+
+
 class S3Folder:
     """See effnet.storage.Folder."""
 
@@ -69,6 +73,8 @@ class S3Folder:
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
             raise ConfigError(f"{url}: no bucket in it; write s3://bucket/prefix")
+        if not _BUCKET.fullmatch(bucket):  # not repeated: it may be a key and its secret
+            raise ConfigError("s3://…: no name of a bucket; write s3://bucket/prefix; keys belong into AWS's variables")
         self._bucket, self._prefix = bucket, prefix.strip("/") + "/" if prefix.strip("/") else ""
 
     @property
@@ -335,11 +341,13 @@ def _whole(answer: dict[str, Any], field: str) -> dict[str, Any]:
 
 def _judge(error: Exception, where: str) -> None:
     """Raise the errors that no retry can cure."""
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import ClientError, ParamValidationError
 
     if _is_local(error):
         raise_if_broken(error)  # a disk that fails is no bad data
         raise DataError(f"{error.filename or where}: {reason(error)}") from error
+    if isinstance(error, ParamValidationError):
+        raise ConfigError(f"{where}: no name of a bucket or an object") from error
     if not isinstance(error, ClientError):
         return
     code = _code(error)

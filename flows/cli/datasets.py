@@ -10,7 +10,7 @@ import click
 from effnet.errors import DataError
 from flows.cli import options
 from flows.cli.find import CONFIG, open_store
-from flows.cli.tables import check_table, write_table
+from flows.cli.tables import check_output, check_table, write_table
 
 
 @click.command()
@@ -155,6 +155,7 @@ def preview(config: Path, out: Path, images: int, draws: int, store: Path | None
     from effnet.train.preview import preview as see
     from effnet.train.preview import preview_figure
 
+    check_output(out, ".png", ".svg")
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
     root = open_store(store or settings.store)

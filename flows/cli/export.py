@@ -209,6 +209,11 @@ def _write_program(subject: ModelToExport, wanted: _Wanted, out: Path) -> _Made:
             calibrated = _quantize(subject, wanted, base, path)
         _say(f"scoring the file beside its network on {'val' if subject.dataset else 'random images'}")
         comparison = _compare(subject, wanted, path)
+        if calibrated and subject.dataset is None and not wanted.force:
+            raise ConfigError(
+                f"{out}: not written: what int8 loses is measured on the run's dataset, which is not here; bring it "
+                "into the store, or write the file with --force"
+            )
         if not wanted.force:
             advice = "calibrate on other images (--calibrate), export float32" if calibrated else "report it"
             files.refuse_drop(comparison, wanted.max_drop, str(out), advice)

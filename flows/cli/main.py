@@ -48,11 +48,8 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
     root = open_store(store or settings.store)
     with root.building(settings.family):
         pass  # fail early if the family is being built already; the flow itself holds it while it builds
-    result = again.finished(settings, config.parent, root)
-    if result:
-        trainings = len({key for member in result.members for key in member.runs})
-        click.echo(f"nothing has changed: {trainings} trainings of members, and all else, are there (reused)", err=True)
-    else:
+    result = again.finished(settings, config.parent, root, lambda line: click.echo(line, err=True))
+    if result is None:
         result = _run("flows.build_family", "build_family", settings, config.parent, root)
     if as_json:
         click.echo(result.model_dump_json(indent=2))

@@ -71,7 +71,7 @@ def find_rate(
         return
     images = manifest.samples["minival"]
     click.echo(f"{found.name}, {recipe.epochs} epochs, {seeds} trainings at each rate, on {images:,} images of minival")
-    _show(rates, settings.recipe.base)
+    _show(rates, recipe.base)
 
 
 def _show(found: RateFindings, base: str | None) -> None:

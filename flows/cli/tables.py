@@ -16,8 +16,13 @@ from effnet.store import publish
 
 def check_table(path: Path) -> None:
     """Raise ConfigError if a file could not be written, or its name says neither CSV nor JSON: before any work."""
-    if path.suffix not in (".csv", ".json"):
-        raise ConfigError(f"{path}: write a .csv or a .json file")
+    check_output(path, ".csv", ".json")
+
+
+def check_output(path: Path, *suffixes: str) -> None:
+    """Raise ConfigError if a file could not be written, or its name has none of these ends: before any work."""
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{path}: write a file whose name ends in {' or '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.absolute().parent}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from tasks.records.tracking import without_password
+from effnet.files import without_password
 from tasks.records.views import MEMBERS, family_page, tag_of
 from tasks.servers.local import MLFLOW, running
 

@@ -16,9 +16,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 from effnet.arch.cost import count
+from effnet.files import without_password
 from effnet.runs import About, Evaluation, RunFolder, RunResult, read_journal
 from effnet.stages import Stage
 from effnet.store import Store, canonical_json, digest, hold, sha256_file
@@ -709,10 +709,3 @@ def _size(path: Path) -> int:
 
 def _artifact_folder(path: Path) -> str | None:
     return "figures" if path.suffix in {".png", ".svg"} else None
-
-
-def without_password(uri: str) -> str:
-    """Return a server's address without its user, its password and its query: what may be shown."""
-    parts = urlsplit(uri)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
-    return uri if uri.startswith("sqlite:") else shown.geturl()

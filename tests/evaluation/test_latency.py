@@ -47,7 +47,8 @@ def test_a_pause_of_the_machine_is_no_latency(baseline: Architecture) -> None:
 
     quiet = measure_latency(network, 3, 8).latency_ms
     network.register_forward_hook(stall)
-    assert measure_latency(network, 3, 8).latency_ms < 2.5 * quiet  # a mean would be far above
+    found = min(measure_latency(network, 3, 8).latency_ms for _ in range(3))  # other tests may run beside this one
+    assert found < 2.5 * quiet  # a mean would be far above each time
 
 
 def test_threads_are_given_back(baseline: Architecture) -> None:

@@ -14,7 +14,7 @@ from effnet.runs import RunFolder, RunSpec
 from effnet.starts import fetch_start, member_files, member_starts
 from effnet.storage import open_folder
 from effnet.store import Store, sha256_file
-from flows.cli.training import _start
+from flows.cli.training import start_of
 
 NETWORKS = ("efficientnet_lite0", "efficientnet_lite1")
 
@@ -94,12 +94,12 @@ def test_one_object_or_what_is_below_a_runs_prefix(bucket: str, tmp_path: Path) 
 
 def test_a_training_starts_from_an_object_and_says_which(bucket: str, store: Store, run_folder: RunFolder) -> None:
     open_folder(f"s3://{bucket}").put("b0.safetensors", b"weights")
-    start = _start(f"s3://{bucket}/b0.safetensors", store, new_head=True)
+    start = start_of(f"s3://{bucket}/b0.safetensors", store, new_head=True)
     assert start.new_head
     assert start.told().endswith(f" from s3://{bucket}/b0.safetensors")
     assert Path(start.path).is_relative_to(store.cache)
     (store.root / "b0.safetensors").write_bytes(b"weights")
-    here = _start(str(store.root / "b0.safetensors"), store, new_head=True)
+    here = start_of(str(store.root / "b0.safetensors"), store, new_head=True)
     runs = [run_folder.spec().model_copy(update={"start": each}) for each in (start, here)]
     assert runs[0].key() == runs[1].key()  # the checksum is part of the key, not where the file came from
     assert RunSpec.model_validate_json(runs[0].model_dump_json()) == runs[0]

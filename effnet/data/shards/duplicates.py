@@ -8,6 +8,7 @@ also pairs different pictures, so a pair has to look alike as well: the correlat
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ MIN_SIDE = 64  # pixels; smaller images (MNIST, CIFAR) of a class are alike with
 MIN_CONTRAST = 8.0  # standard deviation of grey values, 0 to 255; below, a hash is of noise
 _SIDE, _LOW = 32, 8  # of the thumbnail, and of the square of frequencies
 _BANDS = (10, 9, 9, 9, 9, 9, 9)  # of bits: hashes that differ in 6 bits are equal in one of seven bands
-_PAIRS = 1 << 16  # compared at a time
+_BLOCK = 512  # images that are compared with as many others at a time
 _CHUNK = 64  # images that one thread reads at a time
 
 
@@ -165,16 +166,18 @@ def _near(
     """Yield each image's nearest twin in another split, and in another class; a pair once."""
     hashes, pixels = phash(thumbnails), thumbnails.reshape(len(thumbnails), _SIDE * _SIDE)
     splits, labels, content = images.splits[chosen], images.labels[chosen], images.content[chosen]
+    found = [(other, np.full(len(chosen), ALIKE), np.full(len(chosen), -1)) for other in (splits, labels)]
+    for one, two, close in _candidates(hashes):
+        alike = _units(pixels[one]) @ _units(pixels[two]).T
+        close &= content[one][:, None] != content[two]
+        for other, best, twin in found:
+            scores = np.where(close & (other[one][:, None] != other[two]), alike, -1)
+            nearest = scores.argmax(1)
+            score = scores[np.arange(len(one)), nearest]
+            better = score >= best[one]
+            best[one[better]], twin[one[better]] = score[better], two[nearest[better]]
     pairs: dict[tuple[int, int], float] = {}
-    for other in (splits, labels):
-        best, twin = np.full(len(chosen), ALIKE), np.full(len(chosen), -1)
-        for one, two in _candidates(hashes):
-            wanted = (other[one] != other[two]) & (content[one] != content[two])
-            one, two = one[wanted], two[wanted]
-            alike = _correlation(pixels[one], pixels[two])
-            order = np.argsort(alike, kind="stable")
-            order = order[alike[order] >= best[one[order]]]
-            best[one[order]], twin[one[order]] = alike[order], two[order]  # of several the last counts
+    for _, best, twin in found:
         for place in np.flatnonzero(twin >= 0).tolist():
             ends = sorted((int(chosen[place]), int(chosen[twin[place]])))
             pairs[ends[0], ends[1]] = float(best[place])
@@ -182,27 +185,40 @@ def _near(
         yield "near", image, its_twin, correlation
 
 
-def _candidates(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield pairs whose hashes differ in few bits, both ways round, some at a time; a pair may come several times."""
+def _candidates(
+    hashes: NDArray[np.uint64],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Yield blocks of images, (a,) and (b,), and which hashes differ in few bits, (a, b); a pair once each way."""
     shift = 0
     for width in _BANDS:
         band = (hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)
-        shift += width
         order = np.argsort(band, kind="stable")
         for members in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
             if len(members) < 2:
                 continue
-            rows = max(1, _PAIRS // len(members))
-            for start in range(0, len(members), rows):
-                some = members[start : start + rows]
-                differ = np.bitwise_count(hashes[some][:, None] ^ hashes[members][None, :])
-                one, two = np.nonzero(differ <= BITS)
-                yield some[one], members[two]
+            blocks = [members[start : start + _BLOCK] for start in range(0, len(members), _BLOCK)]
+            for one, two in itertools.product(blocks, blocks):
+                differ = hashes[one][:, None] ^ hashes[two]
+                close = np.bitwise_count(differ) <= BITS
+                close &= ~_equal_in_a_band(differ, before=shift)
+                some, others = close.any(1), close.any(0)
+                if some.any():
+                    yield one[some], two[others], close[np.ix_(some, others)]
+        shift += width
 
 
-def _correlation(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return the correlation of pixels, both (pairs, pixels)."""
-    first, second = (each - each.mean(1, keepdims=True, dtype=np.float32) for each in (one, two))
-    products = np.einsum("ij,ij->i", first, second)
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.asarray(products / np.maximum(norms, 1e-9), np.float64)
+def _equal_in_a_band(differ: NDArray[np.uint64], before: int) -> NDArray[np.bool_]:
+    """Say which pairs have an equal band that begins below a bit: these were seen with that band."""
+    seen, shift = np.zeros(differ.shape, bool), 0
+    for width in _BANDS:
+        if shift >= before:
+            break
+        seen |= (differ >> np.uint64(shift)) & np.uint64((1 << width) - 1) == 0
+        shift += width
+    return seen
+
+
+def _units(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return pixels, (images, pixels), without their mean and of length 1: their products are correlations."""
+    found = pixels - pixels.mean(1, keepdims=True, dtype=np.float32)
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9), np.float32)

@@ -38,6 +38,14 @@ def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{other.digest}: from the same source, but {rule}; it is not used"
 
 
+def told_of(folder: Path, manifest: Manifest, *, reused: bool) -> Iterator[str]:
+    """Yield what a person is told of a dataset that was written, or found: its splits, then its remarks."""
+    counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())
+    yield f"dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}"
+    for line in remarks(folder, manifest):
+        yield f"  {line}"
+
+
 def notes(
     source: Source, config: DataConfig, plans: Sequence[ShardPlan], rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:

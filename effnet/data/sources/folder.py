@@ -122,8 +122,7 @@ class ImageFolder:
 
     def groups(self, rule: str) -> list[str]:
         """Return what a regular expression finds in each path below the split's folder: CLASS/.../FILE."""
-        starts = {split: len(root) + 1 for split, root in self._roots.items()}
-        paths = [_shown(self._paths[entry.file][starts[entry.split] :]) for entry in self._entries]
+        paths = [_shown(os.path.relpath(self._paths[entry.file], self._roots[entry.split])) for entry in self._entries]
         return matched(paths, rule, "their paths")
 
     def describe(self, entry: Entry) -> str:

@@ -44,12 +44,14 @@ def matched(texts: Sequence[str], pattern: str, what: str) -> list[str]:
         ConfigError: if RE2 does not accept the expression, or it finds nothing in a text.
     """
     array = pa.array(texts, pa.large_string())
+    around = rf"(?s:\A.*?)({pattern})(?s:.*\z)"
     try:
         hits = pc.match_substring_regex(array, pattern)
+        pc.match_substring_regex(array, around)
     except pa.ArrowInvalid as error:
         told = str(error).splitlines()[0].removeprefix("Invalid regular expression: ")
         raise ConfigError(f"data.group: {told}; the syntax is RE2's (no lookaround, no backreferences)") from None
-    names = _found(array, rf"(?s:\A.*?)({pattern})(?s:.*\z)")
+    names = _found(array, around)
     check_named([name if hit else "" for name, hit in zip(names, hits.to_pylist(), strict=True)], texts, what)
     return names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from effnet.data.images.intake import HEAD, is_image
 from effnet.data.sources.folder import EXTENSIONS, files_below
 from effnet.errors import ConfigError
 from effnet.files import read_regular, reason
+
+_SHOWN = 3  # names that a message has, of those that mean nothing
 
 
 class Found(NamedTuple):
@@ -43,10 +45,16 @@ def find_images(names: Iterable[str]) -> Found:
         paths |= dict.fromkeys(found)
         passed_over += passed
     if not paths:
-        raise ConfigError(
-            "; ".join(f"{name if 0 < len(name) <= 80 else repr(name[:80])}: {why}" for name, why in missing)
-        )
+        raise ConfigError("; ".join(f"{_shown(name)}: {why}" for name, why in missing[:_SHOWN]) + _rest(missing))
     return Found(tuple(paths), passed_over, tuple(missing))
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() and 0 < len(name) <= 80 else repr(name[:80])
+
+
+def _rest(missing: Sequence[tuple[str, str]]) -> str:
+    return f"; and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
 
 
 def _meant(name: str) -> tuple[list[Path], int]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance
 
 from effnet.config import DataConfig, FolderSource, Mnist5kSource
 from effnet.data.images.decode import thumbnail
-from effnet.data.shards.duplicates import ALIKE, BITS, _candidates, _correlation, find_duplicates, phash
+from effnet.data.shards.duplicates import ALIKE, BITS, _candidates, _units, find_duplicates, phash
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.write import write_shards
 from effnet.data.sources import open_source
@@ -119,11 +119,12 @@ def test_why_small_images_are_compared_by_their_bytes_alone(tmp_path: Path) -> N
     source = open_source(Mnist5kSource(kind="mnist5k"), Path(), tmp_path)
     small = np.stack([thumbnail(source.read(entry), 32, entry.key) for entry in source.entries()])
     flat, by_hash, alike = small.reshape(len(small), -1), set(), set()
-    for one, two in _candidates(phash(small)):
-        one, two = one[one < two], two[one < two]
-        by_hash |= set(zip(one.tolist(), two.tolist(), strict=True))
-        near = _correlation(flat[one], flat[two]) >= ALIKE
-        alike |= set(zip(one[near].tolist(), two[near].tolist(), strict=True))
+    for one, two, close in _candidates(phash(small)):
+        close &= one[:, None] < two
+        near = close & (_units(flat[one]) @ _units(flat[two]).T >= ALIKE)
+        for found, mask in ((by_hash, close), (alike, near)):
+            rows, columns = np.nonzero(mask)
+            found |= set(zip(one[rows].tolist(), two[columns].tolist(), strict=True))
     assert (len(by_hash), len(alike)) == (11_983, 105)
 
 
@@ -136,20 +137,24 @@ def test_every_pair_of_close_hashes_is_a_candidate() -> None:
             np.uint64(1) << flips.astype(np.uint64), initial=np.uint64(0)
         )
     close = np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= BITS
-    found = np.zeros_like(close)
-    for one, two in _candidates(hashes):
-        found[one, two] = True
-    np.fill_diagonal(close, False)
-    np.fill_diagonal(found, False)
-    assert close.sum() >= 200  # both ways round
-    assert (found == close).all()
+    found = np.zeros(close.shape, int)
+    for one, two, near in _candidates(hashes):
+        found[np.ix_(one, two)] += near
+    assert close.sum() >= 600  # each with itself, and many pairs both ways round
+    assert (found == close).all()  # once
+
+
+def test_of_frames_that_look_alike_each_pair_is_compared_once() -> None:
+    found = list(_candidates(np.zeros(2000, np.uint64)))
+    assert sum(int(close.sum()) for *_, close in found) == 2000**2
+    assert len(found) == 4**2  # blocks, each of which is one product of matrices
 
 
 def test_broken_requests_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no manifest\.json here"):
         find_duplicates(tmp_path)
     for out, told in (
-        (tmp_path / "a.txt", r"write a \.csv or a \.json"),
+        (tmp_path / "a.txt", r"ends in \.csv or \.json"),
         (tmp_path / "no" / "a.csv", "there is no folder"),
     ):
         with pytest.raises(ConfigError, match=told):
@@ -163,4 +168,4 @@ def test_hash_and_correlation_of_what_people_do_to_pictures() -> None:
         small = np.stack([thumbnail(data, 32, "") for data in pictures])
         flat = small.reshape(len(small), -1)
         assert np.bitwise_count(phash(small)[0] ^ phash(small)).max() <= BITS
-        assert _correlation(flat[:1].repeat(len(flat), 0), flat).min() >= ALIKE
+        assert (_units(flat[:1]) @ _units(flat).T).min() >= ALIKE
