@@ -140,7 +140,9 @@ def test_every_pair_of_close_hashes_is_a_candidate() -> None:
     found = np.zeros(close.shape, int)
     for one, two, near in _candidates(hashes):
         found[np.ix_(one, two)] += near
-    assert close.sum() >= 600  # each with itself, and many pairs both ways round
+    for each in (close, found):
+        np.fill_diagonal(each, 0)
+    assert close.sum() >= 200  # both ways round
     assert (found == close).all()  # once
 
 
