@@ -88,6 +88,19 @@ def predict(network: nn.Module, arch: Architecture, loader: Loader, device: torc
     return Predictions(*(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)))
 
 
+@torch.inference_mode()
+def probabilities(
+    network: nn.Module, arch: Architecture, loader: Loader, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return a network's softmax for every sample of a loader's split, (samples, classes), and the labels."""
+    found, labels = [], []
+    for batch in loader.epoch(0):
+        logits = network(normalize(batch.images.to(device, non_blocking=True), arch)).float()
+        found.append(logits.softmax(1).cpu().numpy())
+        labels.append(batch.labels.numpy())
+    return np.concatenate(found), np.concatenate(labels)
+
+
 def scores_of(predictions: Predictions) -> Scores:
     """Return the means."""
     right = predictions.hits

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import Manifest, load_manifest
-from effnet.errors import BusyError, DataError, StoppedError
+from effnet.errors import BusyError, ConfigError, DataError, StoppedError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
 from effnet.evaluation.flips import Flipped
 from effnet.evaluation.latency import measure_latency, quieter, throughput
@@ -28,8 +29,10 @@ from effnet.evaluation.metrics import (
     confusion,
     mistakes,
     predict,
+    probabilities,
     scores_of,
 )
+from effnet.evaluation.suspects import suspects
 from effnet.hits import keep_hits, run_hits
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
@@ -41,6 +44,7 @@ from effnet.store import hold, publish, sha256_file
 
 BATCH, BATCH_PIXELS = 256, 256 * 128 * 128  # images at most, and their pixels: a child then needs 1 to 2 GB
 WAIT_SECONDS = 0.05  # between looks whether it is one's turn
+HELD_OUT = ("minival", "val")  # splits that no training learns from
 RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
 
 
@@ -200,6 +204,55 @@ def judge(
     matching = _matching(network, manifest, known, dataset)
     with _opened(network, dataset, split, augment, cache, matching) as (loader, device):
         return predict(Flipped(network) if flips else network, network.architecture, loader, device)
+
+
+class SuspectImage(NamedTuple):
+    """An image of a dataset whose label may be wrong; its classes by their ids."""
+
+    split: str
+    image: str  # its key
+    label: str
+    suggested: str  # the class that the run finds instead
+    label_probability: float  # that the run gives the label, 0..1
+    suggested_probability: float
+
+
+def suspects_of(folder: RunFolder, splits: Sequence[str]) -> tuple[list[SuspectImage], int]:
+    """Return the suspected label errors of a run's dataset, most suspicious first, and how many images were looked at.
+
+    Args:
+        folder: of a finished run.
+        splits: of HELD_OUT; the thresholds of confident learning are those of all their images together.
+
+    Raises:
+        ConfigError: if the run was trained on one of the splits.
+        DataError: if the run is not finished, its dataset is not there or broken, or the images are of one class.
+    """
+    if learnt := [split for split in splits if split not in HELD_OUT]:
+        raise ConfigError(
+            f"{', '.join(learnt)}: the run was trained on these images and may have learned wrong labels by heart; "
+            f"take {' or '.join(HELD_OUT)}"
+        )
+    spec, network = folder.spec(), load_network(folder)
+    dataset = folder.store.datasets / spec.dataset
+    manifest = _manifest(dataset)
+    matching = _matching(network, manifest, None, dataset)
+    found, where = [], list[tuple[str, str]]()
+    for split in splits:
+        with _opened(network, dataset, split, spec.recipe.augment, folder.store.cache, matching) as (loader, device):
+            found.append(probabilities(network, network.architecture, loader, device))
+            where += [(split, key) for key in loader.index.keys.to_pylist()]
+    outputs, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    if len(np.unique(labels)) < 2:
+        raise DataError(
+            f"{dataset}: the images of {' and '.join(splits)} are of one class; there is none to mistake it for"
+        )
+    names = manifest.classes
+    rows = [
+        SuspectImage(*where[image], names[label], names[suggested], *sure)
+        for image, label, suggested, *sure in suspects(outputs, labels)
+    ]
+    return rows, len(labels)
 
 
 def evaluate_weights(

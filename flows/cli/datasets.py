@@ -1,4 +1,4 @@
-"""The commands about datasets: shard, verify, data report, data preview."""
+"""The commands about datasets: shard, verify, data …."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from effnet.errors import DataError
 from flows.cli import options
-from flows.cli.find import CONFIG, open_store
+from flows.cli.find import CONFIG, find_run, open_store
 from flows.cli.tables import check_output, check_table, write_table
 
 
@@ -170,6 +170,34 @@ def preview(config: Path, out: Path, images: int, draws: int, store: Path | None
         draws=draws,
     )
     preview_figure(seen, out)
+    click.echo(str(out))
+
+
+@data.command("suspects")
+@click.argument("run")
+@click.option(
+    "--split",
+    type=click.Choice(["minival", "val", "train"]),  # train: refused with the reason
+    metavar="[minival|val]",
+    help="One split alone.  [default: minival and val]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("suspects.csv"),
+    show_default=True,
+    help="File to write: .csv, or .json.",
+)
+@options.HOME
+def suspects(run: str, split: str | None, out: Path, store: Path) -> None:
+    """List suspected label errors: images that RUN was not trained on and confidently gives another class."""
+    from effnet.evaluation.run import HELD_OUT, SuspectImage, suspects_of
+
+    check_table(out)
+    splits = (split,) if split else HELD_OUT
+    found, images = suspects_of(find_run(run, store), splits)
+    write_table(out, SuspectImage._fields, [row._asdict() for row in found])
+    click.echo(f"suspected label errors: {len(found):,} of {images:,} images of {' and '.join(splits)}")
     click.echo(str(out))
 
 
