@@ -178,6 +178,9 @@ def _against(
         axis.fill_between(x, low, high, color=BLUE, alpha=0.15, linewidth=0)
         axis.plot(x, [100 * point.top1 for point in points], color=BLUE, linewidth=1.6)
         log_counts(axis, _AXES[field])
+        counts = {*x, *(getattr(each, field) for networks in (others or {}).values() for each in networks)}
+        if len(counts) == 1:  # matplotlib would warn that it cannot tell how wide the axis is to be
+            axis.set_xlim(x[0] / 2, x[0] * 2)
     _members(axis, x, points, chosen)
 
 

@@ -76,7 +76,7 @@ def test_report_needs_nothing_else_and_fits(browser: Browser, report: Path, widt
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= width
     for heading in (
         "Use it", "Members", "What scaling pays here", "Ways of scaling", "Data", "Baseline", "Coefficients",
-        "Surest mistakes", "Where the networks look", "Cost", "Again",
+        "Surest mistakes", "Where the networks look", "Cost", "Reproduce it",
     ):  # fmt: skip
         expect(watched.page.get_by_role("heading", name=heading, exact=True)).to_be_visible()
     assert watched.page.locator("figure svg").count() >= 9
@@ -327,9 +327,9 @@ def test_prefect_asks_for_the_login(browser: Browser, servers: dict[str, str]) -
 
 def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict[str, str], home: Path) -> None:
     with sqlite3.connect(home / "store/prefect/prefect.db") as database:
-        ((run,),) = database.execute(
+        (run,), *_ = database.execute(
             "select r.id from flow_run r join flow f on f.id = r.flow_id "
-            "where f.name = 'build_family' and r.state_type = 'COMPLETED'"
+            "where f.name = 'build_family' and r.state_type = 'COMPLETED' order by r.start_time"
         )
         artifacts = dict(database.execute("select key, id from artifact order by created"))
     assert {"tiny-report", "tiny-members", "tiny-page"} <= artifacts.keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -19,3 +20,9 @@ def test_same_points_give_the_same_files(tmp_path: Path) -> None:
     with Image.open(tmp_path / "one.png") as image:
         assert image.width > 1000
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 20  # something is drawn
+
+
+def test_members_of_the_same_size_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # they would stand on the terminal
+        accuracy_figure([point._replace(params=9_000) for point in POINTS], "a family", [tmp_path / "same.svg"])
