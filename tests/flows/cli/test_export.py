@@ -204,7 +204,7 @@ def test_timms_folder_has_the_runs_card(run: RunFolder, tmp_path: Path, monkeypa
     ]
     card = (tmp_path / "b0/README.md").read_text()
     assert "# tiny B0" in card
-    assert f"| top-1 | {run.evaluated().top1:.2%} |" in card
+    assert f"| top-1 (95 % interval over images) | {run.evaluated().top1:.2%} (" in card
     assert "Licence of the images: CC BY 4.0" in card
 
 
