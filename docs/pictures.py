@@ -22,6 +22,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tasks.records.views import family_page
+
 ROOT = Path(__file__).parents[1]
 README, IMAGES = ROOT / "README.md", ROOT / "docs/images"
 BUILD = "effnet build"  # the pictures' text field with the build's key
@@ -29,7 +31,6 @@ SAMPLE = re.compile(r"(?<=<!-- from make pictures -->\n```text\n).*?(?=```\n<!--
 HELD_OUT = re.compile(r"(?<=with )[\d,]+(?= validation images)")
 # Lines of the terminal that are left out of the sample: one for each training, and those about progress.
 _LEFT_OUT = re.compile(r" *\d+:\d\d  (B[0-5]( seed \d+)?: |fit |[a-z ]+: \d+%)")
-_NO_ASSISTANT = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"  # closed, as one does
 _WAIT = 60_000  # milliseconds, for a page
 _REST = 5_000  # milliseconds, until drawings that move come to rest; the pages never stop asking their servers
 
@@ -88,12 +89,10 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
         ((run,),) = database.execute(
             "select r.id from flow_run r join flow f on f.id = r.flow_id where f.name = 'build_family'"
         )
-    members = "workflowType=machine_learning&searchFilter=tags.%60effnet.kind%60+%3D+%27member%27"
-    members += "&orderByKey=metrics.%60top1%60&orderByAsc=false"
     pages = {
-        "mlflow": (f"{servers['mlflow']}/#/experiments/{experiment}/runs?{members}", "B7", (1100, 720)),
+        "mlflow": (family_page(servers["mlflow"], experiment), "B7", (1280, 640)),
         "prefect": (f"{servers['prefect']}/runs/flow-run/{run}", "Completed", (1000, 630)),
-        "report": (report.as_uri(), "Members", (900, 954)),
+        "report": (report.as_uri(), "Members", (1280, 900)),
     }
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not path:
@@ -103,7 +102,6 @@ def _photographs(servers: dict[str, str], report: Path) -> dict[str, bytes]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         for name, (url, words, (width, height)) in pages.items():
             page = browser.new_page(viewport={"width": width, "height": height})
-            page.add_init_script(_NO_ASSISTANT)
             if name == "prefect" and door.is_file():
                 page.goto(door.as_uri())
                 page.wait_for_url(re.compile("/(v2/)?dashboard"), timeout=_WAIT)
