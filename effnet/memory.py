@@ -1,0 +1,62 @@
+"""How much of a device's memory a training takes, from the architecture alone: no torch, no tensor.
+
+Nearly all of it is what the forward pass keeps for the backward pass. A convolution's output is kept once as the norm's
+input, once normalised as SiLU's input, once activated as the next convolution's input: three times two bytes in
+bfloat16. Squeeze-and-excitation and padding are the rest. Counted over B0 to B7, eager, with `count`'s activations
+(benchmarks/memory.py): 6.57 to 6.64 bytes each. Networks with ReLU keep less, 3.9 to 6.1.
+"""
+
+from __future__ import annotations
+
+from effnet.arch.cost import count
+from effnet.arch.spec import Architecture
+
+ACTIVATION_BYTES = 6.62  # in bfloat16; twice as many in float32
+# Weight, gradient, two slots of the optimizer and moving average, in float32; and under autocast a copy in bfloat16.
+WEIGHT_BYTES, CAST_BYTES = 5 * 4, 2
+PIXEL_BYTES = 1 + 4  # of each channel: as it was decoded, and normalised in float32
+# The rest is for the driver's context, cuDNN's workspaces and fragmentation: the largest batches in timm's published
+# benchmark of a 24-GiB card (results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv) fill seven eighths of it.
+USABLE = 7 / 8
+
+
+def training_bytes(arch: Architecture, num_classes: int, images: int, *, bfloat16: bool = True) -> int:
+    """Return the bytes that a training's largest moment takes on a device.
+
+    Args:
+        arch: the network, at the resolution that it is trained with.
+        num_classes: of the classifier.
+        images: that go through the network at a time: the micro-batch.
+        bfloat16: whether the forward pass is under autocast to bfloat16; else all is float32.
+
+    Raises:
+        ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
+    """
+    fixed, each = _parts(arch, num_classes, bfloat16)
+    return round(fixed + each * images)
+
+
+def largest_micro_batch(arch: Architecture, num_classes: int, memory_bytes: int, *, bfloat16: bool = True) -> int:
+    """Return how many images at a time fit a device, 0 if not even one does.
+
+    Args:
+        arch: the network, at the resolution that it is trained with.
+        num_classes: of the classifier.
+        memory_bytes: of the whole device; an eighth is left free.
+        bfloat16: as in `training_bytes`.
+
+    Raises:
+        ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
+    """
+    fixed, each = _parts(arch, num_classes, bfloat16)
+    return max(0, int((USABLE * memory_bytes - fixed) / each))
+
+
+def _parts(arch: Architecture, num_classes: int, bfloat16: bool) -> tuple[int, float]:
+    """Return the bytes of the weights and of each image."""
+    cost = count(arch, num_classes)
+    pixels = arch.in_channels * arch.resolution**2
+    activation, weight = (
+        (ACTIVATION_BYTES, WEIGHT_BYTES + CAST_BYTES) if bfloat16 else (2 * ACTIVATION_BYTES, WEIGHT_BYTES)
+    )
+    return weight * cost.params, activation * cost.activations + PIXEL_BYTES * pixels

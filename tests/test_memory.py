@@ -1,0 +1,75 @@
+"""The memory of a training: the formula against what autograd really keeps, and against published batch sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.memory import CLASSES, saved_bytes
+from effnet.arch import zoo
+from effnet.arch.cost import count
+from effnet.config import Recipe
+from effnet.memory import largest_micro_batch, training_bytes
+from effnet.models.build import build
+from effnet.train.optim import Optimizer
+
+GB = 10**9
+# The batches of timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv, tf_efficientnet_b0 to b7, 24 GiB.
+PUBLISHED = {"b0": 384, "b1": 256, "b2": 192, "b3": 128, "b4": 64, "b5": 32, "b6": 16, "b7": 8}
+
+
+def check(name: str, *, bfloat16: bool = True) -> None:
+    arch = zoo.get(name)
+    each = saved_bytes(arch, 3, bfloat16=bfloat16) - saved_bytes(arch, 2, bfloat16=bfloat16)
+    pixels = 15 * arch.resolution**2
+    formula = (
+        training_bytes(arch, CLASSES, 3, bfloat16=bfloat16) - training_bytes(arch, CLASSES, 2, bfloat16=bfloat16)
+    ) - pixels
+    assert formula == pytest.approx(each, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"])
+def test_formula_is_what_autograd_keeps(name: str) -> None:
+    check(name)
+
+
+def test_formula_is_what_autograd_keeps_in_float32() -> None:
+    check("efficientnet_b0", bfloat16=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(3, 8))
+def test_formula_is_what_autograd_keeps_of_larger_members(number: int) -> None:
+    check(f"efficientnet_b{number}")
+
+
+def test_weights_take_what_training_lays_out_for_them() -> None:
+    network = build(zoo.get("efficientnet_b0"), CLASSES, seed=0)
+    optimizer = Optimizer(network, Recipe())
+    laid_out = [*network.parameters(), *optimizer.average.parameters(), *optimizer.state_dict().values()]  # type: ignore[union-attr]
+    params = count(network.architecture, CLASSES).params
+    gradients = 4 * params
+    casts = 3 * saved_bytes(network.architecture, 2) - 2 * saved_bytes(network.architecture, 3)
+    wanted = sum(tensor.numel() * tensor.element_size() for tensor in laid_out) + gradients + casts
+    assert training_bytes(network.architecture, CLASSES, 0) == pytest.approx(wanted, rel=0.01)
+
+
+@pytest.mark.parametrize(("member", "batch"), PUBLISHED.items())
+def test_published_batches_fit_a_card_of_24_gib(member: str, batch: int) -> None:
+    fits = largest_micro_batch(zoo.get(f"efficientnet_{member}"), CLASSES, 24 << 30)
+    assert batch <= fits < 2 * batch  # the next power of two is not in the file
+
+
+def test_what_fits_is_the_largest_that_does() -> None:
+    arch = zoo.get("efficientnet_b4")
+    fits = largest_micro_batch(arch, CLASSES, 80 * GB)
+    assert training_bytes(arch, CLASSES, fits) <= 70 * GB < training_bytes(arch, CLASSES, fits + 1)
+    assert largest_micro_batch(arch, CLASSES, 80 * GB, bfloat16=False) == pytest.approx(fits / 2, abs=2)
+    assert largest_micro_batch(arch, CLASSES, GB // 4) == 0
+
+
+def test_memory_needs_no_torch() -> None:
+    program = "import sys, effnet.memory; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
