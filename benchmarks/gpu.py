@@ -71,7 +71,6 @@ def section(name: str, out: Path, device: str | None) -> None:
     """Run one section here."""
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     import torch
-
     from gpukit.kit import Kit
 
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -270,6 +270,13 @@ class Recipe(Value):
     norm_ranks: Annotated[
         int, Field(ge=0, description="ranks whose batch norms share their statistics; 0: all, 1: each its own")
     ] = 0
+    micro_batch: Annotated[
+        int | None,
+        Field(ge=1, description="images of a rank that go through the network at a time; else: as many as fit a GPU"),
+    ] = None
+    deterministic: Annotated[
+        bool, Field(description="on GPUs only kernels that give the same bits each time; slower")
+    ] = False
     checkpoint_every: Annotated[int, Field(ge=0, description="steps; 0: at the end of every epoch")] = 0
     checkpoint_minutes: Annotated[
         float, Field(ge=0, description="after which a checkpoint is due in any case; 0: none for this reason")

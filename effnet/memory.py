@@ -8,7 +8,7 @@ bfloat16. Squeeze-and-excitation and padding are the rest. Counted over B0 to B7
 
 from __future__ import annotations
 
-from effnet.arch.cost import count
+from effnet.arch.cost import count, count_blocks
 from effnet.arch.spec import Architecture
 
 ACTIVATION_BYTES = 6.62  # in bfloat16; twice as many in float32
@@ -20,7 +20,9 @@ PIXEL_BYTES = 1 + 4  # of each channel: as it was decoded, and normalised in flo
 USABLE = 7 / 8
 
 
-def training_bytes(arch: Architecture, num_classes: int, images: int, *, bfloat16: bool = True) -> int:
+def training_bytes(
+    arch: Architecture, num_classes: int, images: int, *, bfloat16: bool = True, recompute: bool = False
+) -> int:
     """Return the bytes that a training's largest moment takes on a device.
 
     Args:
@@ -28,35 +30,44 @@ def training_bytes(arch: Architecture, num_classes: int, images: int, *, bfloat1
         num_classes: of the classifier.
         images: that go through the network at a time: the micro-batch.
         bfloat16: whether the forward pass is under autocast to bfloat16; else all is float32.
+        recompute: whether only the blocks' inputs are kept, and the rest computed again, block by block.
 
     Raises:
         ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
     """
-    fixed, each = _parts(arch, num_classes, bfloat16)
+    fixed, each = _parts(arch, num_classes, bfloat16, recompute)
     return round(fixed + each * images)
 
 
-def largest_micro_batch(arch: Architecture, num_classes: int, memory_bytes: int, *, bfloat16: bool = True) -> int:
+def largest_micro_batch(
+    arch: Architecture, num_classes: int, memory_bytes: int, *, bfloat16: bool = True, recompute: bool = False
+) -> int:
     """Return how many images at a time fit a device, 0 if not even one does.
 
     Args:
         arch: the network, at the resolution that it is trained with.
         num_classes: of the classifier.
         memory_bytes: of the whole device; an eighth is left free.
-        bfloat16: as in `training_bytes`.
+        bfloat16, recompute: as in `training_bytes`.
 
     Raises:
         ConfigError: if `arch` is not an Architecture, or `num_classes` is below 1.
     """
-    fixed, each = _parts(arch, num_classes, bfloat16)
+    fixed, each = _parts(arch, num_classes, bfloat16, recompute)
     return max(0, int((USABLE * memory_bytes - fixed) / each))
 
 
-def _parts(arch: Architecture, num_classes: int, bfloat16: bool) -> tuple[int, float]:
+def _parts(arch: Architecture, num_classes: int, bfloat16: bool, recompute: bool) -> tuple[int, float]:
     """Return the bytes of the weights and of each image."""
     cost = count(arch, num_classes)
     pixels = arch.in_channels * arch.resolution**2
     activation, weight = (
         (ACTIVATION_BYTES, WEIGHT_BYTES + CAST_BYTES) if bfloat16 else (2 * ACTIVATION_BYTES, WEIGHT_BYTES)
     )
-    return weight * cost.params, activation * cost.activations + PIXEL_BYTES * pixels
+    kept = activation * cost.activations
+    if recompute:
+        blocks, number = count_blocks(arch), 2 if bfloat16 else 4
+        outside = cost.activations - sum(block.activations for block in blocks)
+        inputs = sum(block.in_channels * block.in_size**2 for block in arch.blocks())
+        kept = activation * (outside + max(block.activations for block in blocks)) + number * inputs
+    return weight * cost.params, kept + PIXEL_BYTES * pixels

@@ -38,7 +38,14 @@ from effnet.values import Value, explain
 NOT_DECIDING = {"base", "checkpoint_minutes", "left_open"}  # fields of a recipe that no result depends on
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 # Fields that came later, as they have been before: with these a run keeps its key.
-_BEFORE = {"norms": "train", "head_rate": 1.0, "left_open": [], "balance": False}
+_BEFORE = {
+    "norms": "train",
+    "head_rate": 1.0,
+    "left_open": [],
+    "balance": False,
+    "micro_batch": None,
+    "deterministic": False,
+}
 DIVERGED = "lower recipe.learning_rate"  # ends the message of a training whose loss is no longer a number
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 

@@ -108,7 +108,9 @@ def _noise(kit: Kit, found: Findings) -> None:
     there = draw_noise(state, np.arange(16), 3)
     state.world.device = torch.device("cpu")
     here = draw_noise(state, np.arange(16), 3)
-    found.check("noise: the same bits as on the CPU", all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True)))
+    found.check(
+        "noise: the same bits as on the CPU", all(torch.equal(a, b.cpu()) for a, b in zip(here, there, strict=True))
+    )
 
 
 def _steps(kit: Kit, found: Findings) -> None:

@@ -13,7 +13,9 @@ import torch
 
 from gpukit.kit import Findings, Kit
 
-_QUERY = "name,driver_version,memory.total,clocks.max.sm,power.limit,ecc.mode.current,pstate,compute_mode,mig.mode.current"
+_QUERY = (
+    "name,driver_version,memory.total,clocks.max.sm,power.limit,ecc.mode.current,pstate,compute_mode,mig.mode.current"
+)
 
 
 def run(kit: Kit) -> Findings:
@@ -45,7 +47,10 @@ def run(kit: Kit) -> Findings:
 
 def _gpu(found: Findings) -> None:
     line = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        [shutil.which("nvidia-smi") or "nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     found.numbers["nvidia_smi"] = dict(zip(_QUERY.split(","), line.split(", "), strict=False))
     found.numbers |= {

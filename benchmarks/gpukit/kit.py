@@ -77,9 +77,11 @@ def network(name: str, resolution: int | None = None) -> Architecture:
 
 
 def pictures(number: int, height: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
-    """Return uint8 (number, height, width, 3): soft blobs with some noise, which JPEG packs about as it packs photos."""
+    """Return uint8 (number, height, width, 3): soft blobs with noise, which JPEG packs about as it packs photos."""
     random = np.random.default_rng(seed)
-    coarse = torch.from_numpy(random.integers(0, 256, (number, 3, height // 24 + 2, width // 24 + 2)).astype(np.float32))
+    coarse = torch.from_numpy(
+        random.integers(0, 256, (number, 3, height // 24 + 2, width // 24 + 2)).astype(np.float32)
+    )
     soft = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
     soft += torch.from_numpy(random.normal(0, 12, (1, 3, height, width)).astype(np.float32))
     return soft.clamp_(0, 255).permute(0, 2, 3, 1).to(torch.uint8).numpy()

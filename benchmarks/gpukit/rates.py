@@ -47,7 +47,11 @@ def compare(kit: Kit, name: str, size: int) -> dict[str, Any]:
     return found | {
         "images": size,
         "activations_per_s": f"{found['ours'] * activations:.3g}",
-        **{f"ours_over_{label.replace(' ', '_')}": round(found["ours"] / found[label], 3) for label in steps if label != "ours"},
+        **{
+            f"ours_over_{label.replace(' ', '_')}": round(found["ours"] / found[label], 3)
+            for label in steps
+            if label != "ours"
+        },
     }
 
 

@@ -77,6 +77,11 @@ def count_parts(arch: Architecture, num_classes: int = 1000) -> PartCosts:
     return PartCosts(stem, tuple(stages), _sum(head))
 
 
+def count_blocks(arch: Architecture) -> tuple[Cost, ...]:
+    """Return the cost of every block, in order."""
+    return tuple(_sum(_block(arch, each.spec, each.in_channels, each.in_size, each.stride)) for each in arch.blocks())
+
+
 def _sum(layers: Iterable[_Layer]) -> Cost:
     params = macs = activations = 0
     for weights, channels, positions, extra in layers:

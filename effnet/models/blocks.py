@@ -8,11 +8,19 @@ from torch.nn import functional
 
 from effnet.arch.spec import Architecture, Block, out_size
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
+
+class _SiLU(nn.SiLU):
+    """SiLU, in place except in training: there autograd needs its input, and torch would copy that first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.silu(x, inplace=not self.training)
+
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": _SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 def activation(arch: Architecture) -> nn.Module:
-    """Return the architecture's activation, working in place."""
+    """Return the architecture's activation, working in place where that saves memory."""
     return _ACTIVATIONS[arch.activation](inplace=True)
 
 

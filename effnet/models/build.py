@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from effnet.arch.spec import Architecture, check_architecture, check_classes, out_size
 from effnet.models.blocks import ConvNormAct, make_block, padding
@@ -59,6 +62,7 @@ class Network(nn.Module):
             self.head = ConvNormAct(arch, channels, arch.head.channels, size=size)
             channels = arch.head.channels
         self.dropout = Dropout(arch.head.dropout)
+        self.recompute = False  # in training keep the blocks' inputs alone, and compute the rest again when needed
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
@@ -70,7 +74,8 @@ class Network(nn.Module):
         """Return what the classifier sees, (N, features), before dropout."""
         x = self.stem(x)
         for number, block in enumerate(self.blocks):
-            x = block(x, noise.depth[:, number] if noise else None)
+            draw = noise.depth[:, number] if noise else None
+            x = _twice(block, x, draw) if self.recompute and self.training else block(x, draw)
         return self.head(x).mean((2, 3))  # type: ignore[no-any-return]
 
 
@@ -92,6 +97,32 @@ def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = Non
     generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     initialize(network, arch.initialization, generator)
     return network
+
+
+def _twice(block: nn.Module, x: Tensor, draw: Tensor | None) -> Tensor:
+    """Run a block without keeping what its backward pass needs, which is computed again then."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _unmoved_statistics(block)
+
+    # All randomness is in `draw`: the generator's state does not matter.
+    found: Tensor = checkpoint(block, x, draw, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return found
+
+
+@contextmanager
+def _unmoved_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep a forward pass in training mode from moving the batch norms' statistics a second time."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)  # type: ignore[union-attr]
 
 
 def freeze_norms(network: nn.Module) -> None:

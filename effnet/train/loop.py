@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from effnet.arch.cost import count
@@ -30,6 +31,7 @@ from effnet.train.distributed import World, lost_others
 from effnet.train.pace import Pacer
 from effnet.train.probe import probe
 from effnet.train.schedule import adapted, learning_rate, stage
+from effnet.train.settle import settle
 from effnet.train.state import (
     AbandonedError,
     Progress,
@@ -124,6 +126,7 @@ def _train(
     training = prepare(folder, world, started, warn)
     try:
         resume(training)
+        settle(training)
         if world.size == 1:  # ranks stop together, between two steps
             _look_often(training, stop)
         if not training.progress.step:
@@ -240,7 +243,7 @@ def _look_often(training: TrainingState, stop: Stop) -> None:
     """Check for a request to stop at every block of the network, forward and backward: a step may take minutes."""
 
     def look() -> None:
-        if stop.reason is not None:
+        if stop.reason is not None and not (gpu and torch.cuda.is_current_stream_capturing()):
             raise AbandonedError
 
     def after(_block: nn.Module, _given: object, found: Tensor) -> None:
@@ -248,6 +251,7 @@ def _look_often(training: TrainingState, stop: Stop) -> None:
         if found.requires_grad:
             found.register_hook(lambda _gradient: look())  # type: ignore[no-untyped-call]
 
+    gpu = training.device.type == "cuda"
     training.look = look
     for network in {training.network, training.judged}:
         for block in network.blocks:

@@ -60,6 +60,7 @@ class Optimizer:
         self._averages = _lay_out(_twins(network, self.average, params)) if self.average else None
         self._pieces = list(_cut(groups, PIECE if self._weights.device.type == "cpu" else len(self._weights)))
         self._gathered: Tensor | None = None
+        self._kept: Tensor | None = None  # the gradients' buffer, if they stay in one
         self._statistics: list[tuple[Tensor, Tensor]] | None = None  # of the average and of the network
         self._counters: list[tuple[Tensor, Tensor]] = []
         slots = {"rmsprop": ("square", "momentum"), "sgd": ("momentum",), "adamw": ("mean", "square")}
@@ -77,7 +78,7 @@ class Optimizer:
             number: steps taken before this one.
             reduce: sums the gradients over ranks first.
         """
-        everything = self._gather() if reduce else None
+        everything = self._gather() if reduce and self._kept is None else self._kept
         if reduce and everything is not None:
             reduce(everything)
         scale = self._clip_scale(everything) if self.recipe.clip_norm else None
@@ -90,10 +91,27 @@ class Optimizer:
             _RULES[self.recipe.optimizer](weights, gradient, state, piece.group, rate * piece.group.rate, number)
             if self._averages is not None:
                 self._averages[here].lerp_(weights, 1 - ema_decay)
-        for param in self._params:
-            param.grad = None
+        self.drop_gradients()
         if self.average:
             self._follow(self.average, ema_decay)
+
+    def keep_gradients(self) -> Tensor:
+        """Let the gradients stay in one buffer, which backward passes add to; return it."""
+        if self._kept is None:
+            self._kept = torch.zeros_like(self._weights)
+            start = 0
+            for param in self._params:
+                param.grad = self._kept[start : start + param.numel()].as_strided(param.shape, param.stride())
+                start += param.numel()
+        return self._kept
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients of backward passes since the last step."""
+        if self._kept is not None:
+            self._kept.zero_()
+            return
+        for param in self._params:
+            param.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state, each slot as a flat tensor in the order of the buffer."""
@@ -124,8 +142,9 @@ class Optimizer:
         if self._statistics:
             mine, theirs = zip(*self._statistics, strict=True)
             torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for counter, other in self._counters:
-            counter.copy_(other)
+        if self._counters:
+            mine, theirs = zip(*self._counters, strict=True)
+            torch._foreach_copy_(mine, theirs)
 
     def _clip_scale(self, everything: Tensor | None) -> Tensor:
         gradients = [_grad(param) for param in self._params] if everything is None else [everything]

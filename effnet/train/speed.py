@@ -17,6 +17,7 @@ from effnet.models.build import build
 from effnet.models.preprocess import normalize
 from effnet.plan import Speed
 from effnet.train.optim import Optimizer
+from effnet.train.state import takes_bfloat16
 
 SECONDS = 0.6  # of steps of each network
 MOST_MACS = 2e9  # of a step's forward pass: larger batches are cut, larger networks left out
@@ -60,7 +61,7 @@ def _seconds_per_image(arch: Architecture, num_classes: int, recipe: Recipe, dev
     images = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, num_classes, (batch,), device=device)
-    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda")
+    bfloat16 = takes_bfloat16(recipe, device)
     # On a CPU in processor time: other work on the machine is no part of the training's price.
     gpu, times = device.type == "cuda", list[float]()
     clock = time.perf_counter if gpu else lambda: time.process_time() / torch.get_num_threads()

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from effnet.config import Recipe
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
@@ -28,7 +29,9 @@ from effnet.store import sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, synchronize_norms
 from effnet.train.journal import Journal
+from effnet.train.micro_batch import MicroBatch, device_memory, plan
 from effnet.train.optim import Optimizer
+from effnet.train.passes import Buffers, GraphedPasses, Passes
 from effnet.train.usage import Clock
 
 EVALUATION_BATCH = 256
@@ -36,22 +39,6 @@ EVALUATION_BATCH = 256
 
 class AbandonedError(Exception):
     """A step or an evaluation was given up midway because the training is to stop; the state before it is whole."""
-
-
-class Buffers:
-    """A copy of the batch norms' statistics, from before a forward pass changes them."""
-
-    def __init__(self, network: Network) -> None:
-        self._now = list(network.buffers())
-        self._kept = [buffer.clone() for buffer in self._now]
-
-    def keep(self) -> None:
-        """Copy the current statistics."""
-        torch._foreach_copy_(self._kept, self._now)
-
-    def put_back(self) -> None:
-        """Restore the copied statistics."""
-        torch._foreach_copy_(self._now, self._kept)
 
 
 @dataclass
@@ -88,11 +75,12 @@ class TrainingState:
     bfloat16: bool
     loss_sum: torch.Tensor  # float64, on the device: of this rank's images of the epoch
     buffers: Buffers
-    micro_batch: int  # images of a rank that go through the network at a time
+    micro_batch: MicroBatch
+    passes: Passes | GraphedPasses
+    trial: Passes  # the same, never as a graph
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or the training began
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
-    class_weights: torch.Tensor | None = None  # (classes,), on the device; of losses, 1 on average over the images
     new_classifier: bool = False  # the rest starts from given weights
 
     @property
@@ -123,8 +111,15 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     _check(folder, spec, dataset, world)
     recipe, device = spec.recipe, world.device
     network, new_classifier = first_network(folder, spec)
+    if recipe.deterministic:
+        be_deterministic()
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(network, recipe)
+    bfloat16 = takes_bfloat16(recipe, device)
+    micro_batch = plan(
+        spec.architecture, spec.num_classes, -(-recipe.batch_size // world.size),
+        memory=device_memory(device), bfloat16=bfloat16, wanted=recipe.micro_batch,
+    )  # fmt: skip
     if recipe.norms == "train":
         synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
     # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
@@ -148,6 +143,13 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         **shared,  # type: ignore[arg-type]
     )
     weights = balanced(train_loader.index.labels, spec.num_classes).to(device) if recipe.balance else None
+    plain = Passes(network, recipe, bfloat16=bfloat16, class_weights=weights)
+    passes: Passes | GraphedPasses = plain
+    if device.type == "cuda":
+        gradients = optimizer.keep_gradients()
+        if world.size == 1:
+            passes = GraphedPasses(plain, network, gradients)
+    evaluated = EVALUATION_BATCH if device.type == "cpu" else min(EVALUATION_BATCH, micro_batch.images)
     return TrainingState(
         buffers=Buffers(network),
         folder=folder,
@@ -156,16 +158,36 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         network=network,
         optimizer=optimizer,
         train_loader=train_loader,
-        class_weights=weights,
-        minival_loader=Loader(dataset, "minival", batch_size=EVALUATION_BATCH * world.size, **shared),  # type: ignore[arg-type]
+        minival_loader=Loader(dataset, "minival", batch_size=evaluated * world.size, **shared),  # type: ignore[arg-type]
         journal=Journal(folder.metrics_path, writes=world.is_leader),
         clock=Clock(started, device),
         warn=warn if world.is_leader else lambda _line: None,
-        bfloat16=recipe.precision == "bfloat16" or (recipe.precision == "auto" and device.type == "cuda"),
+        bfloat16=bfloat16,
         loss_sum=torch.zeros((), dtype=torch.float64, device=device),
-        micro_batch=-(-recipe.batch_size // world.size),
+        micro_batch=micro_batch,
+        passes=passes,
+        trial=plain,
         new_classifier=new_classifier,
     )
+
+
+def takes_bfloat16(recipe: Recipe, device: torch.device) -> bool:
+    """Say whether forward passes are under autocast to bfloat16: GPUs without it emulate it slowly."""
+    if recipe.precision != "auto":
+        return recipe.precision == "bfloat16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def be_deterministic() -> None:
+    """Let this process use only kernels that give the same bits each time, before it uses a GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+def noise_sizes(network: Network) -> tuple[int, int]:
+    """Return how many random numbers stochastic depth and dropout take for each image."""
+    return len(network.blocks), network.classifier.in_features
 
 
 def balanced(labels: NDArray[np.int64], num_classes: int) -> torch.Tensor:
@@ -214,8 +236,11 @@ def first_network(folder: RunFolder, spec: RunSpec) -> tuple[Network, bool]:
 
 def environment(training: TrainingState) -> dict[str, str]:
     """Return what a result depends on, to the bit, besides its spec."""
-    device = training.device
+    device, micro_batch = training.device, training.micro_batch
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
+    split = {}
+    if micro_batch.images < -(-training.spec.recipe.batch_size // training.world.size) or micro_batch.recompute:
+        split["micro_batch"] = f"{micro_batch.images}{', recomputed' if micro_batch.recompute else ''}"
     return {
         "torch": str(torch.__version__),
         "device": f"{device.type} ({name})",
@@ -223,6 +248,7 @@ def environment(training: TrainingState) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "ranks": str(training.world.size),
         "precision": "bfloat16" if training.bfloat16 else "float32",
+        **split,
     }
 
 
@@ -244,6 +270,7 @@ def save(training: TrainingState, *, anew: bool = False) -> None:
             "environment": environment(training),
             "progress": vars(training.progress) | {"seconds": training.seconds},
             "optimizer": training.optimizer.state_dict(),
+            "micro_batch": tuple(training.micro_batch),
         }
         if training.optimizer.average:
             state["network"] = training.network.state_dict()
@@ -289,6 +316,7 @@ def resume(training: TrainingState) -> None:
         training.network.load_state_dict(state.get("network", weights))
         training.optimizer.load_state_dict(state["optimizer"])
         training.progress = Progress(**state["progress"])
+        training.micro_batch = MicroBatch(*state.get("micro_batch", training.micro_batch))
         before = state["environment"]
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise_if_broken(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -16,20 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
+from effnet.arch import zoo
 from effnet.arch.scaling import scale
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
 from effnet.data.shards.manifest import Manifest
-from effnet.errors import DataError, StoppedError
+from effnet.errors import ConfigError, DataError, MachineError, StoppedError
 from effnet.evaluation.run import judge, load_network
 from effnet.models.build import Network, build
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.stages import Stage
 from effnet.store import Store, sha256_file
 from effnet.train import checkpoint, loop, state, step
+from effnet.train import settle as module_of_settle
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
+from effnet.train.micro_batch import FEW_IMAGES, MicroBatch, plan
 from effnet.train.schedule import stage
+from effnet.train.settle import settle
 from effnet.train.state import TrainingState, balanced, prepare
 from tasks.board import _ended
 from tasks.build import Training
@@ -86,33 +91,135 @@ def test_noise_decides_what_is_dropped(make) -> None:
     assert torch.equal(network(x, kept), network(x, kept))
 
 
-def test_memory_that_runs_out_halves_what_goes_through_at_a_time(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    training, reference = training_of(make(), told), training_of(make())
+def steps_taken(folder: RunFolder, steps: int = 2) -> tuple[TrainingState, list[int]]:
+    """Take the first steps of a run; return it, and how many images went through the network each time."""
+    training, sizes = training_of(folder), []
+    settle(training)
+    training.network.train()
+    training.network.stem.register_forward_hook(lambda _m, given, _f: sizes.append(len(given[0])))
     now = stage(training.spec.recipe, training.spec.architecture, 0)
-    real, sizes = Network.forward, []
+    for batch in itertools.islice(training.train_loader.epoch(0), steps):
+        step.take_step(training, batch, now)
+    return training, sizes
 
-    def tight(self: Network, x: torch.Tensor, noise: Any = None) -> torch.Tensor:
-        sizes.append(len(x))
-        if len(x) > 10 and self is training.network:
-            raise torch.OutOfMemoryError("as a device says")
-        return real(self, x, noise)
 
-    monkeypatch.setattr(Network, "forward", tight)
-    batch = first_batch(training)
-    for one in (training, reference):
-        for norm in one.network.modules():  # so that parts of the batch are as good as the whole
+def test_a_batch_goes_in_as_few_parts_as_possible_all_alike(make) -> None:
+    assert steps_taken(make(), 1)[1] == [32]
+    assert steps_taken(make(micro_batch=10), 1)[1] == [8, 8, 8, 8]
+    assert steps_taken(make(micro_batch=100), 1)[1] == [32]
+
+
+def test_micro_batches_with_frozen_norms_are_the_batch(make) -> None:
+    trainings = []
+    for images in (None, 10):
+        training = training_of(make(micro_batch=images))
+        now = stage(training.spec.recipe, training.spec.architecture, 0)
+        for norm in training.network.modules():
             if isinstance(norm, torch.nn.BatchNorm2d):
                 norm.eval()
-        step.take_step(one, batch, now)
-    assert sizes == [32, 16, 8, 8, 8, 8, 32]
-    assert told == [
-        "out of memory: 16 images at a time from now on; the batch size stays the same",
-        "out of memory: 8 images at a time from now on; the batch size stays the same",
-    ]
-    assert float(training.loss_sum) == pytest.approx(float(reference.loss_sum), rel=1e-6)
-    for one, two in zip(training.network.parameters(), reference.network.parameters(), strict=True):
+        step.take_step(training, first_batch(training), now)
+        trainings.append(training)
+    assert float(trainings[0].loss_sum) == pytest.approx(float(trainings[1].loss_sum), rel=1e-6)
+    for one, two in zip(*(each.network.parameters() for each in trainings), strict=True):
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_of_norms_move_as_far_in_a_step_of_several_passes(make) -> None:
+    (whole, _), (cut, _) = (steps_taken(make(micro_batch=n), 1) for n in (None, 8))
+    one, two = (training.network.stem.conv.norm for training in (whole, cut))
+    assert torch.allclose(one.running_mean, two.running_mean, atol=0.02)
+    assert torch.allclose(one.running_var, two.running_var, rtol=0.05)
+    assert two.momentum == pytest.approx(1 - (1 - one.momentum) ** 0.25)
+
+
+def test_blocks_computed_twice_give_the_same_bits(make) -> None:
+    arch = make().spec().architecture
+    whole, twice = (training_of(make()) for _ in range(2))
+    twice.micro_batch = twice.micro_batch._replace(recompute=True)
+    settle(twice)
+    assert twice.network.recompute
+    now = stage(whole.spec.recipe, arch, 0)
+    for training in (whole, twice):
+        training.network.train()
+        for batch in itertools.islice(training.train_loader.epoch(0), 2):
+            step.take_step(training, batch, now)
+    for (name, one), two in zip(whole.network.state_dict().items(), twice.network.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+
+
+def test_a_full_memory_is_told_with_what_to_set(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = training_of(make(micro_batch=8))
+
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Network, "forward", full)
+    with pytest.raises(MachineError, match=r"full with 8 of a step's 32 images at a time.*micro_batch to less than 8"):
+        step.take_step(training, first_batch(training), stage(training.spec.recipe, training.spec.architecture, 0))
+
+
+def test_a_training_goes_on_with_the_micro_batch_it_began_with(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(checkpoint_every=5)
+    planned = []
+
+    def small(*_: Any, **__: Any) -> MicroBatch:
+        planned.append(None)
+        return MicroBatch(8 if len(planned) == 1 else 32, recompute=False)
+
+    monkeypatch.setattr(state, "plan", small)
+    told: list[str] = []
+    with pytest.raises(StoppedError):
+        train(folder, stop=StopAt(300))
+    resumed = training_of(folder, told)
+    assert resumed.micro_batch.images == 32  # as another device would plan
+    state.resume(resumed)
+    assert resumed.progress.step
+    assert resumed.micro_batch == MicroBatch(8, recompute=False)
+    assert told == []  # the same bits
+
+
+@pytest.mark.parametrize(
+    ("share", "memory", "wanted", "found"),
+    [
+        (4096, None, None, MicroBatch(4096, recompute=False)),  # a CPU
+        (4096, None, 512, MicroBatch(512, recompute=False)),
+        (512, 80_000_000_000, None, MicroBatch(512, recompute=False)),
+        (4096, 80_000_000_000, None, MicroBatch(1366, recompute=False)),  # three alike
+        (256, 80_000_000_000, 100, MicroBatch(100, recompute=False)),
+        (256, 24_000_000_000, 459, MicroBatch(256, recompute=False)),
+    ],
+)
+def test_micro_batch_is_planned_from_memory(
+    share: int, memory: int | None, wanted: int | None, found: MicroBatch
+) -> None:
+    assert plan(zoo.get("efficientnet_b0"), 1000, share, memory=memory, bfloat16=True, wanted=wanted) == found
+
+
+def test_the_largest_network_trains_on_a_small_card_by_computing_twice() -> None:
+    b7 = zoo.get("efficientnet_b7")
+    planned = plan(b7, 1000, 4096, memory=24_000_000_000, bfloat16=True, wanted=None)
+    assert planned.recompute
+    assert planned.images >= FEW_IMAGES
+    with pytest.raises(ConfigError, match="one image of 600 pixels does not fit into this device's 1 GB"):
+        plan(b7, 1000, 4096, memory=1_000_000_000, bfloat16=True, wanted=None)
+
+
+def test_what_does_not_fit_after_all_is_halved_before_the_first_step_only(
+    make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = training_of(make())
+    training.world.device = torch.device("cuda")  # its own memory is never asked: `_fits` is told what to find
+    monkeypatch.setattr(module_of_settle, "_fits", lambda training: training.micro_batch.images <= 10)
+    settle(training)
+    assert training.micro_batch.images == 8
+    training.progress.step = 1
+    monkeypatch.setattr(module_of_settle, "_fits", lambda _training: False)
+    with pytest.raises(MachineError, match="began with 8 images at a time"):
+        settle(training)
+    training = training_of(make(micro_batch=16))
+    training.world.device = torch.device("cuda")
+    with pytest.raises(ConfigError, match=r"does not hold 16 images at a time; lower recipe\.micro_batch"):
+        settle(training)
 
 
 def test_patience_ends_a_training(make, monkeypatch: pytest.MonkeyPatch) -> None:

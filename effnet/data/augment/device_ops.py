@@ -10,62 +10,72 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from effnet.data.augment.pillow_ops import FILL
+from effnet.data.augment.upload import uploaded
+
+_Values = NDArray[np.float64]  # (n,)
 
 _LUMA = (19595, 38470, 7471)  # of 65536: ITU-R 601-2, as Pillow's convert("L")
 
 
-def identity(images: Tensor, _values: Tensor) -> Tensor:
+def identity(images: Tensor, _values: _Values) -> Tensor:
     """Return the images."""
     return images
 
 
-def invert(images: Tensor, _values: Tensor) -> Tensor:
+def invert(images: Tensor, _values: _Values) -> Tensor:
     """Return 255 - v."""
     return 255 - images
 
 
-def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
+def solarize(images: Tensor, thresholds: _Values) -> Tensor:
     """Invert values at or above the threshold (0..256)."""
     levels = _levels(images).int()
-    return _look_up(images, torch.where(levels < thresholds[:, None], levels, 255 - levels).to(torch.uint8)[:, None])
+    return _look_up(
+        images,
+        torch.where(levels < uploaded(thresholds, images.device)[:, None], levels, 255 - levels).to(torch.uint8)[
+            :, None
+        ],
+    )
 
 
-def solarize_add(images: Tensor, additions: Tensor) -> Tensor:
+def solarize_add(images: Tensor, additions: _Values) -> Tensor:
     """Add (0..110) to values below 128 (autoaugment.py of the official code)."""
     levels = _levels(images).int()
-    added = (levels + additions.int()[:, None]).clamp_(max=255)
+    added = (levels + uploaded(additions, images.device).int()[:, None]).clamp_(max=255)
     return _look_up(images, torch.where(levels < 128, added, levels).to(torch.uint8)[:, None])
 
 
-def posterize(images: Tensor, bits: Tensor) -> Tensor:
+def posterize(images: Tensor, bits: _Values) -> Tensor:
     """Keep the highest bits (0..8)."""
-    masks = 256 - 2 ** (8 - bits.long())
-    return images & masks.to(torch.uint8)[:, None, None, None]
+    masks = uploaded((256 - 2 ** (8 - bits.astype(np.int64))).astype(np.uint8), images.device)
+    return images & masks[:, None, None, None]
 
 
-def brightness(images: Tensor, factors: Tensor) -> Tensor:
+def brightness(images: Tensor, factors: _Values) -> Tensor:
     """Blend with black: 0 black, 1 unchanged."""
     black = torch.zeros(len(images), 1, device=images.device)
-    return _look_up(images, _blend(black, _levels(images), factors)[:, None])
+    return _look_up(images, _blend(black, _levels(images), uploaded(factors, images.device))[:, None])
 
 
-def contrast(images: Tensor, factors: Tensor) -> Tensor:
+def contrast(images: Tensor, factors: _Values) -> Tensor:
     """Blend with the mean grey: 0 grey, 1 unchanged."""
     grey = luma(images)
     mean = (grey.flatten(1).sum(1, dtype=torch.int64).double() / grey[0].numel() + 0.5).floor()
-    return _look_up(images, _blend(mean[:, None], _levels(images), factors)[:, None])
+    return _look_up(images, _blend(mean[:, None], _levels(images), uploaded(factors, images.device))[:, None])
 
 
-def color(images: Tensor, factors: Tensor) -> Tensor:
+def color(images: Tensor, factors: _Values) -> Tensor:
     """Blend with the grey image: 0 grey, 1 unchanged."""
-    return _blend(luma(images)[:, None].float(), images.float(), factors)
+    return _blend(luma(images)[:, None].float(), images.float(), uploaded(factors, images.device))
 
 
-def sharpness(images: Tensor, factors: Tensor) -> Tensor:
+def sharpness(images: Tensor, factors: _Values) -> Tensor:
     """Blend with the smoothed image (3x3, centre 5, others 1, of 13): 0 smooth, 1 unchanged; the border is kept."""
     smooth = images.clone()
     if min(images.shape[2:]) >= 3:
@@ -77,10 +87,10 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
             total += part
         # (total + 6.5) / 13, truncated: exact in float32, as total is at most 3,315
         smooth[:, :, 1:-1, 1:-1] = ((total.float() + 6.5) / 13).to(torch.uint8)
-    return _blend(smooth.float(), images.float(), factors)
+    return _blend(smooth.float(), images.float(), uploaded(factors, images.device))
 
 
-def autocontrast(images: Tensor, _values: Tensor) -> Tensor:
+def autocontrast(images: Tensor, _values: _Values) -> Tensor:
     """Stretch every channel to 0..255."""
     low, high = (bound.double()[..., None] for bound in images.flatten(2).aminmax(dim=2))
     scale = torch.full_like(low, 255.0) / (high - low)  # a number / a tensor would be rounded twice
@@ -88,7 +98,7 @@ def autocontrast(images: Tensor, _values: Tensor) -> Tensor:
     return _look_up(images, torch.where(high > low, table, _levels(images).double()).to(torch.uint8))
 
 
-def equalize(images: Tensor, _values: Tensor) -> Tensor:
+def equalize(images: Tensor, _values: _Values) -> Tensor:
     """Even out every channel's histogram."""
     n, channels = images.shape[:2]
     flat = images.flatten(2).long()
@@ -102,27 +112,27 @@ def equalize(images: Tensor, _values: Tensor) -> Tensor:
     return _look_up(images, torch.where((step > 0) & several, table, _levels(images).long()).to(torch.uint8))
 
 
-def shear_x(images: Tensor, values: Tensor) -> Tensor:
+def shear_x(images: Tensor, values: _Values) -> Tensor:
     """Move each row by `value` times its number."""
     return _affine(images, lambda v: (1.0, v, 0.0, 0.0, 1.0, 0.0), values)
 
 
-def shear_y(images: Tensor, values: Tensor) -> Tensor:
+def shear_y(images: Tensor, values: _Values) -> Tensor:
     """Move each column by `value` times its number."""
     return _affine(images, lambda v: (1.0, 0.0, 0.0, v, 1.0, 0.0), values)
 
 
-def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
+def translate_x(images: Tensor, pixels: _Values) -> Tensor:
     """Show what lies `pixels` further right."""
     return _affine(images, lambda v: (1.0, 0.0, v, 0.0, 1.0, 0.0), pixels)
 
 
-def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
+def translate_y(images: Tensor, pixels: _Values) -> Tensor:
     """Show what lies `pixels` further down."""
     return _affine(images, lambda v: (1.0, 0.0, 0.0, 0.0, 1.0, v), pixels)
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+def rotate(images: Tensor, degrees: _Values) -> Tensor:
     """Turn about the centre, counter-clockwise."""
     height, width = images.shape[2:]
 
@@ -135,7 +145,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     return _affine(images, matrix, degrees)
 
 
-OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+OPS: dict[str, Callable[[Tensor, _Values], Tensor]] = {
     "AutoContrast": autocontrast,
     "Brightness": brightness,
     "Color": color,
@@ -179,7 +189,7 @@ def _look_up(images: Tensor, tables: Tensor) -> Tensor:
     return tables.gather(2, images.flatten(2).long()).reshape(images.shape)
 
 
-def _affine(images: Tensor, matrix: Callable[[float], tuple[float, ...]], values: Tensor) -> Tensor:
+def _affine(images: Tensor, matrix: Callable[[float], tuple[float, ...]], values: _Values) -> Tensor:
     """Return images whose pixel (x, y) is the nearest to (a x + b y + c, d x + e y + f), grey where there is none.
 
     Fixed-point arithmetic with 16 bits, as affine_fixed in Pillow's Geometry.c. Without rotation or shear Pillow uses
@@ -191,7 +201,7 @@ def _affine(images: Tensor, matrix: Callable[[float], tuple[float, ...]], values
     for value in values.tolist():
         a, b, c, d, e, f = matrix(value)
         fixed.append([_fix(v) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)])
-    a, b, c, d, e, f = torch.tensor(fixed, dtype=torch.int64, device=device).T[..., None, None]
+    a, b, c, d, e, f = uploaded(np.array(fixed, np.int64), device).T[..., None, None]
     x = torch.arange(width, device=device)
     y = torch.arange(height, device=device)[:, None]
     left, top = (c + a * x + b * y) >> 16, (f + d * x + e * y) >> 16

@@ -19,6 +19,7 @@ from effnet.config import Augment
 from effnet.data.augment import pillow_ops
 from effnet.data.augment.device_ops import OPS
 from effnet.data.augment.draws import mix, uniform
+from effnet.data.augment.upload import uploaded
 
 LEVELS = 10.0  # the strongest usual magnitude; the tables' go from 0 to this
 FAINT = 0.1  # the smallest factor of brightness, colour, contrast and sharpness
@@ -207,28 +208,27 @@ class Mixed(NamedTuple):
 
 def mixup(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float) -> Mixed:
     """Blend each (float, normalised) image with another of the batch (arXiv 1710.09412), by shares from Beta(α, α)."""
-    share, other = _pairs(len(images), seed, step, alpha, images.device)
+    share, other = (uploaded(drawn, images.device) for drawn in _pairs(len(images), seed, step, alpha))
     weights = share.to(images.dtype)[:, None, None, None]
     return Mixed(weights * images + (1 - weights) * images[other], labels[other], share)
 
 
 def cutmix(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float) -> Mixed:
     """Put a rectangle of another image of the batch into each (arXiv 1905.04899); the share is the area that stays."""
-    share, other = _pairs(len(images), seed, step, alpha, images.device)
+    share, other = _pairs(len(images), seed, step, alpha)
     height, width = images.shape[2:]
-    side = np.sqrt(1 - share.cpu().numpy().astype(np.float64))
+    side = np.sqrt(1 - share.astype(np.float64))
     h, w = np.trunc(side * height), np.trunc(side * width)
     x, y = uniform(seed, step, _STREAM + 3, np.arange(len(images))[:, None], np.arange(2)).T
     left, top = np.floor(x * width) - w // 2, np.floor(y * height) - h // 2  # the centre is anywhere; the edge clips
     boxes = _boxes(left, top, w, h, height, width, images.device)
-    stays = 1 - boxes.float().mean((1, 2))
+    stays, other = 1 - boxes.float().mean((1, 2)), uploaded(other, images.device)
     return Mixed(torch.where(boxes[:, None], images[other], images), labels[other], stays)
 
 
-def _pairs(number: int, seed: int, step: int, alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def _pairs(number: int, seed: int, step: int, alpha: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     random = np.random.Generator(np.random.Philox(int(mix(seed, step, _STREAM + 2))))
-    share = torch.from_numpy(random.beta(alpha, alpha, number).astype(np.float32))
-    return share.to(device), torch.from_numpy(random.permutation(number)).to(device)
+    return random.beta(alpha, alpha, number).astype(np.float32), random.permutation(number)
 
 
 def _boxes(
@@ -241,7 +241,7 @@ def _boxes(
     device: torch.device,
 ) -> Tensor:
     """Return bool (n, height, width), true inside each rectangle."""
-    corners = torch.from_numpy(np.stack([left, top, left + w, top + h], axis=1)).to(device)
+    corners = uploaded(np.stack([left, top, left + w, top + h], axis=1), device)
     x0, y0, x1, y1 = (corner[:, None] for corner in corners.T)
     columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
     across = (columns >= x0) & (columns < x1)
@@ -269,7 +269,6 @@ def _apply_batched(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
     changed = images.clone()
     for ops, values in layers:
         for op in sorted({op for op in ops if op not in (None, "Identity")}):
-            rows = torch.from_numpy(np.flatnonzero(ops == op)).to(images.device)
-            # As Python numbers: the exact matrix is computed from them in double precision.
-            changed[rows] = OPS[op](changed[rows], torch.from_numpy(values[ops == op]).to(images.device))
+            rows = uploaded(np.flatnonzero(ops == op), images.device)
+            changed[rows] = OPS[op](changed[rows], values[ops == op])
     return changed

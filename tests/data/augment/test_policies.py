@@ -131,7 +131,7 @@ def test_no_operation_turns_an_image_into_one_colour(
     value = value_of(policy, op, magnitude, side, np.array([sign]))
     noise = torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     here = pillow_ops.apply(noise, [[(op, float(value[0]))]])
-    there = OPS[op](noise, torch.from_numpy(value))
+    there = OPS[op](noise, value)
     assert torch.equal(here, there)
     for channel in here[0]:
         assert channel.min() < channel.max()

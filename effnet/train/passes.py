@@ -1,0 +1,138 @@
+"""A micro-batch through the network and back: plain, or on a GPU as a CUDA graph.
+
+A small network's step is a thousand kernels of a few microseconds each, and launching them one by one takes longer than
+running them. A graph is captured once for every shape and launched whole afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from effnet.config import Recipe
+from effnet.models.build import Network, Noise
+
+_WARM_UP = 2  # passes before a capture: libraries choose their kernels and allocate in the first ones
+
+
+class Inputs(NamedTuple):
+    """A micro-batch of n images, on the network's device."""
+
+    images: Tensor  # float32 (n, 3, H, W), normalised and mixed
+    labels: Tensor  # int64 (n,)
+    noise: Noise
+    other_labels: Tensor | None = None  # of the images that were mixed in
+    share: Tensor | None = None  # float32 (n,): of the image itself, where another was mixed in
+
+
+class Buffers:
+    """A copy of the batch norms' statistics, from before a forward pass changes them."""
+
+    def __init__(self, network: Network) -> None:
+        self._now = list(network.buffers())
+        self._kept = [buffer.clone() for buffer in self._now]
+
+    def keep(self) -> None:
+        """Copy the current statistics."""
+        torch._foreach_copy_(self._kept, self._now)
+
+    def put_back(self) -> None:
+        """Restore the copied statistics."""
+        torch._foreach_copy_(self._now, self._kept)
+
+
+class Passes:
+    """Forward and backward passes of a network that is trained.
+
+    Args:
+        network: to train, in training mode when it is used.
+        recipe: its batch size, label smoothing.
+        bfloat16: whether the forward pass is under autocast to bfloat16.
+        class_weights: float32 (classes,), of losses; or none.
+    """
+
+    def __init__(self, network: Network, recipe: Recipe, *, bfloat16: bool, class_weights: Tensor | None) -> None:
+        self._network, self._recipe = network, recipe
+        self._bfloat16, self._class_weights = bfloat16, class_weights
+        self._device = next(network.parameters()).device
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Add the images' share of the gradient to the weights'; return the sum of their losses, on the device."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            logits = self._network(inputs.images, inputs.noise)
+        logits = logits.float()
+        losses = self._losses(logits, inputs.labels)
+        if inputs.other_labels is not None and inputs.share is not None:
+            others = self._losses(logits, inputs.other_labels)
+            losses = inputs.share * losses + (1 - inputs.share) * others
+        loss = losses.sum()
+        (loss / self._recipe.batch_size).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        smoothing = self._recipe.label_smoothing
+        losses = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        return losses if self._class_weights is None else losses * self._class_weights[labels]
+
+
+class _Captured(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: Inputs  # the graph reads them
+    loss: Tensor  # the graph writes it
+
+
+class GraphedPasses:
+    """The same passes as CUDA graphs, one for each shape of the inputs.
+
+    The gradients must stay where they are (Optimizer.keep_gradients): a graph adds to these. Nothing in the passes may
+    depend on the host, nor meet another rank.
+    """
+
+    def __init__(self, passes: Passes, network: Network, gradients: Tensor) -> None:
+        self._passes, self._network, self._gradients = passes, network, gradients
+        self._captured: dict[tuple[object, ...], _Captured] = {}
+        self._dropout = network.dropout.p
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """As `Passes`; the returned tensor is overwritten by the next call of the same shape."""
+        if self._network.dropout.p != self._dropout:  # another stage of progressive learning: other shapes, too
+            self._captured.clear()
+            self._dropout = self._network.dropout.p
+        shape = (tuple(inputs.images.shape), inputs.share is not None)
+        if (captured := self._captured.get(shape)) is None:
+            captured = self._captured[shape] = self._capture(inputs)
+        for mine, given in zip(_tensors(captured.inputs), _tensors(inputs), strict=True):
+            mine.copy_(given)
+        captured.graph.replay()
+        return captured.loss
+
+    def _capture(self, inputs: Inputs) -> _Captured:
+        mine = _copied(inputs)
+        buffers, gradients = Buffers(self._network), self._gradients.clone()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self._passes(mine)
+            buffers.put_back()
+            self._gradients.copy_(gradients)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Threads that decode allocate pinned memory meanwhile: only this thread's calls are of the capture.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            loss = self._passes(mine)
+        return _Captured(graph, mine, loss)
+
+
+def _tensors(inputs: Inputs) -> list[Tensor]:
+    parts = (inputs.images, inputs.labels, *inputs.noise, inputs.other_labels, inputs.share)
+    return [part for part in parts if part is not None]
+
+
+def _copied(inputs: Inputs) -> Inputs:
+    noise = Noise(*(part.clone() for part in inputs.noise))
+    other, share = (None if part is None else part.clone() for part in (inputs.other_labels, inputs.share))
+    return Inputs(inputs.images.clone(), inputs.labels.clone(), noise, other, share)
