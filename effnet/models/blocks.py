@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -48,6 +52,40 @@ class ConvNormAct(nn.Sequential):
         self.norm = nn.BatchNorm2d(out_channels, arch.norm_epsilon, arch.norm_momentum)
         if act:
             self.act = activation(arch)
+        self.act_name = arch.activation if act else "none"
+
+    def forward(self, x: Tensor, drop: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Map (N, C_in, H, W) to act(norm(conv(x))) * drop + residual.
+
+        Args:
+            x: the input.
+            drop: (N,), a factor for each sample, if there is one.
+            residual: of the output's shape, if there is one.
+        """
+        *before, norm = [module for name, module in self.named_children() if name != "act"]
+        for module in before:
+            x = module(x)
+        if (kernels := _kernels(x)) and type(norm) is nn.BatchNorm2d and norm.training:
+            return kernels.norm_act(x, norm, self.act_name, drop, residual)  # type: ignore[no-any-return]
+        x = norm(x)
+        if self.act_name != "none":
+            x = self.act(x)
+        if drop is not None:
+            x = x * drop.to(x.dtype)[:, None, None, None]
+        return x if residual is None else x + residual
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    """Return the fused kernels for a tensor on a GPU, if Triton is there to compile them."""
+    return _triton_kernels() if x.is_cuda else None
+
+
+@cache
+def _triton_kernels() -> ModuleType | None:
+    try:
+        return import_module("effnet.models.kernels")
+    except ImportError:  # torch for CUDA brings Triton along; other builds may not
+        return None
 
 
 def padding(rule: str, size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -69,10 +107,13 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = activation(arch)
+        self.act_name = arch.activation
         self.expand = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of x (N, C, H, W)."""
+        if self.training and self.act_name in ("silu", "relu") and (kernels := _kernels(x)):
+            return kernels.squeeze_excite(x, self.reduce, self.expand, self.act_name)  # type: ignore[no-any-return]
         gate: Tensor = self.expand(self.act(self.reduce(functional.adaptive_avg_pool2d(x, 1))))
         return x * gate.sigmoid()
 
@@ -84,7 +125,7 @@ class Residual(nn.Module):
     dropped per sample at `drop_rate`, and kept branches are divided by the chance of being kept.
     """
 
-    def __init__(self, branch: nn.Module, block: Block) -> None:
+    def __init__(self, branch: nn.Sequential, block: Block) -> None:
         super().__init__()
         self.branch = branch
         self.residual = block.residual
@@ -92,20 +133,23 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, draw: Tensor | None = None) -> Tensor:
         """Map (N, C_in, H, W) to (N, C_out, H', W'); `draw`, (N,) in [0, 1), decides instead of torch's generator."""
-        out: Tensor = self.branch(x)
         if not self.residual:
-            return out
+            return self.branch(x)  # type: ignore[no-any-return]
+        drop = None
         if self.training and self.drop_rate:
             keep = 1.0 - self.drop_rate
-            draw = torch.rand(len(x), device=x.device) if draw is None else draw
-            out = out * ((draw < keep) / keep).to(out.dtype)[:, None, None, None]
-        return out + x
+            drop = ((torch.rand(len(x), device=x.device) if draw is None else draw) < keep) / keep
+        *front, last = self.branch
+        out = x
+        for module in front:
+            out = module(out)
+        return last(out, drop, x)  # type: ignore[no-any-return]
 
 
 class Bottleneck(Residual):
     """ResNet's bottleneck: the shortcut is projected where shapes differ, and an activation follows the sum."""
 
-    def __init__(self, arch: Architecture, branch: nn.Module, block: Block, size: int) -> None:
+    def __init__(self, arch: Architecture, branch: nn.Sequential, block: Block, size: int) -> None:
         super().__init__(branch, block)
         out_channels = block.spec.channels
         self.shortcut = (

@@ -1,6 +1,6 @@
 """The operations of augmentation policies on the CPU: Pillow's own, one image after the other, in threads.
 
-On a device the same results come from effnet.data.augment.device_ops, a whole batch at a time.
+On a GPU the same results come from effnet.data.augment.kernels, a whole batch at a time.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effnet.config import Augment
-from effnet.data.augment import pillow_ops
-from effnet.data.augment.device_ops import OPS
+from effnet.data.augment import codes, pillow_ops
+from effnet.data.augment.codes import Layer
 from effnet.data.augment.draws import mix, uniform
 from effnet.data.augment.upload import uploaded
 
@@ -80,7 +83,7 @@ POLICIES = {"v0": _parse(_V0), "imagenet": _parse(_IMAGENET)}
 
 
 def value_of(policy: str, op: str, magnitude: float, size: int, sign: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return an operation's value for a magnitude (0..30) and signs (±1), in the units of `device_ops`.
+    """Return an operation's value for a magnitude (0..30) and signs (±1), in Pillow's units.
 
     `v0` follows the official code: posterize keeps 1..4 bits (its 0 bits come out as 1: TensorFlow shifts a byte by at
     most 7), translation goes up to 250 pixels whatever the image's side, but here never beyond three quarters of it.
@@ -159,7 +162,7 @@ def auto_augment(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: i
             here = (chosen == number) & (whether < probability)
             ops[here] = op
             values[here] = value_of(policy, op, magnitude, images.shape[-1], np.where(sign[here] < 0.5, -1.0, 1.0))
-        layers.append(_Layer(ops, values))
+        layers.append(Layer(ops, values))
     return _apply(images, layers)
 
 
@@ -179,13 +182,11 @@ def rand_augment(
         for op in set(ops):
             here = ops == op
             values[here] = value_of("rand", op, magnitude, images.shape[-1], np.where(sign[here] < 0.5, -1.0, 1.0))
-        drawn.append(_Layer(ops, values))
+        drawn.append(Layer(ops, values))
     return _apply(images, drawn)
 
 
-def erase(
-    images: Tensor, samples: NDArray[np.int64], seed: int, epoch: int, *, probability: float = 0.25, fill: int = 128
-) -> Tensor:
+def erase(images: Tensor, samples: NDArray[np.int64], seed: int, epoch: int, *, probability: float = 0.25) -> Tensor:
     """Paint over a rectangle of 2 to 33 % of the area, ratio 0.3 to 3.3, with grey (arXiv 1708.04896)."""
     height, width = images.shape[2:]
     whether, area, ratio, x, y = uniform(seed, epoch, _STREAM + 1, samples[:, None], np.arange(5)).T
@@ -194,8 +195,11 @@ def erase(
     h = np.minimum(height, np.rint(np.sqrt(target * aspect)))
     w = np.minimum(width, np.rint(np.sqrt(target / aspect)))
     h, w = np.where(whether < probability, h, 0), np.where(whether < probability, w, 0)
-    boxes = _boxes(np.floor(x * (width - w + 1)), np.floor(y * (height - h + 1)), w, h, height, width, images.device)
-    return torch.where(boxes[:, None], fill, images)
+    corners = _corners(np.floor(x * (width - w + 1)), np.floor(y * (height - h + 1)), w, h)
+    if kernels := _kernels(images):
+        found: Tensor = kernels.apply(images, codes.boxes(corners))
+        return found
+    return torch.where(_inside(corners, height, width, images.device)[:, None], pillow_ops.FILL, images)
 
 
 class Mixed(NamedTuple):
@@ -221,9 +225,9 @@ def cutmix(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float
     h, w = np.trunc(side * height), np.trunc(side * width)
     x, y = uniform(seed, step, _STREAM + 3, np.arange(len(images))[:, None], np.arange(2)).T
     left, top = np.floor(x * width) - w // 2, np.floor(y * height) - h // 2  # the centre is anywhere; the edge clips
-    boxes = _boxes(left, top, w, h, height, width, images.device)
-    stays, other = 1 - boxes.float().mean((1, 2)), uploaded(other, images.device)
-    return Mixed(torch.where(boxes[:, None], images[other], images), labels[other], stays)
+    boxes = _inside(_corners(left, top, w, h), height, width, images.device)
+    stays, place = 1 - boxes.float().mean((1, 2)), uploaded(other, images.device)
+    return Mixed(torch.where(boxes[:, None], images[place], images), labels[place], stays)
 
 
 def _pairs(number: int, seed: int, step: int, alpha: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -231,18 +235,15 @@ def _pairs(number: int, seed: int, step: int, alpha: float) -> tuple[NDArray[np.
     return random.beta(alpha, alpha, number).astype(np.float32), random.permutation(number)
 
 
-def _boxes(
-    left: NDArray[np.float64],
-    top: NDArray[np.float64],
-    w: NDArray[np.float64],
-    h: NDArray[np.float64],
-    height: int,
-    width: int,
-    device: torch.device,
-) -> Tensor:
+def _corners(
+    left: NDArray[np.float64], top: NDArray[np.float64], w: NDArray[np.float64], h: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return np.stack([left, top, left + w, top + h], axis=1)
+
+
+def _inside(corners: NDArray[np.float64], height: int, width: int, device: torch.device) -> Tensor:
     """Return bool (n, height, width), true inside each rectangle."""
-    corners = uploaded(np.stack([left, top, left + w, top + h], axis=1), device)
-    x0, y0, x1, y1 = (corner[:, None] for corner in corners.T)
+    x0, y0, x1, y1 = (corner[:, None] for corner in uploaded(corners, device).T)
     columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
     across = (columns >= x0) & (columns < x1)
     down = (rows >= y0) & (rows < y1)
@@ -250,25 +251,24 @@ def _boxes(
     return inside
 
 
-class _Layer(NamedTuple):
-    """One operation for each sample of a batch."""
-
-    ops: NDArray[np.object_]  # names; None where the sample is unchanged
-    values: NDArray[np.float64]
-
-
-def _apply(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
-    """Run the layers in turn: on the CPU image by image, elsewhere each operation once for the samples that drew it."""
-    if images.device.type == "cpu":
-        samples = zip(*(zip(layer.ops, layer.values.tolist(), strict=True) for layer in layers), strict=True)
-        return pillow_ops.apply(images, [[step for step in steps if step[0] is not None] for steps in samples])
-    return _apply_batched(images, layers)
+def _apply(images: Tensor, layers: Sequence[Layer]) -> Tensor:
+    """Run the layers in turn: on the CPU image by image, on a GPU each for the whole batch."""
+    if kernels := _kernels(images):
+        found: Tensor = kernels.apply(images, codes.encode(layers, *images.shape[2:]))
+        return found
+    samples = zip(*(zip(layer.ops, layer.values.tolist(), strict=True) for layer in layers), strict=True)
+    steps = [[step for step in steps if step[0] is not None] for steps in samples]
+    return pillow_ops.apply(images.cpu(), steps).to(images.device)
 
 
-def _apply_batched(images: Tensor, layers: Sequence[_Layer]) -> Tensor:
-    changed = images.clone()
-    for ops, values in layers:
-        for op in sorted({op for op in ops if op not in (None, "Identity")}):
-            rows = uploaded(np.flatnonzero(ops == op), images.device)
-            changed[rows] = OPS[op](changed[rows], values[ops == op])
-    return changed
+def _kernels(images: Tensor) -> ModuleType | None:
+    """Return the kernels for images on a GPU, if Triton is there to compile them."""
+    return _triton_kernels() if images.is_cuda else None
+
+
+@cache
+def _triton_kernels() -> ModuleType | None:
+    try:
+        return import_module("effnet.data.augment.kernels")
+    except ImportError:  # torch for CUDA brings Triton along; other builds may not
+        return None

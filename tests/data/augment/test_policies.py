@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from effnet.config import Augment, Recipe
-from effnet.data.augment import pillow_ops, policies
-from effnet.data.augment.device_ops import OPS
+from effnet.data.augment import codes, pillow_ops, policies
 from effnet.data.augment.policies import (
     POLICIES,
     RAND_OPS,
@@ -52,13 +51,6 @@ def test_a_samples_result_does_not_depend_on_its_batch(name: str, images: torch.
     assert (whole != images).flatten(1).any(1).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("name", ["v0", "imagenet", "rand"])
-def test_a_device_gives_what_the_cpu_gives(name: str, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = RUNS[name](images, np.arange(40))
-    monkeypatch.setattr(policies, "_apply", policies._apply_batched)  # as on a device
-    assert torch.equal(RUNS[name](images, np.arange(40)), here)
-
-
 @pytest.mark.parametrize("name", ["v0", "imagenet"])
 def test_policies_are_drawn_as_stated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[object, ...]] = []
@@ -86,7 +78,7 @@ def test_tables_have_25_pairs_and_known_operations() -> None:
         assert len(pairs) == 25
         assert all(len(pair) == 2 for pair in pairs)
         assert all(
-            step.op in policies.OPS and 0 <= step.probability <= 1 and 0 <= step.magnitude <= 10
+            step.op in codes.OPS and 0 <= step.probability <= 1 and 0 <= step.magnitude <= 10
             for pair in pairs
             for step in pair
         )
@@ -131,8 +123,6 @@ def test_no_operation_turns_an_image_into_one_colour(
     value = value_of(policy, op, magnitude, side, np.array([sign]))
     noise = torch.randint(0, 256, (1, 3, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     here = pillow_ops.apply(noise, [[(op, float(value[0]))]])
-    there = OPS[op](noise, value)
-    assert torch.equal(here, there)
     for channel in here[0]:
         assert channel.min() < channel.max()
 

@@ -1,7 +1,8 @@
-"""Each operation gives Pillow's result, bit for bit, on photographs and noise."""
+"""Each operation gives Pillow's result, bit for bit, on photographs and noise; run by Triton's interpreter."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,7 +11,11 @@ import skimage.data
 import torch
 from PIL import Image
 
-from effnet.data.augment.device_ops import OPS
+os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported, which here happens first in this process
+
+from effnet.config import Augment
+from effnet.data.augment import kernels, policies
+from effnet.data.augment.codes import OPS, Layer, encode
 from effnet.data.augment.pillow_ops import PILLOW_OPS
 
 VALUES: dict[str, Iterable[float]] = {
@@ -48,16 +53,17 @@ def pictures() -> list[Image.Image]:
 
 
 def test_every_operation_is_compared() -> None:
-    assert PILLOW_OPS.keys() == OPS.keys() == VALUES.keys()
+    assert set(PILLOW_OPS) == OPS == set(VALUES)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", sorted(OPS))
 def test_equal_to_pillow(op: str) -> None:
     images = pictures()
     function, values = PILLOW_OPS[op], VALUES[op]
     cases = [(image, float(value)) for value in values for image in images]
     batch = torch.from_numpy(np.stack([np.asarray(image) for image, _ in cases])).permute(0, 3, 1, 2)
-    found = OPS[op](batch, np.array([value for _, value in cases], np.float64))
+    layer = Layer(np.full(len(cases), op, object), np.array([value for _, value in cases], np.float64))
+    found = kernels.apply(batch, encode([layer], *batch.shape[2:]))
     wanted = np.stack([np.asarray(function(image, value)) for image, value in cases])
     difference = np.abs(found.permute(0, 2, 3, 1).numpy().astype(int) - wanted)
     assert found.dtype == torch.uint8
@@ -66,3 +72,14 @@ def test_equal_to_pillow(op: str) -> None:
         for (_, value), row in zip(cases, difference, strict=True)
         if row.any()
     ]
+
+
+@pytest.mark.parametrize("policy", ["autoaugment_v0", "autoaugment_imagenet", "randaugment"])
+def test_a_policy_gives_a_batch_the_same_bits(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = torch.from_numpy(np.stack([np.asarray(image) for image in pictures() * 4])).permute(0, 3, 1, 2)
+    samples, config = np.arange(len(batch)), Augment(policy=policy, erase=0.5)
+    here = policies.augment_batch(batch, config, samples, 3, 1)
+    monkeypatch.setattr(policies, "_kernels", lambda _images: kernels)  # as on a GPU
+    there = policies.augment_batch(batch, config, samples, 3, 1)
+    assert torch.equal(here, there)
+    assert not torch.equal(here, batch)
