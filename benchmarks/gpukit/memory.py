@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from effnet.arch.cost import count
+from effnet.memory import training_bytes
 from effnet.train.schedule import stage
 from effnet.train.step import take_step
 from gpukit.kit import Findings, Kit, batch, network, training
 
-SIZES = {"b0": 128, "b1": 64, "b2": 64, "b3": 32, "b4": 32, "b5": 16, "b6": 8, "b7": 8}
+SIZES = {"b0": 128, "b4": 32, "b7": 8}
 
 
 def run(kit: Kit) -> Findings:
@@ -27,10 +28,12 @@ def run(kit: Kit) -> Findings:
             take_step(state, one, now)
             peak = torch.cuda.max_memory_allocated() - before
             activations = count(arch, 10).activations
+            modelled = training_bytes(arch, 10, size) - training_bytes(arch, 10, 0)
             found.numbers[name] = {
                 "images": size,
                 "bytes_per_image": round(peak / size),
                 "bytes_per_activation": round(peak / size / activations, 2),
+                "over_the_model": round(peak / modelled, 3),
                 "reserved_over_peak": round(torch.cuda.max_memory_reserved() / torch.cuda.max_memory_allocated(), 2),
             }
             del state, one

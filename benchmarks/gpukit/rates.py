@@ -15,8 +15,7 @@ from effnet.train.schedule import stage
 from effnet.train.step import take_step
 from gpukit.kit import Findings, Kit, batch, network, training
 
-BATCHES_ALL = {"efficientnet_b0": 256, "efficientnet_b4": 64, "efficientnet_b7": 16}
-BATCHES = {"efficientnet_b0": 256}
+BATCHES = {"efficientnet_b0": 256, "efficientnet_b4": 64, "efficientnet_b7": 16}
 ROUNDS = 3
 
 
@@ -28,13 +27,12 @@ def run(kit: Kit) -> Findings:
     return found
 
 
-def compare(kit: Kit, name: str, size: int) -> dict[str, Any]:
-    """Return images/s of each contender, and ours over theirs."""
+def compare(kit: Kit, name: str, size: int, *, compiled: bool = False) -> dict[str, Any]:
+    """Return images/s of each contender, ours and timm's, eager or compiled, and ours over theirs."""
     arch = network(name, kit.of(None, 32))
     steps: dict[str, Callable[[], Any]] = {"ours": our_step(kit, arch, size)}
     if kit.gpu:
-        steps["timm eager"] = timm_step(kit, name, arch, size, compiled=False)
-        steps["timm compiled"] = timm_step(kit, name, arch, size, compiled=True)
+        steps["timm compiled" if compiled else "timm eager"] = timm_step(kit, name, arch, size, compiled=compiled)
     rates: dict[str, list[float]] = {label: [] for label in steps}
     for step in steps.values():
         for _ in range(3):
