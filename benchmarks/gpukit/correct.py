@@ -146,6 +146,8 @@ def _steps(kit: Kit, found: Findings) -> None:
         for one in batches:
             take_step(state, one, now)
         torch.cuda.set_sync_debug_mode("default")
-    places = [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in heard if "synchroniz" in str(w.message).lower()]
+    places = [
+        f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in heard if "called a synchronizing" in str(w.message)
+    ]
     found.numbers["waits_in_three_steps"] = {place: places.count(place) for place in sorted(set(places))}
     found.check("no step waits for the device", not places)

@@ -10,6 +10,7 @@ Written in Triton, which torch for CUDA brings along; its interpreter runs the s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,9 +49,10 @@ def _slope(z, ACT: tl.constexpr):
     return slope
 
 
-@triton.jit
-def _sum_forward(x, shift, partial, rows, channels, stretch, ROWS: tl.constexpr, COLS: tl.constexpr):
+@triton.jit(do_not_specialize=("rows", "units", "stretch"))
+def _sum_forward(x, shift, partial, rows, units, stretch, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Sum x - shift and its square over a stretch of rows: partial, (2, stretches, channels)."""
+    channels = units * UNIT
     number, stretches = tl.program_id(0), tl.num_programs(0)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     there = col < channels
@@ -69,12 +71,13 @@ def _sum_forward(x, shift, partial, rows, channels, stretch, ROWS: tl.constexpr,
     tl.store(partial + (stretches + number) * channels + col, tl.sum(two, 0), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("stretches", "rows", "units"))
 def _statistics(
-    partial, weight, bias, running_mean, running_var, kept, stretches, rows, channels, momentum, epsilon,
-    PARTS: tl.constexpr, COLS: tl.constexpr,
+    partial, weight, bias, running_mean, running_var, kept, stretches, rows, units, momentum, epsilon,
+    UNIT: tl.constexpr, PARTS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Move the running statistics; write scale, shift, mean and 1 / standard deviation: kept, (4, channels)."""
+    channels = units * UNIT
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
     there = col < channels
     one = tl.zeros((COLS,), tl.float32)
@@ -101,12 +104,13 @@ def _statistics(
     tl.store(kept + 3 * channels + col, inverse, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "units", "positions"))
 def _norm_forward(
-    x, kept, drop, residual, y, rows, channels, positions,
-    ACT: tl.constexpr, DROP: tl.constexpr, ADD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    x, kept, drop, residual, y, rows, units, positions,
+    ACT: tl.constexpr, DROP: tl.constexpr, ADD: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """y = act(x * scale + shift) * drop[sample] + residual."""
+    channels = units * UNIT
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     mask = (row < rows)[:, None] & (col < channels)[None, :]
@@ -121,12 +125,13 @@ def _norm_forward(
     tl.store(y + place, z.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "units", "positions", "stretch"))
 def _sum_backward(
-    x, dy, kept, drop, partial, rows, channels, positions, stretch,
-    ACT: tl.constexpr, DROP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    x, dy, kept, drop, partial, rows, units, positions, stretch,
+    ACT: tl.constexpr, DROP: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Sum the gradient of the norm's output, and its product with the normalised input, over a stretch of rows."""
+    channels = units * UNIT
     number, stretches = tl.program_id(0), tl.num_programs(0)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     there = col < channels
@@ -157,12 +162,13 @@ def _load_kept(kept, col, there, channels):
     return scale, shift, mean, inverse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "units", "positions"))
 def _norm_backward(
-    x, dy, kept, drop, sums, dx, rows, channels, positions,
-    ACT: tl.constexpr, DROP: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    x, dy, kept, drop, sums, dx, rows, units, positions,
+    ACT: tl.constexpr, DROP: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """dx = scale * (g - mean of g - normalised x * mean of g * normalised x), g the gradient of the norm's output."""
+    channels = units * UNIT
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     there = col < channels
@@ -179,12 +185,13 @@ def _norm_backward(
     tl.store(dx + place, d.to(dx.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("units", "positions"))
 def _sum_positions(
-    x, other, found, channels, positions, factor,
-    TIMES: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    x, other, found, units, positions, factor,
+    TIMES: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """Sum x, or x times another, over a sample's positions, times a factor: found, (samples, channels)."""
+    channels = units * UNIT
     sample = tl.program_id(0).to(tl.int64)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     total = tl.zeros((ROWS, COLS), tl.float32)
@@ -199,12 +206,13 @@ def _sum_positions(
     tl.store(found + sample * channels + col, tl.sum(total, 0) * factor, mask=col < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("rows", "units", "positions"))
 def _times_gate(
-    x, gate, more, y, rows, channels, positions,
-    ADD: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    x, gate, more, y, rows, units, positions,
+    ADD: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """y = x * gate[sample, channel] + more[sample, channel]."""
+    channels = units * UNIT
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     mask = (row < rows)[:, None] & (col < channels)[None, :]
@@ -214,6 +222,14 @@ def _times_gate(
     if ADD:
         v += tl.load(more + of, mask=mask, other=0.0)
     tl.store(y + place, v.to(y.dtype.element_ty), mask=mask)
+
+
+def _unit(channels: int) -> int:
+    """Return the largest power of two, up to 16, that divides a number of channels: so wide are loads and stores.
+
+    A kernel that knows it is compiled once for all numbers of channels that share it.
+    """
+    return math.gcd(channels, 16)
 
 
 def _columns(channels: int) -> int:
@@ -237,22 +253,22 @@ class _NormAct(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         samples, channels, height, width = x.shape
         positions = height * width
-        rows = samples * positions
+        rows, unit = samples * positions, _unit(channels)
         kept = torch.empty(4, channels, dtype=torch.float32, device=x.device)
         partial, stretch, grid = _partial(x, rows, channels)
         row, cols = _tiles(channels, _TILE // 2)
-        _sum_forward[grid](x, running_mean, partial, rows, channels, stretch, ROWS=row, COLS=cols)
+        _sum_forward[grid](x, running_mean, partial, rows, channels // unit, stretch, UNIT=unit, ROWS=row, COLS=cols)
         _statistics[(triton.cdiv(channels, 16),)](
-            partial, weight, bias, running_mean, running_var, kept, grid[0], rows, channels, momentum, epsilon,
-            PARTS=64, COLS=16,
+            partial, weight, bias, running_mean, running_var, kept, grid[0], rows, channels // unit, momentum, epsilon,
+            UNIT=unit, PARTS=64, COLS=16,
         )  # fmt: skip
         y = torch.empty_like(x)
         if residual is not None:
             residual = residual.contiguous(memory_format=torch.channels_last)
         row, cols = _tiles(channels)
         _norm_forward[(triton.cdiv(rows, row), triton.cdiv(channels, cols))](
-            x, kept, kept if drop is None else drop, x if residual is None else residual, y, rows, channels, positions,
-            ACT=act, DROP=drop is not None, ADD=residual is not None, ROWS=row, COLS=cols,
+            x, kept, kept if drop is None else drop, x if residual is None else residual, y, rows,
+            channels // unit, positions, UNIT=unit, ACT=act, DROP=drop is not None, ADD=residual is not None, ROWS=row, COLS=cols,
         )  # fmt: skip
         ctx.save_for_backward(x, kept, drop)
         ctx.act, ctx.adds = act, residual is not None
@@ -268,16 +284,16 @@ class _NormAct(torch.autograd.Function):
         rows = samples * positions
         partial, stretch, grid = _partial(x, rows, channels)
         row, cols = _tiles(channels, _TILE // 2)
-        options = {"ACT": ctx.act, "DROP": drop is not None}
+        options = {"ACT": ctx.act, "DROP": drop is not None, "UNIT": _unit(channels)}
         given = kept if drop is None else drop
         _sum_backward[grid](
-            x, dy, kept, given, partial, rows, channels, positions, stretch, ROWS=row, COLS=cols, **options
+            x, dy, kept, given, partial, rows, channels // unit, positions, stretch, ROWS=row, COLS=cols, **options
         )
         sums = partial.sum(1)  # (2, channels): the gradients of bias and weight
         dx = torch.empty_like(x)
         row, cols = _tiles(channels)
         _norm_backward[(triton.cdiv(rows, row), triton.cdiv(channels, cols))](
-            x, dy, kept, given, sums, dx, rows, channels, positions, ROWS=row, COLS=cols, **options
+            x, dy, kept, given, sums, dx, rows, channels // unit, positions, ROWS=row, COLS=cols, **options
         )
         return dx, sums[1], sums[0], None, None, None, None, None, None, dy if ctx.adds else None
 
@@ -353,7 +369,8 @@ def _over_positions(x: Tensor, other: Tensor | None, factor: float) -> Tensor:
     rows, cols = _tiles(channels, _TILE // 2)
     rows = min(rows, triton.next_power_of_2(height * width))
     _sum_positions[(samples, triton.cdiv(channels, cols))](
-        x, x if other is None else other, found, channels, height * width, factor,
+        x, x if other is None else other, found, channels // _unit(channels), height * width, factor,
+        UNIT=_unit(channels),
         TIMES=other is not None, ROWS=rows, COLS=cols,
     )  # fmt: skip
     return found
@@ -364,7 +381,8 @@ def _gated(x: Tensor, gate: Tensor, more: Tensor | None) -> Tensor:
     y, rows = torch.empty_like(x), samples * height * width
     row, cols = _tiles(channels)
     _times_gate[(triton.cdiv(rows, row), triton.cdiv(channels, cols))](
-        x, gate, gate if more is None else more, y, rows, channels, height * width,
+        x, gate, gate if more is None else more, y, rows, channels // _unit(channels), height * width,
+        UNIT=_unit(channels),
         ADD=more is not None, ROWS=row, COLS=cols,
     )  # fmt: skip
     return y

@@ -50,7 +50,7 @@ def _blend(base, level, factor):
     return tl.minimum(tl.maximum(mixed, 0.0), 255.0).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("positions",))
 def _write_tables(images, lines, tables, positions, PIXELS: tl.constexpr):
     """For each sample and channel whose operation has one, write the table of its 256 levels."""
     sample, channel = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -132,7 +132,7 @@ def _smooth(base, place, x, y, height, width, mask):
     return tl.where(inner, (2 * total + 13) // 26, v)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("height", "width"))
 def _write_images(images, lines, tables, out, height, width, PIXELS: tl.constexpr):
     """Make each sample's pixels by its operation."""
     sample = tl.program_id(0).to(tl.int64)
