@@ -1,26 +1,17 @@
-"""Jobs whose children run a line of code."""
+"""What both the tests of children and those of their places need."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks.compute.here import Job
-
-MODULE = "effnet_test_child"
+from tests.tasks.compute.jobs import jobs_in
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
-    """Make jobs whose child runs a line of code with `sys`, `os`, `time`, `signal` and `Path` at hand."""
-    code = "import os, signal, sys, time\nfrom pathlib import Path\nexec(sys.argv[1])\n"
-    (tmp_path / f"{MODULE}.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-    def make(name: str, line: str, work: float = 1.0) -> Job:
-        return Job(name, MODULE, (line,), tmp_path / "logs" / f"{name}.log", work)
-
-    return make
+    """Make jobs whose child runs a line of code."""
+    return jobs_in(tmp_path, monkeypatch)

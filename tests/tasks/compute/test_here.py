@@ -21,8 +21,7 @@ from tasks.compute import here as dispatch
 from tasks.compute import interrupt
 from tasks.compute.here import Job, run_jobs
 from tasks.compute.watch import Watch
-
-MODULE = "effnet_test_child"
+from tests.tasks.compute.jobs import MODULE
 
 
 def children() -> list[psutil.Process]:
