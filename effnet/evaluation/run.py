@@ -342,9 +342,7 @@ def _opened(
         batch_size=batch_of(network.architecture.resolution),
         resolution=network.architecture.resolution,
         augment=augment,
-        threads=torch.get_num_threads()
-        if device.type == "cpu"
-        else cores(),  # beside a GPU they have nothing else to do
+        threads=torch.get_num_threads() if device.type == "cpu" else cores(),
         cache=cache,
     )
     loader.index = dataclasses.replace(loader.index, labels=matching.outputs[loader.index.labels])

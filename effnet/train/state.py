@@ -122,10 +122,10 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     )  # fmt: skip
     if recipe.norms == "train":
         synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
-    # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if device.type == "cpu" and named not in ("", "-1") and world.is_leader:
         warn(f"is to use {named}, where torch sees no GPU: trains on the CPU (effnet doctor says more)")
+    # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
     threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores() // world.local_size)
     shared = {
         "resolution": spec.architecture.resolution,

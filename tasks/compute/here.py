@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from effnet import machine
-from effnet.arch.memory import USABLE, training_bytes
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
+from effnet.memory import USABLE, training_bytes
 from effnet.order import Order
 from effnet.process import GRACE_SECONDS, WARNING
 from effnet.runs import RunFolder
@@ -32,8 +32,8 @@ from tasks.servers.gpus import Gpu, gpus
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
 BUSY_SECONDS = 30.0  # a run may still be held by an orphaned child that is saving its state
+CONTEXT_BYTES = 0.6e9  # that CUDA and its libraries take of a GPU for each process
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
-JUDGED = 256  # images that a training judges at a time (effnet.train.state.EVALUATION_BATCH)
 MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
 
 _ERRORS = {kind.exit_code: kind for kind in (ConfigError, DataError, BusyError, StoppedError, MachineError)}
@@ -116,9 +116,9 @@ def _job(order: Order, store: Store, compute: LocalCompute) -> Job:
 def _need(order: Order, store: Store) -> float:
     """Return the bytes that a training is predicted to take of each of its GPUs."""
     spec = RunFolder(store.runs / order.runs[0]).spec()
-    images = -(-spec.recipe.batch_size // (order.ranks * order.machines))
-    bfloat16 = spec.recipe.precision != "float32"
-    return training_bytes(spec.architecture, spec.num_classes, images, judged=JUDGED, bfloat16=bfloat16)
+    share = -(-spec.recipe.batch_size // (order.ranks * order.machines))
+    images, bfloat16 = min(spec.recipe.micro_batch or share, share), spec.recipe.precision != "float32"
+    return CONTEXT_BYTES + training_bytes(spec.architecture, spec.num_classes, images, bfloat16=bfloat16)
 
 
 def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:

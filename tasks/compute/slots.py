@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from effnet.arch.memory import USABLE
 from effnet.config import LocalCompute
 from effnet.errors import ConfigError
 from effnet.machine import CORES, SHARES_GPU
+from effnet.memory import USABLE
 from tasks.servers.gpus import VISIBLE, Gpu
 
 
