@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from effnet.machine import SHARES_GPU
+from effnet.runs import RunFolder
 from effnet.train import nvml
+from effnet.train.distributed import World
 from effnet.train.nvml import find_meter
+from effnet.train.state import prepare
 from effnet.train.usage import Clock, with_all_energy
 from tasks.records.tracking import SYSTEM
 
@@ -146,6 +149,17 @@ def test_nothing_is_told_where_the_library_is_missing_or_broken(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert find_meter(CUDA) is None
     assert "gpu_power_watts" not in Clock(time.time(), CUDA).usage(1)
+
+
+def test_a_training_that_misses_its_gpu_says_so(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told: list[str] = []
+    for named in ("GPU-1a2b3c4d", "", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        training = prepare(run_folder, World(), time.time(), told.append)
+        training.train_loader.close()
+        training.minival_loader.close()
+    assert told == ["is to use GPU-1a2b3c4d, where torch sees no GPU: trains on the CPU (effnet doctor says more)"]
 
 
 class Ranks:

@@ -221,6 +221,14 @@ def test_what_is_larger_than_a_gpu_has_it_alone() -> None:
     assert given(places) == (small, "1")
 
 
+def test_evaluations_have_a_gpu_alone() -> None:
+    places = Slots([Wish("train", 1e9), Wish("evaluate"), Wish("again", 1e9)], [ONE, TWO], LocalCompute(per_gpu=4))
+    assert given(places) == (Wish("train", 1e9), "0")
+    job, slot = places.next() or pytest.fail("no place")
+    assert (job.name, slot.gpus, slot.shared) == ("evaluate", (TWO,), False)
+    assert given(places) == (Wish("again", 1e9), "0")  # beside the training, not beside the evaluation
+
+
 def test_no_place_is_given_after_the_end() -> None:
     places = Slots([Wish("a"), Wish("b")], [ONE], LocalCompute())
     places.next()
