@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from effnet.config import LocalCompute
+from effnet.config import DataConfig, LocalCompute
+from effnet.data.shards.part import Part
 from effnet.errors import ConfigError, MachineError
 from effnet.machine import CORES, SHARES_GPU, cores
 from effnet.order import Order
 from effnet.runs import RunFolder
+from effnet.store import Store
 from tasks.compute import here, mps
 from tasks.compute.here import Job, run_jobs
 from tasks.compute.slots import Slots, fitting, slots
@@ -150,7 +152,10 @@ def test_gpus_that_the_user_chose_are_kept(made: Children, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("two_gpus")
 def test_shards_are_written_on_cores(made: Children) -> None:
-    (shard,) = made.run(replace(made.job("shard"), on_gpu=False))
+    data = DataConfig.model_validate({"source": {"kind": "digits"}})
+    order = Order(name="s", action="shard", shards=Part(data=data, source="0" * 16, part=0, parts=1))
+    wanted = here._job(order, Store(made.folder), LocalCompute())
+    (shard,) = made.run(replace(made.job("shard"), on_gpu=wanted.on_gpu))
     assert shard.gpus == ""
 
 
@@ -221,6 +226,15 @@ def test_what_is_larger_than_a_gpu_has_it_alone() -> None:
     assert given(places) == (small, "1")
 
 
+def test_number_at_once_is_the_least_of_what_is_asked_for_what_fits_and_what_is_left() -> None:
+    jobs = [Wish(f"{number}", 9e9) for number in range(9)]
+    assert Slots(jobs, [ONE, TWO], LocalCompute(parallel=3, per_gpu=8)).at_once == 3
+    assert Slots(jobs, [ONE, TWO], LocalCompute(per_gpu=8)).at_once == 4
+    assert Slots(jobs, [ONE, TWO], LocalCompute()).at_once == 2
+    assert Slots(jobs[:1], [ONE, TWO], LocalCompute(per_gpu=8)).at_once == 1
+    assert Slots([replace(job, ranks=2) for job in jobs], [ONE, TWO], LocalCompute(per_gpu=8)).at_once == 2
+
+
 def test_evaluations_have_a_gpu_alone() -> None:
     places = Slots([Wish("train", 1e9), Wish("evaluate"), Wish("again", 1e9)], [ONE, TWO], LocalCompute(per_gpu=4))
     assert given(places) == (Wish("train", 1e9), "0")
@@ -256,6 +270,8 @@ def test_what_fits_is_told(run_folder: RunFolder) -> None:
     assert wanted.need == pytest.approx(0.6e9, rel=0.2)  # a tiny network: its context
     jobs = [replace(wanted, need=9e9) for _ in range(3)]
     said: list[str] = []
+    here._places(jobs[:2], LocalCompute(per_gpu=8), said.append)
+    assert said == []  # there are as many GPUs
     places = here._places(jobs, LocalCompute(per_gpu=8), said.append)
     assert places.at_once == 3
     assert (
