@@ -21,6 +21,7 @@ from effnet.runs import RunFolder
 from effnet.store import Store
 from tasks.compute import here, mps
 from tasks.compute.here import Job, run_jobs
+from tasks.compute.orders import PoolJob
 from tasks.compute.slots import Slots, fitting, slots
 from tasks.compute.watch import Watch
 from tasks.servers import gpus as listing
@@ -277,6 +278,15 @@ def test_what_fits_is_told(run_folder: RunFolder) -> None:
     assert (
         "; 2 of b9 by memory: each is predicted to take 9.0 of the 21.0 GB of GPU 0 (NVIDIA L4, GPU-1a2b…)" in said[0]
     )
+
+
+def test_jobs_of_a_pool_are_found_again_by_who_knew_no_shares() -> None:
+    order = Order(name="train a", action="train", runs=("0" * 16,))
+    job = PoolJob(place="/store", shared=True, orders=(order,))
+    assert job.content() == {name: value for name, value in job.model_dump(mode="json").items() if name != "per_gpu"}
+    assert PoolJob.model_validate(job.content()) == job
+    several = job.model_copy(update={"per_gpu": 2})
+    assert PoolJob.model_validate(several.content()) == several
 
 
 class TestMps:
