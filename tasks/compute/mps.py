@@ -6,7 +6,6 @@ and small kernels leave most of the GPU idle meanwhile.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import shutil
@@ -31,9 +30,13 @@ code = code or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
 sys.exit(f"CUDA error {code}" if code else 0)
 """
 
+# Waits until the process that holds its standard input is gone, however it ends; those that use the service may finish.
+_END = f'cat > /dev/null; echo quit | {CONTROL}; rm -rf "$0"'
+
 _OUTPUT = "output"
 _running: dict[str, str] = {}  # the variables that reach the service of this process, once it runs
 _refused: list[str] = []  # why there is none
+_enders: list[subprocess.Popen[bytes]] = []  # what ends it
 
 
 def share(gpus: Sequence[Gpu], per_gpu: int) -> tuple[dict[str, str], str]:
@@ -63,31 +66,42 @@ def _start(gpus: Sequence[Gpu]) -> None:
     folder = tempfile.mkdtemp(prefix="effnet-mps-")  # a short path: sockets have at most 107 characters
     variables = {PIPES: folder, LOGS: folder}
     environment = os.environ | variables | {VISIBLE: ",".join(gpu.uuid for gpu in gpus)}
+    quiet = subprocess.DEVNULL
+    _enders.append(
+        subprocess.Popen(
+            ["sh", "-c", _END, folder],  # noqa: S607
+            stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, env=environment, start_new_session=True,
+        )
+    )  # fmt: skip
     try:
         _run([CONTROL, "-d"], environment)
         _run([sys.executable, "-P", "-c", _TRY], environment)  # it starts, but does not serve, in some containers
     except (OSError, subprocess.SubprocessError) as error:
         _refused.append(f"NVIDIA MPS does not start: {_why(folder) or what_failed(error)}")
-        _end(folder, environment)
-        return
-    _running.update(variables)
-    atexit.register(_end, folder, environment)
+        end()
+    else:
+        _running.update(variables)
 
 
-def _run(command: Sequence[str], environment: dict[str, str], told: str = "") -> None:
+def end() -> None:
+    """End the service, if it was started here; it would end with this process."""
+    while _enders:
+        ender = _enders.pop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            ender.communicate(timeout=SECONDS)
+    _running.clear()
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> None:
     with (Path(environment[PIPES]) / _OUTPUT).open("w") as output:  # a pipe would stay open as long as the service
         subprocess.run(
-            command, env=environment, input=told, text=True, stdout=output, stderr=output, timeout=SECONDS, check=True
-        )
+            command,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            env=environment, timeout=SECONDS, check=True, start_new_session=True,
+        )  # fmt: skip
 
 
 def _why(folder: str) -> str:
     """Return the last line of what went wrong."""
     lines = (Path(folder) / _OUTPUT).read_text(errors="replace").strip().splitlines()
     return lines[-1][:120] if lines else ""
-
-
-def _end(folder: str, environment: dict[str, str]) -> None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        _run([CONTROL], environment, "quit\n")
-    shutil.rmtree(folder, ignore_errors=True)

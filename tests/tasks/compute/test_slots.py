@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -304,12 +307,9 @@ class TestMps:
         )
         command.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-        ends: list[Callable[[], None]] = []
-        monkeypatch.setattr(mps.atexit, "register", lambda end, *given: ends.append(lambda: end(*given)))
         monkeypatch.setattr(mps, "_TRY", "pass")
         yield told
-        for end in ends:
-            end()
+        mps.end()
         assert told.read_text().splitlines()[-1] == "quit"
 
     def test_runs_in_folders_of_its_own_and_ends_with_the_flow(self, control: Path) -> None:
@@ -320,6 +320,20 @@ class TestMps:
         assert folder.is_dir()
         assert control.read_text() == f"-d {ONE.uuid},{TWO.uuid} {folder}\n"
         assert mps.share([ONE, TWO], 2)[0] == variables | {mps.SHARE: "50"}  # it runs already
+        assert control.read_text().count("-d") == 1
+
+    def test_ends_with_a_command_that_is_killed(self, control: Path) -> None:
+        code = (
+            "import os, signal; from tasks.compute import mps; mps._TRY = 'pass'\n"
+            "print(mps.share([], 2)[0][mps.PIPES], flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL
+        folder, deadline = Path(done.stdout.strip()), time.monotonic() + 10
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not folder.exists()
+        assert control.read_text().splitlines()[-1] == "quit"
 
     @pytest.mark.usefixtures("two_gpus", "control")
     def test_children_that_share_reach_it(self, made: Children) -> None:
