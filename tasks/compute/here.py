@@ -25,7 +25,7 @@ from effnet.runs import RunFolder
 from effnet.store import Store
 from tasks.compute import interrupt, mps
 from tasks.compute.forkserver import Fork, ForkServer
-from tasks.compute.slots import Slot, Slots, fitting
+from tasks.compute.slots import Slot, Slots, fitting, too_few
 from tasks.compute.watch import Watch
 from tasks.servers.gpus import Gpu, gpus
 
@@ -169,7 +169,7 @@ def _places(jobs: Sequence[Job], compute: LocalCompute, say: Callable[[str], Non
     there = gpus() if any(job.on_gpu for job in jobs) else ()
     variables: dict[str, str] = {}
     sharing = [job for job in jobs if job.need is not None]
-    if there and len(jobs) > len(there) and sharing:
+    if sharing and too_few(there, jobs):
         variables, how = mps.share(there, compute.per_gpu)
         say(f"up to {compute.per_gpu} trainings at a time on a GPU, {how}{_by_memory(sharing, there, compute.per_gpu)}")
     return Slots(jobs, there, compute, variables)

@@ -80,7 +80,7 @@ class Slots(Generic[_J]):
     ) -> None:
         self._waiting, self._on = deque(jobs), {gpu: list[float | None]() for gpu in gpus}
         self._per_gpu, self._mps, self._running = compute.per_gpu, tuple((mps or {}).items()), 0
-        self._shared = compute.per_gpu > 1 and len(jobs) > len(gpus) > 0
+        self._shared = compute.per_gpu > 1 and too_few(gpus, jobs)
         self._changed = threading.Condition()
         ranks = max((job.ranks for job in jobs), default=1)
         if gpus and ranks > len(gpus):
@@ -144,6 +144,11 @@ class Slots(Generic[_J]):
             return False
         whole = sum(need for need in needs if need is not None) + job.need
         return not gpu.memory or whole <= USABLE * gpu.memory
+
+
+def too_few(gpus: Sequence[Gpu], jobs: Sequence[Wanted]) -> bool:
+    """Say whether jobs would have to share the GPUs if all of them ran at a time."""
+    return 0 < len(gpus) < sum(job.ranks for job in jobs)
 
 
 def fitting(need: float, gpu: Gpu, per_gpu: int) -> int:

@@ -239,6 +239,18 @@ def test_number_at_once_is_the_least_of_what_is_asked_for_what_fits_and_what_is_
     assert Slots([replace(job, ranks=2) for job in jobs], [ONE, TWO], LocalCompute(per_gpu=8)).at_once == 2
 
 
+def test_ranks_of_two_trainings_share_their_gpus() -> None:
+    both = [Wish("a", 1e9, ranks=2), Wish("b", 1e9, ranks=2)]
+    places = Slots(both, [ONE, TWO], LocalCompute(per_gpu=2), {"through": "a service"})
+    for _ in both:
+        _, slot = places.next() or pytest.fail("no place")
+        assert slot.gpus == (ONE, TWO)
+        assert slot.environment[SHARES_GPU] == "1"
+        assert slot.environment["through"] == "a service"
+    _, alone = Slots(both[:1], [ONE, TWO], LocalCompute(per_gpu=2)).next() or pytest.fail("no place")
+    assert SHARES_GPU not in alone.environment
+
+
 def test_evaluations_have_a_gpu_alone() -> None:
     places = Slots([Wish("train", 1e9), Wish("evaluate"), Wish("again", 1e9)], [ONE, TWO], LocalCompute(per_gpu=4))
     assert given(places) == (Wish("train", 1e9), "0")
