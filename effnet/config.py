@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -429,11 +429,20 @@ def _names_pool(given: Any) -> bool:
     return isinstance(given, PoolCompute) or (isinstance(given, Mapping) and "work_pool" in given)
 
 
+PerGpu: TypeAlias = Annotated[
+    int,
+    Field(ge=1, le=48, description="trainings at a time on one GPU, as far as its memory allows: more for small ones"),
+]
+
+
 class LocalCompute(Value):
     """Trainings run as child processes on this machine."""
 
     kind: Literal["local"] = "local"
-    parallel: Annotated[int, Field(ge=0, le=256, description="trainings at a time; 0: one per core")] = 0
+    parallel: Annotated[
+        int, Field(ge=0, le=256, description="trainings at a time, at most; 0: one per GPU, or per core without one")
+    ] = 0
+    per_gpu: PerGpu = 1
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
 
 
@@ -451,7 +460,13 @@ class PoolCompute(Value):
         ),
     ] = 0
     batch: Annotated[int, Field(ge=1, le=1000, description="trainings of one job: more than 1 for small trials")] = 1
-    parallel: Annotated[int, Field(ge=0, le=256, description="trainings of a job at a time; 0: one per core")] = 0
+    parallel: Annotated[
+        int,
+        Field(
+            ge=0, le=256, description="trainings of a job at a time, at most; 0: one per GPU, or per core without one"
+        ),
+    ] = 0
+    per_gpu: PerGpu = 1
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
     gpus: Annotated[int, Field(ge=0, le=64, description="that a job must find, or it fails at once")] = 0
     ranks: Annotated[

@@ -13,6 +13,9 @@ import re
 
 from effnet.errors import MachineError
 
+CORES = "EFFNET_CORES"  # of this machine that a child may keep busy; its parent runs other children beside it
+SHARES_GPU = "EFFNET_SHARES_GPU"  # set for a child whose GPU its parent gives to others as well
+
 _DISKS = (errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EREMOTEIO)
 _GPUS = re.compile(
     r"CUDA error|CUDA driver|CUDA-capable device|No CUDA GPUs are available|found no nvidia driver|cudaErr|NVML|"
@@ -26,6 +29,12 @@ _MEMORY = re.compile(r"can't allocate memory|cannot allocate memory|std::bad_all
 def name() -> str:
     """Return this machine's name."""
     return os.uname().nodename
+
+
+def cores() -> int:
+    """Return how many cores this process may keep busy: its share where it is one of several children, else all."""
+    share = os.environ.get(CORES, "")
+    return int(share) if share.isdecimal() and int(share) else len(os.sched_getaffinity(0))
 
 
 def fault(error: BaseException) -> str | None:

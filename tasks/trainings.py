@@ -54,7 +54,7 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         for training in left
     ]
     try:
-        carry_out(orders, compute, build.store, Watch(build.screen.warn, board.tick, board.done))
+        carry_out(orders, compute, build.store, Watch(build.screen.warn, board.tick, board.done, build.screen.say))
         if left:
             board.show()  # that all is done
     except BaseException:
@@ -132,7 +132,7 @@ def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
             note(build, f"evaluate {training.name}", training)
 
     try:
-        carry_out(orders, compute, build.store, Watch(build.screen.warn, tick, done))
+        carry_out(orders, compute, build.store, Watch(build.screen.warn, tick, done, build.screen.say))
     finally:
         build.screen.settle()
 
@@ -147,7 +147,7 @@ def _measure_again(build: Build, trainings: Sequence[Training]) -> None:
 
 
 def _carry_out_one(build: Build, order: Order) -> None:
-    carry_out([order], build.config.compute, build.store, Watch(build.screen.warn))
+    carry_out([order], build.config.compute, build.store, Watch(build.screen.warn, say=build.screen.say))
 
 
 def _reached(training: Training, until: int | None) -> bool:

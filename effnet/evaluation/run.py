@@ -34,6 +34,7 @@ from effnet.evaluation.metrics import (
 )
 from effnet.evaluation.suspects import suspects
 from effnet.hits import keep_hits, run_hits
+from effnet.machine import cores
 from effnet.models.build import Network, build
 from effnet.models.naming import OWN
 from effnet.models.weights import load
@@ -341,7 +342,7 @@ def _opened(
         batch_size=batch_of(network.architecture.resolution),
         resolution=network.architecture.resolution,
         augment=augment,
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads() if device.type == "cpu" else cores(),
         cache=cache,
     )
     loader.index = dataclasses.replace(loader.index, labels=matching.outputs[loader.index.labels])

@@ -43,6 +43,7 @@ from effnet.train.state import (
     save,
 )
 from effnet.train.step import take_step
+from effnet.train.usage import with_all_energy
 
 
 class Stop:
@@ -205,7 +206,8 @@ def _train_epoch(training: TrainingState, epoch: int, stop: Stop) -> None:
                 raise StoppedError(f"{_stopped(training, stop)}; nothing is lost")
             if due:
                 save(training)
-    _judge(training, epoch, training.clock.usage((progress.step - first_step) * recipe.batch_size), stop)
+    images = (progress.step - first_step) * recipe.batch_size
+    _judge(training, epoch, with_all_energy(training.clock.usage(images), images, training.world), stop)
     if training.world.any(stop.reason is not None) and epoch + 1 < recipe.epochs:
         raise StoppedError(f"{_stopped(training, stop)}, after epoch {epoch + 1}; nothing is lost")
 

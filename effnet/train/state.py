@@ -20,7 +20,7 @@ from effnet.config import Recipe
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
 from effnet.errors import ConfigError, DataError
-from effnet.machine import raise_if_broken
+from effnet.machine import cores, raise_if_broken
 from effnet.models.build import Network, build
 from effnet.models.grow import grown_network
 from effnet.models.weights import load_to_start
@@ -122,9 +122,11 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     )  # fmt: skip
     if recipe.norms == "train":
         synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if device.type == "cpu" and named not in ("", "-1") and world.is_leader:
+        warn(f"is to use {named}, where torch sees no GPU: trains on the CPU (effnet doctor says more)")
     # On the CPU the decoder shares the training's own threads; beside a GPU the cores have nothing else to do.
-    cores = len(os.sched_getaffinity(0)) // world.local_size
-    threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores)
+    threads = torch.get_num_threads() if device.type == "cpu" else max(1, cores() // world.local_size)
     shared = {
         "resolution": spec.architecture.resolution,
         "augment": recipe.augment,

@@ -238,7 +238,8 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
         )
         return
     from effnet.config import LocalCompute
-    from tasks.compute.here import slots
+    from tasks.compute.slots import slots
+    from tasks.servers.gpus import gpus
     from tasks.terminal.screen import short
 
     total, trainings = sum(stage.hours(speed) for stage in stages), sum(stage.trainings for stage in stages)
@@ -247,7 +248,7 @@ def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed 
     for stage in stages:
         click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
     click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
-    if isinstance(settings.compute, LocalCompute) and (number := min(slots(settings.compute), trainings)) > 1:
+    if isinstance(settings.compute, LocalCompute) and (number := min(slots(settings.compute, gpus()), trainings)) > 1:
         click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
     for stage in stages:
         if stage.note:

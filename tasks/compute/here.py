@@ -5,9 +5,6 @@ from __future__ import annotations
 import atexit
 import contextvars
 import functools
-import os
-import queue
-import re
 import signal
 import subprocess
 import sys
@@ -21,16 +18,21 @@ from pathlib import Path
 from effnet import machine
 from effnet.config import LocalCompute
 from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
+from effnet.memory import USABLE, training_bytes
 from effnet.order import Order
 from effnet.process import GRACE_SECONDS, WARNING
+from effnet.runs import RunFolder
 from effnet.store import Store
-from tasks.compute import interrupt
+from tasks.compute import interrupt, mps
 from tasks.compute.forkserver import Fork, ForkServer
+from tasks.compute.slots import Slot, Slots, fitting, too_few
 from tasks.compute.watch import Watch
+from tasks.servers.gpus import Gpu, gpus
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
 BUSY_SECONDS = 30.0  # a run may still be held by an orphaned child that is saving its state
+CONTEXT_BYTES = 0.6e9  # that CUDA and its libraries take of a GPU for each process
 ATTEMPTS = 3  # of a job whose process is killed (out of memory, an impatient operator)
 MACHINE_ATTEMPTS = 2  # of one that says that this machine is broken
 
@@ -49,7 +51,9 @@ class Job:
     log: Path  # what the child prints is added to it
     size: float = 1.0  # expected, in any unit: the largest job starts first
     alone: bool = True  # whether it can be started again without other machines
-    ranks: int = 1  # its processes; each uses a GPU of its own, where there are so many
+    ranks: int = 1  # its processes; each uses a GPU of its own, where there are GPUs
+    on_gpu: bool = True  # whether it uses them
+    need: float | None = None  # bytes of each of its GPUs that it takes; None: it shares them with no other job
 
 
 @dataclass
@@ -57,7 +61,7 @@ class _Child:
     job: Job
     process: Fork
     log_start: int  # where its own output begins in the log
-    slot: int  # its place among the parallel jobs: decides which GPUs are its own
+    slot: Slot
     attempt: int = 1
     busy_since: float | None = None
     looked: float = field(default_factory=time.monotonic)
@@ -81,17 +85,12 @@ class _Child:
         return self.job.log.read_bytes()[self.log_start :].decode(errors="replace").strip().splitlines()
 
 
-def slots(compute: LocalCompute) -> int:
-    """Return how many jobs run at a time."""
-    return compute.parallel or len(os.sched_getaffinity(0))
-
-
 def run_here(orders: Sequence[Order], compute: LocalCompute, store: Store, watch: Watch) -> None:
     """Carry out orders as child processes of this machine, largest first; see `run_jobs`."""
-    run_jobs([_job(order, store) for order in orders], compute, watch)
+    run_jobs([_job(order, store, compute) for order in orders], compute, watch)
 
 
-def _job(order: Order, store: Store) -> Job:
+def _job(order: Order, store: Store, compute: LocalCompute) -> Job:
     order = order.model_copy(update={"store": str(store.root)})
     log = store.logs / f"{order.action}.log"
     if order.shards:
@@ -100,8 +99,26 @@ def _job(order: Order, store: Store) -> Job:
         machine = order.rendezvous.machine if order.rendezvous else 0
         log = store.runs / order.runs[0] / (f"output-{machine}.log" if machine else "output.log")
     alone = order.rendezvous is None
-    arguments = (order.model_dump_json(),)
-    return Job(order.name, "effnet.child", arguments, log, order.size, alone=alone, ranks=order.ranks)
+    need = _need(order, store) if order.action == "train" and compute.per_gpu > 1 and gpus() else None
+    return Job(
+        order.name,
+        "effnet.child",
+        (order.model_dump_json(),),
+        log,
+        order.size,
+        alone=alone,
+        ranks=order.ranks,
+        on_gpu=order.shards is None,
+        need=need,
+    )
+
+
+def _need(order: Order, store: Store) -> float:
+    """Return the bytes that a training is predicted to take of each of its GPUs."""
+    spec = RunFolder(store.runs / order.runs[0]).spec()
+    share = -(-spec.recipe.batch_size // (order.ranks * order.machines))
+    images, bfloat16 = min(spec.recipe.micro_batch or share, share), spec.recipe.precision != "float32"
+    return CONTEXT_BYTES + training_bytes(spec.architecture, spec.num_classes, images, bfloat16=bfloat16)
 
 
 def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
@@ -120,22 +137,20 @@ def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
             checkpoint.
     """
     stop, watch = threading.Event(), watch.one_at_a_time()
-    free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(slots(compute)):
-        free.put(slot)
+    places = _places(sorted(jobs, key=lambda job: -job.size), compute, watch.say)
 
-    def run(job: Job) -> None:
-        if stop.is_set():  # it was waiting for a slot
-            return
-        slot = free.get()
-        try:
-            _shown(job.name, lambda: _supervise(job, compute, slot, stop, watch))
-        finally:
-            free.put(slot)
+    def work() -> None:
+        while (found := places.next()) is not None:
+            job, slot = found
+            try:
+                if slot.gpus:
+                    watch.say(f"{job.name} on {slot}")
+                _shown(job.name, functools.partial(_supervise, job, compute, slot, stop, watch))
+            finally:
+                places.free(job, slot)
 
-    ranked = sorted(jobs, key=lambda job: -job.size)
-    with ThreadPoolExecutor(slots(compute), "job") as threads:
-        left = {threads.submit(contextvars.copy_context().run, run, job) for job in ranked}
+    with ThreadPoolExecutor(places.at_once, "job") as threads:
+        left = {threads.submit(contextvars.copy_context().run, work) for _ in range(places.at_once)}
         try:
             while left:
                 interrupt.check()
@@ -144,8 +159,30 @@ def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
                     each.result()
                 watch.tick()
         except BaseException:
+            places.close()
             stop.set()
             raise
+
+
+def _places(jobs: Sequence[Job], compute: LocalCompute, say: Callable[[str], None]) -> Slots[Job]:
+    """Return the places for jobs, the first of which is the largest; say how they share GPUs, if they do."""
+    there = gpus() if any(job.on_gpu for job in jobs) else ()
+    variables: dict[str, str] = {}
+    sharing = [job for job in jobs if job.need is not None]
+    if sharing and too_few(there, jobs):
+        variables, how = mps.share(there, compute.per_gpu)
+        say(f"up to {compute.per_gpu} trainings at a time on a GPU, {how}{_by_memory(sharing, there, compute.per_gpu)}")
+    return Slots(jobs, there, compute, variables)
+
+
+def _by_memory(sharing: Sequence[Job], there: Sequence[Gpu], per_gpu: int) -> str:
+    """Say how many of the trainings that take most fit the smallest GPU, if that is not so many as asked for."""
+    need, name = max((job.need or 0.0, job.name) for job in sharing)
+    gpu = min(there, key=lambda gpu: gpu.memory)
+    if (number := fitting(need, gpu, per_gpu)) == per_gpu:
+        return ""
+    has = USABLE * gpu.memory / 1e9
+    return f"; {number} of {name} by memory: each is predicted to take {need / 1e9:.1f} of the {has:.1f} GB of {gpu}"
 
 
 def _shown(name: str, work: Callable[[], None]) -> None:
@@ -159,7 +196,7 @@ def _shown(name: str, work: Callable[[], None]) -> None:
     as_task_run(name, work)
 
 
-def _supervise(job: Job, compute: LocalCompute, slot: int, stop: threading.Event, watch: Watch) -> None:
+def _supervise(job: Job, compute: LocalCompute, slot: Slot, stop: threading.Event, watch: Watch) -> None:
     """Run a job to its end, or until `stop` is set; a child that is killed is replaced by another."""
     child = _start(job, compute, slot)
     while not stop.wait(POLL_SECONDS):
@@ -187,34 +224,7 @@ def _close_servers() -> None:
         server.close()
 
 
-@functools.cache
-def gpus() -> tuple[str, ...]:
-    """Return the GPUs that children may use, as CUDA_VISIBLE_DEVICES names them.
-
-    It makes no CUDA call: forked children would not survive one.
-    """
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(name.strip() for name in named.split(",") if name.strip())
-    try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True)  # noqa: S607
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    found = re.findall(r"UUID: ((?:GPU|MIG)-[^)\s]+)", done.stdout)
-    return tuple(name for name in found if name.startswith("MIG-")) or tuple(
-        found
-    )  # use a partitioned GPU's instances, not the GPU itself
-
-
-def _own_gpus(slot: int, ranks: int) -> dict[str, str]:
-    """Return the variable that tells a child which GPUs are its own; empty if there are too few for its ranks."""
-    there = gpus()
-    if len(there) < max(ranks, 2):
-        return {}
-    return {"CUDA_VISIBLE_DEVICES": ",".join(there[(slot * ranks + rank) % len(there)] for rank in range(ranks))}
-
-
-def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
+def _start(job: Job, compute: LocalCompute, slot: Slot) -> _Child:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with _starting:
         server = _servers.get(compute.threads)
@@ -222,7 +232,7 @@ def _start(job: Job, compute: LocalCompute, slot: int) -> _Child:
             server = _servers[compute.threads] = ForkServer(compute.threads)
     job.log.touch()  # a child may die before it opens it
     log_start = job.log.stat().st_size
-    fork = server.start(job.name, job.module, job.arguments, job.log, _own_gpus(slot, job.ranks))
+    fork = server.start(job.name, job.module, job.arguments, job.log, slot.environment)
     return _Child(job, fork, log_start, slot)
 
 

@@ -61,12 +61,12 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         sender = _Sender(exchange, [] if job.machine else folders, patient)
 
         try:
-            compute = LocalCompute(parallel=job.parallel, threads=job.threads)
+            compute = LocalCompute(parallel=job.parallel, per_gpu=job.per_gpu, threads=job.threads)
             orders = job.orders
             if job.machines > 1:
                 rendezvous = _rendezvous(job, name, exchange, patient)
                 orders = tuple(order.model_copy(update={"rendezvous": rendezvous}) for order in orders)
-            run_here(orders, compute, store, Watch(warn, sender.tick, lambda name: say(f"{name}: done")))
+            run_here(orders, compute, store, Watch(warn, sender.tick, lambda name: say(f"{name}: done"), say))
         finally:
             patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
 

@@ -167,6 +167,7 @@ class _Pool:
             shared=compute.exchange is None,
             orders=tuple(orders),
             parallel=compute.parallel,
+            per_gpu=compute.per_gpu,
             threads=compute.threads,
             gpus=compute.gpus,
             cache_bytes=round(compute.cache_gb * 1e9),
@@ -201,10 +202,10 @@ class _Pool:
         return self._patient(
             lambda: run_deployment(
                 self._deployment,
-                parameters={"job": job.model_dump(mode="json")},
+                parameters={"job": job.content()},
                 flow_run_name=name + part,
                 timeout=0,
-                idempotency_key=digest(job.model_dump(mode="json")),
+                idempotency_key=digest(job.content()),
                 job_variables=dict(self._compute.job_variables),
             )
         )

@@ -15,11 +15,13 @@ class Watch:
         warn: told what a person should know.
         tick: called now and then, about once a second or more often.
         done: called with the name of every order that was carried out.
+        say: told where the orders are carried out, where that is a GPU of this machine.
     """
 
     warn: Callable[[str], None]
     tick: Callable[[], None] = lambda: None
     done: Callable[[str], None] = lambda _name: None
+    say: Callable[[str], None] = lambda _line: None
 
     def one_at_a_time(self) -> Watch:
         """Return a version for use from several threads: its calls never overlap."""
@@ -37,4 +39,8 @@ class Watch:
             with lock:
                 self.done(name)
 
-        return Watch(warn, tick, done)
+        def say(line: str) -> None:
+            with lock:
+                self.say(line)
+
+        return Watch(warn, tick, done, say)

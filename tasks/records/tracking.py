@@ -47,6 +47,13 @@ SYSTEM = {
     "cpu_cores_used": "system/cpu_cores_used",
     "memory_bytes": "system/memory_bytes",
     "gpu_memory_bytes": "system/gpu_memory_bytes",
+    "gpu_utilization": "system/gpu_utilization",
+    "gpu_power_watts": "system/gpu_power_watts",
+    "gpu_energy_joules": "system/gpu_energy_joules",
+    "joules_per_image": "system/joules_per_image",
+    "gpu_temperature_celsius": "system/gpu_temperature_celsius",
+    "gpu_sm_clock_mhz": "system/gpu_sm_clock_mhz",
+    "gpu_ecc_errors": "system/gpu_ecc_errors",
     "data_wait": "system/data_wait",
     "images_per_second": "system/images_per_second",
 }

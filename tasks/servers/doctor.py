@@ -67,7 +67,7 @@ def examine(store: str, gpus: int = 0) -> Iterator[Finding]:
         yield _guarded("S3", lambda: _s3(store))
     yield from _prefect(folder)
     yield from _mlflow()
-    yield _gpus(gpus)
+    yield from _gpus(gpus)
 
 
 def _versions() -> Iterator[Finding]:
@@ -243,18 +243,26 @@ def _bare(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _gpus(wanted: int) -> Finding:
-    from tasks.servers.gpus import require_gpus
+def _gpus(wanted: int) -> Iterator[Finding]:
+    from tasks.servers.gpus import gpus, require_gpus
 
     driver = _driver()
     try:
         require_gpus(wanted)
     except EffnetError as error:
-        return Finding("GPU", "error", f"{error}; driver {driver}", "match driver and torch build, or ask for no GPUs")
+        yield Finding("GPU", "error", f"{error}; driver {driver}", "match driver and torch build, or ask for no GPUs")
+        return
     import torch
 
-    found = torch.cuda.device_count()
-    return Finding("GPU", "ok", f"{found} usable, driver {driver}, torch {torch.__version__}")
+    found, there = torch.cuda.device_count(), gpus()
+    yield Finding("GPU", "ok", f"{found} usable, driver {driver}, torch {torch.__version__}")
+    for gpu in there:
+        yield Finding(
+            "GPU", "ok", f"{gpu}, {gpu.memory / 1e9:.1f} GB: one training at a time, unless compute.per_gpu says more"
+        )
+    if there and not found:
+        advice = "match driver and torch build: trainings would run on the CPU"
+        yield Finding("GPU", "warning", f"the driver has {len(there)}, torch sees none", advice)
 
 
 def _driver() -> str:

@@ -9,8 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -22,21 +21,7 @@ from tasks.compute import here as dispatch
 from tasks.compute import interrupt
 from tasks.compute.here import Job, run_jobs
 from tasks.compute.watch import Watch
-
-MODULE = "effnet_test_child"
-
-
-@pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
-    """Make jobs whose child runs a line of code with `sys`, `os`, `time`, `signal` and `Path` at hand."""
-    code = "import os, signal, sys, time\nfrom pathlib import Path\nexec(sys.argv[1])\n"
-    (tmp_path / f"{MODULE}.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-    def make(name: str, line: str, work: float = 1.0) -> Job:
-        return Job(name, MODULE, (line,), tmp_path / "logs" / f"{name}.log", work)
-
-    return make
+from tests.tasks.compute.jobs import MODULE
 
 
 def children() -> list[psutil.Process]:
@@ -156,54 +141,6 @@ def test_interrupt_stops_children_in_order(job: Callable[..., Job], tmp_path: Pa
         Notes().run(job("child", line), tick=tick)
     assert saved.exists()
     assert not children()
-
-
-def test_slots_follow_the_cores() -> None:
-    assert dispatch.slots(LocalCompute(parallel=3)) == 3
-    assert dispatch.slots(LocalCompute()) == len(os.sched_getaffinity(0))
-
-
-SMI = """#!/bin/sh
-echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)'
-echo 'GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-bbbb)'
-"""
-
-
-@pytest.fixture
-def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the driver's tool say that there are two GPUs."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/nvidia-smi").write_text(SMI)
-    (tmp_path / "bin/nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    dispatch.gpus.cache_clear()
-    yield
-    dispatch.gpus.cache_clear()
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_children_that_run_together_have_a_gpu_each(job: Callable[..., Job], tmp_path: Path) -> None:
-    line = f"(Path({str(tmp_path)!r}) / '%s').write_text(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(%s)"
-    mark = tmp_path / "mark"
-    again = f"p = Path({str(mark)!r}); again = p.exists(); p.touch(); again or os.kill(os.getpid(), signal.SIGKILL);"
-    names = ("first", "second", "third")  # the second one's place is free again when the third one starts
-    jobs = [
-        job("first", line % ("first", 2), 3),
-        job("second", again + line % ("second", 0), 2),
-        job("third", line % ("third", 0)),
-    ]
-    Notes().run(*jobs)
-    assert [(tmp_path / name).read_text() for name in names] == ["GPU-aaaa", "GPU-bbbb", "GPU-bbbb"]
-    Notes().run(replace(job("ranks", line % ("ranks", 0)), ranks=2))
-    assert (tmp_path / "ranks").read_text() == "GPU-aaaa,GPU-bbbb"
-
-
-def test_gpus_that_the_user_chose_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    dispatch.gpus.cache_clear()
-    assert dispatch.gpus() == ("3", "5")
-    dispatch.gpus.cache_clear()
 
 
 def test_a_request_to_stop_that_somebody_swallowed_still_stops(
