@@ -107,7 +107,8 @@ def _statistics(
 @triton.jit(do_not_specialize=("rows", "units", "positions"))
 def _norm_forward(
     x, kept, drop, residual, y, rows, units, positions,
-    ACT: tl.constexpr, DROP: tl.constexpr, ADD: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    ACT: tl.constexpr, DROP: tl.constexpr, ADD: tl.constexpr,
+    UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """y = act(x * scale + shift) * drop[sample] + residual."""
     channels = units * UNIT
@@ -268,7 +269,8 @@ class _NormAct(torch.autograd.Function):
         row, cols = _tiles(channels)
         _norm_forward[(triton.cdiv(rows, row), triton.cdiv(channels, cols))](
             x, kept, kept if drop is None else drop, x if residual is None else residual, y, rows,
-            channels // unit, positions, UNIT=unit, ACT=act, DROP=drop is not None, ADD=residual is not None, ROWS=row, COLS=cols,
+            channels // unit, positions, ACT=act, DROP=drop is not None, ADD=residual is not None,
+            UNIT=unit, ROWS=row, COLS=cols,
         )  # fmt: skip
         ctx.save_for_backward(x, kept, drop)
         ctx.act, ctx.adds = act, residual is not None
@@ -284,7 +286,7 @@ class _NormAct(torch.autograd.Function):
         rows = samples * positions
         partial, stretch, grid = _partial(x, rows, channels)
         row, cols = _tiles(channels, _TILE // 2)
-        options = {"ACT": ctx.act, "DROP": drop is not None, "UNIT": _unit(channels)}
+        options = {"ACT": ctx.act, "DROP": drop is not None, "UNIT": (unit := _unit(channels))}
         given = kept if drop is None else drop
         _sum_backward[grid](
             x, dy, kept, given, partial, rows, channels // unit, positions, stretch, ROWS=row, COLS=cols, **options
