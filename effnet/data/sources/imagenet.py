@@ -60,13 +60,15 @@ class ImageNet:
         """Return every image, by its place in the archives; the same pass reads them whole if MD5 sums are checked."""
         entries: list[Entry] = []
         for file, (split, read_split) in enumerate({"train": self._train, "val": self._val}.items()):
+            with self._files.opened(file) as descriptor:
+                if not self._check_md5:
+                    entries += read_split(functools.partial(_pread, descriptor))
+                    continue
+                archive = _Hashed(descriptor)
+                found = list(read_split(archive.read))
+                md5 = archive.md5()
             path = self._files.paths[file]
-            if not self._check_md5:
-                entries += read_split(functools.partial(_pread, self._files.descriptor(file)))
-                continue
-            archive = _Hashed(self._files.descriptor(file))
-            found = list(read_split(archive.read))
-            _compare_md5(path, split, archive.md5())
+            _compare_md5(path, split, md5)
             if len(found) != COUNTS[split]:
                 raise DataError(f"{path}: {len(found):,} images, not {COUNTS[split]:,}")
             entries += found
