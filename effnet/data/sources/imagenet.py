@@ -30,6 +30,7 @@ MD5 = {
     "devkit": "fa75699e90414af021442c21a62c3abf",
 }
 COUNTS = {"train": 1_281_167, "val": 50_000}
+ARCHIVE_BYTES = {"train": 147_897_477_120, "val": 6_744_924_160}
 CLASSES = 1000
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"(n\d{8})_\d+\.JPEG")
