@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from effnet.arch.cost import Cost, count
-from effnet.arch.scaling import Coefficients, same_network
+from effnet.arch.scaling import PAPER, Coefficients, same_network
 from effnet.arch.spec import Architecture
 from effnet.config import (
     DataConfig,
@@ -23,9 +23,12 @@ from effnet.config import (
     Recipe,
     SearchConfig,
     SearchedBaseline,
+    given_coefficients,
+    load_baseline,
 )
 from effnet.devices import Device
-from effnet.family import Member
+from effnet.errors import ConfigError, DataError
+from effnet.family import Member, plan_members
 from effnet.memory import largest_micro_batch, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 CHECKPOINTS = 3  # that a finished run keeps: the two newest and the best
 CHECKPOINT_BYTES = 16  # for each weight: itself, its average, two slots of the optimizer
 WEIGHT_BYTES = 4  # of model.safetensors
+_SOME_CLASSES = 1000  # where nobody knows how many: a large classifier, so that disk is not underestimated
 
 
 class PlannedMember(NamedTuple):
@@ -165,6 +169,26 @@ def disk(config: FamilyConfig, members: Sequence[Member], dataset: int | None) -
         cache=min(cache.bytes, dataset or cache.bytes) if cache else None,
         checkpoints=weights * (CHECKPOINTS * CHECKPOINT_BYTES + WEIGHT_BYTES),
     )
+
+
+def disk_of(config: FamilyConfig, base: Path, datasets: Path) -> Disk:
+    """Return the disk that a family wants; by the paper's coefficients where the config has none.
+
+    Args:
+        config: of the family.
+        base: folder that its relative paths begin at.
+        datasets: folder of the store with every dataset.
+
+    Raises:
+        ConfigError: if the baseline cannot be read.
+    """
+    baseline = load_baseline(config, base)
+    try:
+        known = known_of(config.data, base, datasets)
+    except (ConfigError, DataError):  # the images may be on another machine
+        known = Known(_SOME_CLASSES, None, None, None)
+    members = plan_members(baseline, config, given_coefficients(config) or PAPER, known.num_classes)
+    return disk(config, members, known.bytes)
 
 
 class Work(NamedTuple):
