@@ -226,8 +226,8 @@ class Recipe(Value):
         int,
         Field(
             ge=0,
-            description="mix the samples of so many shards at a time; 0: of all, or of as many as the cache for fetched "
-            "shards holds (docs/data.md)",
+            description="mix the samples of so many shards at a time; 0: of all, or of as many as the cache for "
+            "fetched shards holds (docs/data.md)",
         ),
     ] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10, description="peak, per 256 images of batch")] = 0.016
