@@ -223,7 +223,12 @@ class Recipe(Value):
     batch_size: Annotated[int, Field(ge=2, le=65_536, description="images per step, over all ranks")] = 64
     optimizer: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
     shuffle_shards: Annotated[
-        int, Field(ge=0, description="mix the samples of so many shards at a time; 0: of all. For shards on S3")
+        int,
+        Field(
+            ge=0,
+            description="mix the samples of so many shards at a time; 0: of all, or of as many as the cache for "
+            "fetched shards holds (docs/data.md)",
+        ),
     ] = 0
     learning_rate: Annotated[float, Field(gt=0, le=10, description="peak, per 256 images of batch")] = 0.016
     warmup_epochs: Annotated[

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from effnet.data.shards.manifest import MANIFEST as DATASET
 from effnet.data.shards.manifest import load_manifest
-from effnet.data.shards.mirror import ORIGIN, Origin, mirror
+from effnet.data.shards.mirror import ORIGIN, Origin, mirror, set_cache
 from effnet.data.shards.write import publish_dataset
 from effnet.errors import ConfigError, DataError
 from effnet.runs import RunFolder, Start, read_value
@@ -144,6 +144,7 @@ class Exchange:
 
     def _fetch_dataset(self, digest: str, cache_bytes: int) -> None:
         if load_manifest(self._store.datasets / digest):
+            set_cache(self._store.datasets / digest, cache_bytes)
             return
         prefix = f"datasets/{digest}"
         location = f"{self._place.url}/{prefix}"

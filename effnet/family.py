@@ -119,10 +119,19 @@ def _title(network: str) -> str:
     return short.capitalize() if short != plain else plain
 
 
-def build_key(config: FamilyConfig, baseline: Architecture, dataset: str) -> str:
-    """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them."""
+def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffle_shards: int | None = None) -> str:
+    """Return 16 hex digits that builds of the same family share; where and how fast it runs is not part of them.
+
+    Args:
+        config: of the family.
+        baseline: that its members are scaled from.
+        dataset: digest of its images.
+        shuffle_shards: of its trainings, where that is not the recipe's (effnet.data.shards.room).
+    """
     data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
     data["recipe"] = without_new(data["recipe"])
+    if shuffle_shards is not None:
+        data["recipe"]["shuffle_shards"] = shuffle_shards
     later = (
         (data, "weights"),
         (data, "grow"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import stat
 from io import BufferedReader
@@ -49,3 +50,12 @@ def without_password(uri: str) -> str:
     parts = urlsplit(uri)
     shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
     return uri if uri.startswith("sqlite:") else shown.geturl()
+
+
+def gigabytes(number: float) -> str:
+    """Return bytes as people read them, rounded up: 147 GB, 26.8 GB, 0.00512 GB."""
+    wanted = number / 1e9
+    if wanted <= 0:
+        return "0 GB"
+    step = 10.0 ** min(0, math.floor(math.log10(wanted)) - 2)  # the third digit that counts, at most a whole gigabyte
+    return f"{math.ceil(round(wanted / step, 6)) * step:,.{max(0, round(-math.log10(step)))}f} GB"

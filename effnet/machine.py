@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 
 from effnet.errors import MachineError
 
@@ -17,6 +18,7 @@ CORES = "EFFNET_CORES"  # of this machine that a child may keep busy; its parent
 SHARES_GPU = "EFFNET_SHARES_GPU"  # set for a child whose GPU its parent gives to others as well
 
 _DISKS = (errno.EIO, errno.EROFS, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EREMOTEIO)
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 _GPUS = re.compile(
     r"CUDA error|CUDA driver|CUDA-capable device|No CUDA GPUs are available|found no nvidia driver|cudaErr|NVML|"
     r"CUDNN_STATUS|cuDNN error|CUBLAS_STATUS|CUFFT_STATUS|CUSOLVER_STATUS|uncorrectable ECC|unhandled cuda error",
@@ -43,6 +45,9 @@ def fault(error: BaseException) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "out of memory"
+    if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"too many files are open at once; a process may open {soft:,} (ulimit -n), allow more"
     if isinstance(error, OSError):
         return f"{error.filename or 'disk'}: {error.strerror}" if error.errno in _DISKS else None
     if "OutOfMemoryError" in kinds:  # torch's, after the batch was cut as small as it can be

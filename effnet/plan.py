@@ -1,27 +1,47 @@
-"""A family before anything is trained: its members' costs, and what each stage costs to train, in multiply-adds."""
+"""A family before anything is trained: its members' costs, the work of every stage, and how long a device takes for it.
+
+A GPU's time goes by activations (effnet.devices), a CPU's by multiply-adds (effnet.train.speed).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from effnet.arch.cost import Cost, count
-from effnet.arch.scaling import Coefficients, same_network
+from effnet.arch.scaling import PAPER, Coefficients, same_network
 from effnet.arch.spec import Architecture
-from effnet.config import DataConfig, DatasetSource, FamilyConfig, ImageNetSource, SearchConfig, SearchedBaseline
-from effnet.family import Member
+from effnet.config import (
+    DataConfig,
+    DatasetSource,
+    FamilyConfig,
+    ImageNetSource,
+    Recipe,
+    SearchConfig,
+    SearchedBaseline,
+    given_coefficients,
+    load_baseline,
+)
+from effnet.devices import Device
+from effnet.errors import ConfigError, DataError
+from effnet.family import Member, plan_members
+from effnet.memory import largest_micro_batch, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
 from effnet.store import TEMPORARY
 
-# What one A100 trains: 2,489 images/s of EfficientNet-B0 with 0.39 G multiply-adds each (NVIDIA's DeepLearningExamples,
-# PyTorch, AMP); larger members reach up to 1.5 times that.
-A100_MACS = 0.96e12
+if TYPE_CHECKING:
+    from effnet.data.shards.manifest import Manifest
+
+CHECKPOINTS = 3  # that a finished run keeps: the two newest and the best
+CHECKPOINT_BYTES = 16  # for each weight: itself, its average, two slots of the optimizer
+WEIGHT_BYTES = 4  # of model.safetensors
+_SOME_CLASSES = 1000  # where nobody knows how many: a large classifier, so that disk is not underestimated
 
 
 class PlannedMember(NamedTuple):
@@ -80,8 +100,17 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
     return max(found)[1] if found else None
 
 
-def counts_of(data: DataConfig, base: Path, datasets: Path) -> tuple[int, int | None]:
-    """Return how many classes and training images there are; images: ImageNet's known number, None if none are written.
+class Known(NamedTuple):
+    """What is known of a dataset before it is used."""
+
+    num_classes: int
+    images: int | None  # in the training split
+    bytes: int | None  # of all shards; of ImageNet that is not written yet, of its archives
+    manifest: Manifest | None
+
+
+def known_of(data: DataConfig, base: Path, datasets: Path) -> Known:
+    """Return what is known of a dataset: from its manifest; ImageNet's counts; else only the classes, from the source.
 
     Args:
         data: where the images come from.
@@ -95,33 +124,154 @@ def counts_of(data: DataConfig, base: Path, datasets: Path) -> tuple[int, int | 
     from effnet.data.shards.mirror import remote_manifest
     from effnet.data.shards.write import find_dataset
     from effnet.data.sources import open_source
-    from effnet.data.sources.imagenet import CLASSES, COUNTS
+    from effnet.data.sources.imagenet import ARCHIVE_BYTES, CLASSES, COUNTS
     from effnet.storage import is_remote, open_folder
 
     source = data.source
     if isinstance(source, ImageNetSource):
-        return CLASSES, round(COUNTS["train"] * (1 - data.minival))
+        return Known(CLASSES, round(COUNTS["train"] * (1 - data.minival)), sum(ARCHIVE_BYTES.values()), None)
     if isinstance(source, DatasetSource):
         location = source.location
-        there = remote_manifest(open_folder(location if is_remote(location) else base / location))
-        return len(there.classes), there.samples["train"]
+        return _known(remote_manifest(open_folder(location if is_remote(location) else base / location)))
     with contextlib.closing(open_source(source, base, datasets / f"{TEMPORARY}scratch")) as opened:
         classes = len(opened.classes)
     manifest = find_dataset(data, datasets, base)
-    return classes, manifest.samples["train"] if manifest else None
+    return _known(manifest) if manifest else Known(classes, None, None, None)
+
+
+def _known(manifest: Manifest) -> Known:
+    size = sum(shard.bytes for shard in manifest.shards)
+    return Known(len(manifest.classes), manifest.samples["train"], size, manifest)
+
+
+class Disk(NamedTuple):
+    """Bytes of disk that a family wants."""
+
+    dataset: int | None  # where it is written; None if nobody knows yet
+    cache: int | None  # of each machine that trains, for fetched shards; None where none are fetched
+    checkpoints: int  # of all members' trainings, the weights that they end with included
+
+
+def disk(config: FamilyConfig, members: Sequence[Member], dataset: int | None) -> Disk:
+    """Return the disk that a family wants.
+
+    Args:
+        config: of the family.
+        members: whose checkpoints are counted.
+        dataset: bytes of all shards, if known.
+    """
+    from effnet.data.shards.room import cache_of
+
+    cache = cache_of(config)
+    weights = sum(member.params for member in members) * config.members.seeds
+    return Disk(
+        dataset=None if isinstance(config.data.source, DatasetSource) else dataset,
+        cache=min(cache.bytes, dataset or cache.bytes) if cache else None,
+        checkpoints=weights * (CHECKPOINTS * CHECKPOINT_BYTES + WEIGHT_BYTES),
+    )
+
+
+def disk_of(config: FamilyConfig, base: Path, datasets: Path) -> Disk:
+    """Return the disk that a family wants; by the paper's coefficients where the config has none.
+
+    Args:
+        config: of the family.
+        base: folder that its relative paths begin at.
+        datasets: folder of the store with every dataset.
+
+    Raises:
+        ConfigError: if the baseline cannot be read.
+    """
+    baseline = load_baseline(config, base)
+    try:
+        known = known_of(config.data, base, datasets)
+    except (ConfigError, DataError):  # the images may be on another machine
+        known = Known(_SOME_CLASSES, None, None, None)
+    members = plan_members(baseline, config, given_coefficients(config) or PAPER, known.num_classes)
+    return disk(config, members, known.bytes)
+
+
+class Work(NamedTuple):
+    """What trainings do, in three units; a device's time is a sum over them."""
+
+    images: float  # that are trained on, counted once per epoch
+    macs: float  # forward multiply-adds of all these images; a step costs about three times that
+    activations: float  # of all these images
+
+    def times(self, number: float) -> Work:
+        """Return so many times the work."""
+        return Work(*(number * amount for amount in self))
+
+
+def work(images: float, cost: Cost) -> Work:
+    """Return the work of training a network of this cost on so many images."""
+    return Work(images, images * cost.macs, images * cost.activations)
+
+
+def together(parts: Iterable[Work]) -> Work:
+    """Return the sum of work."""
+    return Work(*(sum(column) for column in zip(*parts, strict=True)))
 
 
 class Speed(NamedTuple):
-    """How long a device trains for, by the images and their forward multiply-adds."""
+    """How long a device trains for, what fits it, and what it costs."""
 
     seconds_per_image: float  # whatever the network
     seconds_per_mac: float
     device: str  # for people
+    seconds_per_activation: float = 0.0
+    memory_bytes: int | None = None  # of a GPU
+    dollars_per_hour: float | None = None
+    price_from: str = ""  # source and date of the dollars
+
+    def hours(self, work: Work) -> float:
+        """Return the hours that work takes, one training after the other."""
+        seconds = work.images * self.seconds_per_image + work.macs * self.seconds_per_mac
+        return (seconds + work.activations * self.seconds_per_activation) / 3600
+
+    def dollars(self, hours: float) -> float | None:
+        """Return what hours cost; None if nobody knows."""
+        return None if self.dollars_per_hour is None else hours * self.dollars_per_hour
 
 
-def steady(macs_per_second: float, device: str) -> Speed:
-    """Return the speed of a device that is as fast with every network."""
-    return Speed(0.0, 1 / macs_per_second, device)
+def speed_of(device: Device) -> Speed:
+    """Return the speed of a device of the table, or of a file: bound by activations."""
+    return Speed(
+        seconds_per_image=0.0,
+        seconds_per_mac=0.0,
+        device=f"{device.name} ({device.rate_from})",
+        seconds_per_activation=1 / device.activations_per_second,
+        memory_bytes=round(device.memory_gb * 1e9),
+        dollars_per_hour=device.dollars_per_hour,
+        price_from=device.price_from,
+    )
+
+
+class MemberPrice(NamedTuple):
+    """A training of a member on a device."""
+
+    name: str
+    hours: float
+    dollars: float | None
+    micro_batch: int | None  # images that fit at a time, at most the batch; 0: not even one; None without a memory
+    memory_bytes: int | None  # that these take
+
+
+def price_members(
+    members: Sequence[Member], recipe: Recipe, speed: Speed, *, num_classes: int, images: int
+) -> list[MemberPrice]:
+    """Return the price of one training of each member, for `images` images in the training split."""
+    found = []
+    for member in members:
+        hours = speed.hours(work(recipe.epochs * images, count(member.architecture, num_classes)))
+        batch = size = None
+        if speed.memory_bytes:
+            half = recipe.precision != "float32"
+            fits = largest_micro_batch(member.architecture, num_classes, speed.memory_bytes, bfloat16=half)
+            batch = min(recipe.batch_size, fits)
+            size = training_bytes(member.architecture, num_classes, max(1, batch), bfloat16=half)
+        found.append(MemberPrice(member.name, hours, speed.dollars(hours), batch, size))
+    return found
 
 
 class StagePrice(NamedTuple):
@@ -129,13 +279,13 @@ class StagePrice(NamedTuple):
 
     stage: str
     trainings: int
-    images: float  # that are trained on, counted once per epoch
-    macs: float  # forward multiply-adds of all these images; a step costs about three times that
+    work: Work  # of all of them
+    longest: Work  # of the longest one
     note: str = ""  # what people should know of it before
 
-    def hours(self, speed: Speed) -> float:
-        """Return the hours of all trainings, one after the other."""
-        return (self.images * speed.seconds_per_image + self.macs * speed.seconds_per_mac) / 3600
+    def wall_hours(self, speed: Speed, devices: int) -> float:
+        """Return the least hours on so many devices, a network on each: no less than the longest training takes."""
+        return max(speed.hours(self.work) / devices, speed.hours(self.longest))
 
 
 def price(
@@ -152,28 +302,35 @@ def price(
     A searched baseline is priced as a network of the search's target cost; a study of other baselines than the family's
     own is priced as if it were of that one.
     """
-    base = count(baseline, num_classes).macs
+    base = count(baseline, num_classes)
     found = []
     if isinstance(config.baseline, SearchedBaseline):
         search = config.baseline.search
-        base = search.target_macs
-        found.append(_price_of_search(search, images))
+        # What is found is of the reference's kind: so many activations for a multiply-add.
+        base = Cost(base.params, search.target_macs, round(base.activations * search.target_macs / base.macs))
+        found.append(_price_of_search(search, images, base))
     if study := config.study:
         multiple = config.resolution_multiple
         points = study_points(study, coefficients, baseline, num_classes=num_classes, resolution_multiple=multiple)
-        macs = {point.architecture.key(): point.macs for point in points}
+        networks = {point.architecture.key(): point.architecture for point in points}
+        seen = float(study.epochs * images)
         times = study.seeds * max(1, len(study.baselines))
-        seen = float(times * study.epochs * images)
-        found.append(StagePrice("study", len(macs) * times, len(macs) * seen, sum(macs.values()) * seen))
+        found.append(_stage("study", [work(seen, count(network, num_classes)) for network in networks.values()], times))
     if config.coefficients is None and not config.members.published:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
-    seen, seeds = float(config.recipe.sized(images).epochs * images), config.members.seeds
-    trainings, together = len(members) * seeds, sum(member.macs for member in members) * seeds
-    found.append(StagePrice("members", trainings, trainings * seen, together * seen))
+    seen = float(config.recipe.sized(images).epochs * images)
+    each = [work(seen, count(member.architecture, num_classes)) for member in members]
+    found.append(_stage("members", each, config.members.seeds))
     return found
 
 
-def _price_of_search(search: SearchConfig, images: int) -> StagePrice:
+def _stage(stage: str, each: Sequence[Work], times: int) -> StagePrice:
+    """Return the price of trainings that are each done with so many seeds."""
+    longest = max(each, key=lambda training: training.macs)
+    return StagePrice(stage, len(each) * times, together(each).times(times), longest)
+
+
+def _price_of_search(search: SearchConfig, images: int, base: Cost) -> StagePrice:
     """Price all trials at the target cost; twice if there is a control, though both begin with the same networks."""
     batches = [search.batch] * (search.trials // search.batch)
     if rest := search.trials % search.batch:
@@ -181,19 +338,24 @@ def _price_of_search(search: SearchConfig, images: int) -> StagePrice:
     whole = sum(math.ceil(batch / search.halving) for batch in batches)  # trials that are trained to the end
     epochs = whole * search.epochs + (search.trials - whole) * (search.epochs // search.halving)
     times = 2 if search.control else 1
-    seen = float(epochs * times * images)
-    return StagePrice("search", search.trials * times, seen, seen * search.target_macs)
+    longest = work(float(search.epochs * images), base)
+    return StagePrice("search", search.trials * times, work(float(epochs * times * images), base), longest)
 
 
 def _price_of_grid(
-    config: FamilyConfig, baseline: Architecture, base: int, num_classes: int, images: int
+    config: FamilyConfig, baseline: Architecture, base: Cost, num_classes: int, images: int
 ) -> StagePrice:
+    """Price the grid's candidates: their multiply-adds are what is wanted, their activations the candidates' mean."""
     fit = config.fit
     grid = enumerate_grid(baseline, num_classes, fit, config.resolution_multiple)
     plan = rungs(len(grid.candidates), fit.epochs, fit.halving)
     finalists = plan[-1].candidates + 1  # and the paper's own
     more = finalists * fit.seeds - plan[-1].candidates
     epochs = total_epochs(plan) + more * fit.epochs
-    seen = float(epochs * images)
     trainings = sum(rung.candidates for rung in plan) + more
-    return StagePrice("fit", trainings, seen, seen * base * fit.cost_ratio, grid.story)
+    counted = [count(candidate.architecture, num_classes) for candidate in grid.candidates]
+    own = count(baseline, num_classes)  # of a searched baseline the activations grow as the reference's do
+    growth = sum(cost.activations for cost in counted) / len(counted) / own.activations
+    cost = Cost(base.params, round(base.macs * fit.cost_ratio), round(base.activations * growth))
+    longest = work(float(fit.epochs * images), cost)
+    return StagePrice("fit", trainings, work(float(epochs * images), cost), longest, grid.story)

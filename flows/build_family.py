@@ -81,8 +81,10 @@ def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Bui
         tracker = store_tracker(root, settings.family, screen.warn)
         baseline = load_baseline(settings, Path(base))
         manifest = shard_dataset(settings, root, Path(base), screen)
-        key = build_key(settings, baseline, manifest.digest)
-        build = Build(settings, baseline, manifest, root, tracker, screen, Path(base), key)
+        build = Build(settings, baseline, manifest, root, tracker, screen, Path(base))
+        build.tell_order()
+        key = build_key(settings, baseline, manifest.digest, build.order.shuffle_shards)
+        build = dataclasses.replace(build, key=key)
         name = f"{settings.family} {key[:6]}"
         tracker.open_family(key, name, settings.model_dump(mode="json"), _this_flow_run(), build.dataset)
         try:

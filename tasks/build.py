@@ -11,6 +11,7 @@ from effnet.arch.cost import Cost, count
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
 from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.room import Order, order_that_fits
 from effnet.errors import ConfigError
 from effnet.runs import About, RunFolder, RunSpec, Start
 from effnet.stages import Stage
@@ -88,6 +89,20 @@ class Build:
         """The config's recipe, for as many images as there are to train on."""
         return self.config.recipe.sized(self.manifest.samples["train"])
 
+    @cached_property
+    def order(self) -> Order:
+        """How images are mixed: as the recipe says, or so that the cache for fetched shards is large enough.
+
+        Raises:
+            ConfigError: if no order is possible with the config's cache.
+        """
+        return order_that_fits(self.config, self.manifest)
+
+    def tell_order(self) -> None:
+        """Say how images are mixed if that is not what the config says; raise ConfigError as `order` does."""
+        if self.order.note:
+            self.screen.say(self.order.note)
+
     def training(
         self,
         stage: Stage,
@@ -123,7 +138,7 @@ class Build:
             architecture=architecture,
             dataset=self.manifest.digest,
             num_classes=self.num_classes,
-            recipe=recipe,
+            recipe=recipe.model_copy(update={"shuffle_shards": self.order.shuffle_shards}),
             seed=self.config.seed + seed,
             start=start,
         )

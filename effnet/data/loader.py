@@ -123,12 +123,14 @@ class Loader:
         """Yield this rank's batches of an epoch from a step on; `resolution` overrides the loader's."""
         side = resolution or self.resolution
         order = self.order(epoch)
+        self._files.begin()
         pool = ThreadPoolExecutor(self.threads, f"load-{self.split}", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
         try:
             for step in range(start_step, self.steps_per_epoch):
                 samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
-                soon = order[step * self.batch_size :][: _SOON * self.batch_size]
+                read = max(start_step, step - _AHEAD) * self.batch_size  # those before are read: they may make room
+                soon = order[read:][: _SOON * self.batch_size]
                 self._files.prefetch(dict.fromkeys(self.index.shards[soon].tolist()))
                 if len(samples):  # the last step of an evaluation may not reach every rank
                     waiting.append(self._submit(pool, samples, epoch, side))
@@ -138,6 +140,7 @@ class Loader:
                 yield _wait(*waiting.popleft())
         finally:
             pool.shutdown(wait=not stopping(), cancel_futures=True)
+            self._files.rest()
 
     def batch(self, samples: NDArray[np.int64], epoch: int, resolution: int | None = None) -> Batch:
         """Return samples of the index, by their positions, as they are in an epoch, whatever its order."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from effnet.errors import DataError
 from effnet.files import reason
+from effnet.machine import raise_if_broken
 from effnet.storage import File
 from effnet.store import TEMPORARY, create, new_file, publish
 
@@ -45,6 +46,7 @@ class LocalFolder:
                 file.seek(offset)
                 data = file.read(-1 if length is None else length)
         except OSError as error:
+            raise_if_broken(error)
             raise DataError(f"{self._path / name}: {reason(error)}") from error
         if length is not None and len(data) != length:
             raise DataError(f"{self._path / name}: ends at byte {offset + len(data)}")
@@ -77,4 +79,5 @@ def _copy(source: Path, target: Path) -> None:
         with new_file(target) as temporary:
             shutil.copyfile(source, temporary)
     except OSError as error:
+        raise_if_broken(error)
         raise DataError(f"{source}: {reason(error)}") from error

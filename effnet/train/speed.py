@@ -26,7 +26,9 @@ MOST_MACS = 2e9  # of a step's forward pass: larger batches are cut, larger netw
 def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Recipe, threads: int) -> Speed:
     """Return the speed of training networks here: the smallest, and the largest that a short measurement allows.
 
-    Two sizes separate a step's fixed cost, which dominates for small networks, from the cost of a multiply-add.
+    Two sizes separate a step's fixed cost, which dominates for small networks, from what grows with the network: on a
+    GPU with its activations; on a CPU with its multiply-adds, which fit better there
+    (benchmarks/results/2026-11-27-plan.md).
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     before = torch.get_num_threads()
@@ -34,22 +36,24 @@ def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Re
     try:
         by_cost = sorted(networks, key=lambda arch: count(arch, num_classes).macs)
         chosen = [by_cost[0], *(arch for arch in by_cost[-1:0:-1] if count(arch, num_classes).macs <= MOST_MACS)][:2]
-        points = [
-            (count(arch, num_classes).macs, _seconds_per_image(arch, num_classes, recipe, device)) for arch in chosen
-        ]
+        costs = [count(arch, num_classes) for arch in chosen]
+        times = [_seconds_per_image(arch, num_classes, recipe, device) for arch in chosen]
     finally:
         torch.set_num_threads(before)
     if device.type == "cuda":
-        return _line(points, torch.cuda.get_device_name(device))
-    return _line(points, f"{threads} thread{'s' if threads > 1 else ''} of {cpu_name()}")
+        fixed, each = line([(cost.activations, time) for cost, time in zip(costs, times, strict=True)])
+        name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
+        return Speed(fixed, 0.0, f"{name}, measured just now", seconds_per_activation=each, memory_bytes=memory)
+    fixed, each = line([(cost.macs, time) for cost, time in zip(costs, times, strict=True)])
+    return Speed(fixed, each, f"{threads} thread{'s' if threads > 1 else ''} of {cpu_name()}, measured just now")
 
 
-def _line(points: Sequence[tuple[int, float]], device: str) -> Speed:
-    """Return the line through one or two (multiply-adds, seconds), neither its intercept nor its slope below 0."""
-    (macs, seconds), (more_macs, more_seconds) = points[0], points[-1]
-    if more_macs > macs and 0 <= (slope := (more_seconds - seconds) / (more_macs - macs)) * macs <= seconds:
-        return Speed(seconds - slope * macs, slope, f"{device}, measured just now")
-    return Speed(0.0, more_seconds / more_macs, f"{device}, measured just now")
+def line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """Return intercept and slope of the line through one or two (amount, seconds), neither of them below 0."""
+    (amount, seconds), (more, more_seconds) = points[0], points[-1]
+    if more > amount and 0 <= (slope := (more_seconds - seconds) / (more - amount)) * amount <= seconds:
+        return seconds - slope * amount, slope
+    return 0.0, more_seconds / more
 
 
 def _seconds_per_image(arch: Architecture, num_classes: int, recipe: Recipe, device: torch.device) -> float:

@@ -19,6 +19,7 @@ from torch import nn
 from effnet.config import Recipe
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
+from effnet.data.shards.room import check_room
 from effnet.errors import ConfigError, DataError
 from effnet.machine import cores, raise_if_broken
 from effnet.models.build import Network, build
@@ -211,6 +212,7 @@ def _check(folder: RunFolder, spec: RunSpec, dataset: Path, world: World) -> Non
         raise ConfigError(
             f"{folder.config_path}: num_classes is {spec.num_classes}, the dataset has {len(manifest.classes)} classes"
         )
+    check_room(dataset, manifest, spec.recipe.shuffle_shards)
     if spec.recipe.batch_size < world.size:
         raise ConfigError(
             f"{folder.config_path}: recipe.batch_size {spec.recipe.batch_size} is less than one image for each of "

@@ -12,6 +12,7 @@ from effnet.errors import ConfigError
 from flows.cli import options
 from flows.cli.amounts import Amount
 from flows.cli.find import ConfigFile
+from flows.cli.prices import show_disk, show_members, show_prices, stage_data
 
 if TYPE_CHECKING:
     from effnet.arch.budget import Budget
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
-    from effnet.plan import Speed, StagePrice
+    from effnet.plan import Known, Speed, StagePrice
+
+POOL_DEVICE = "a100-80"  # that a work pool is priced for, unless another is named
 
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Classes of the network."
@@ -73,10 +76,11 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
     "--images", type=Amount(), help="Images in the training split.  [default: those of the dataset, if it is there]"
 )
 @click.option(
-    "--macs-per-second",
-    type=Amount(),
-    help="Training speed of your device.  [default: measured here; for a work pool, an A100's]",
+    "--device",
+    help="Price for this GPU: a name of effnet's table, or a YAML file of yours.  [default: this machine, measured; "
+    f"for a work pool, {POOL_DEVICE}]",
 )
+@click.option("--gpus", type=click.IntRange(1, 100_000), default=1, show_default=True, help="So many of them.")
 @options.JSON
 def plan(
     config: Path | None,
@@ -89,7 +93,8 @@ def plan(
     max_activations: int | None,
     num_classes: int | None,
     images: int | None,
-    macs_per_second: int | None,
+    device: str | None,
+    gpus: int,
     as_json: bool,
 ) -> None:
     """Price the family of CONFIG without training anything, or one network: the largest that a budget allows, or the
@@ -109,7 +114,7 @@ def plan(
     elif any(budget):
         _plan_largest(family, strategy, budget, as_json)
     elif config:
-        _plan_members(family, macs_per_second, as_json)
+        _plan_members(family, device, gpus, as_json)
     else:
         raise ConfigError("plan: give a CONFIG, a budget such as --max-macs 1.5G, or --multipliers")
 
@@ -122,7 +127,7 @@ class _Family:
         self.resolution_multiple = 1
         self.settings: Any = None
         self.base = Path()  # of the config's relative paths
-        self.images: int | None = None  # of the training split, where known
+        self.known: Known | None = None  # of the dataset
 
     @classmethod
     def of_zoo(cls, name: str | None, num_classes: int | None) -> _Family:
@@ -144,19 +149,24 @@ class _Family:
         root = Store.at(store or settings.store).root
         fitted = last_fitted(root / "families", settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
-        classes, known = _counts(settings, config, root, num_classes, images)
-        family = cls(baseline, given or fitted or PAPER, origin, classes)
+        known = _known(settings, config, root, num_classes, images)
+        family = cls(baseline, given or fitted or PAPER, origin, known.num_classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
         family.base = config.parent
-        family.images = known
+        family.known = known
         return family
 
+    @property
+    def images(self) -> int | None:
+        """Of the training split, where known."""
+        return self.known.images if self.known else None
 
-def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -> None:
+
+def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool) -> None:
     from effnet.arch.cost import count
     from effnet.arch.growth import same_weights
     from effnet.family import plan_members
-    from effnet.plan import planned
+    from effnet.plan import disk, planned, price_members
     from effnet.starts import member_files
 
     members = plan_members(family.baseline, family.settings, family.coefficients, family.num_classes)
@@ -164,7 +174,15 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
     base = count(family.baseline, family.num_classes)
     rows = planned(members, base, family.num_classes)
     stages = _prices(family, members)
-    speed = _speed(family, members, macs_per_second) if stages else None
+    speed = _speed(family, members, device) if stages or device else None
+    recipe = family.settings.recipe.sized(family.images or 0)
+    wanted = disk(family.settings, members, family.known.bytes if family.known else None)
+    order = _order(family)
+    prices = (
+        price_members(members, recipe, speed, num_classes=family.num_classes, images=family.images)
+        if speed and family.images
+        else []
+    )
     if as_json:
         data = {
             "family": family.settings.family,
@@ -173,7 +191,11 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
             "coefficients_from": family.origin,
             "members": [row._asdict() for row in rows],
             "speed": speed._asdict() if speed else None,
-            "stages": [{**stage._asdict(), "hours": stage.hours(speed)} for stage in stages] if speed else [],
+            "prices": [row._asdict() for row in prices],
+            "gpus": gpus,
+            "stages": [stage_data(stage, speed, gpus) for stage in stages] if speed else [],
+            "disk": wanted._asdict(),
+            "order": order,
         }
         click.echo(json.dumps(data, indent=2))
         return
@@ -194,7 +216,9 @@ def _plan_members(family: _Family, macs_per_second: int | None, as_json: bool) -
             grown = family.settings.grow and not same_weights(family.baseline, member.architecture)
             how = f"grown from {family.baseline.name} by" if grown else "starts from"
             click.echo(f"{member.name} {how} {file.where}")
-    _show_prices(family.settings, stages, speed)
+    show_members(prices, recipe.batch_size)
+    show_prices(family.settings, stages, speed, gpus)
+    show_disk(wanted, order)
 
 
 def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
@@ -213,16 +237,18 @@ def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
     )
 
 
-def _speed(family: _Family, members: list[Member], macs_per_second: int | None) -> Speed:
-    """Return the speed to price by: the stated one, else an A100's for a work pool, else one measured here."""
+def _speed(family: _Family, members: list[Member], device: str | None) -> Speed:
+    """Return the speed to price by: the named device's, else an A100's for a work pool, else one measured here."""
     from effnet.config import PoolCompute
-    from effnet.plan import A100_MACS, steady
+    from effnet.devices import find
+    from effnet.plan import speed_of
 
-    if macs_per_second:
-        return steady(macs_per_second, "your device, as stated")
     compute = family.settings.compute
-    if isinstance(compute, PoolCompute):
-        return steady(A100_MACS, f"an A100 with B0 (for work pool '{compute.work_pool}', give --macs-per-second)")
+    if device or isinstance(compute, PoolCompute):
+        found = speed_of(find(device or POOL_DEVICE))
+        if device or not isinstance(compute, PoolCompute):
+            return found
+        return found._replace(device=f"{found.device}, for work pool '{compute.work_pool}'; --device names another")
     from effnet.train.speed import measure_speed
 
     networks = [family.baseline, *(member.architecture for member in members)]
@@ -230,29 +256,16 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
     return measure_speed(networks, family.num_classes, recipe, compute.threads)
 
 
-def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
-    if not speed:
-        click.echo(
-            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
-            "training images (--images)"
-        )
-        return
-    from effnet.config import LocalCompute
-    from tasks.compute.slots import slots
-    from tasks.servers.gpus import gpus
-    from tasks.terminal.screen import short
+def _order(family: _Family) -> str:
+    """Say how images will be mixed if the cache for fetched shards is too small to mix all, or that none will do."""
+    if not (family.known and family.known.manifest):
+        return ""
+    from effnet.data.shards.room import order_that_fits
 
-    total, trainings = sum(stage.hours(speed) for stage in stages), sum(stage.trainings for stage in stages)
-    rate = sum(stage.macs for stage in stages) / total / 3600
-    click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
-    for stage in stages:
-        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
-    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
-    if isinstance(settings.compute, LocalCompute) and (number := min(slots(settings.compute, gpus()), trainings)) > 1:
-        click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
-    for stage in stages:
-        if stage.note:
-            click.echo(f"{stage.stage}: {stage.note}")
+    try:
+        return order_that_fits(family.settings, family.known.manifest).note
+    except ConfigError as error:
+        return f"a build will refuse: {error}"
 
 
 def _plan_scaled(family: _Family, multipliers: Multipliers, as_json: bool) -> None:
@@ -373,17 +386,15 @@ def _as_computed_there(arch: Architecture, name: str, naming: str) -> tuple[Arch
 COMMANDS = (describe, plan, import_weights)
 
 
-def _counts(
-    settings: FamilyConfig, config: Path, store: Path, num_classes: int | None, images: int | None
-) -> tuple[int, int | None]:
-    """Return the number of classes, and of training images if known; stated numbers are not looked up."""
+def _known(settings: FamilyConfig, config: Path, store: Path, num_classes: int | None, images: int | None) -> Known:
+    """Return what is known of the dataset; nothing is looked up where both numbers are stated."""
     from effnet.errors import AwayError, DataError
-    from effnet.plan import counts_of
+    from effnet.plan import Known, known_of
 
     if num_classes and images:
-        return num_classes, images
+        return Known(num_classes, images, None, None)
     try:
-        found = counts_of(settings.data, config.parent, store / "datasets")
+        found = known_of(settings.data, config.parent, store / "datasets")
     except AwayError:
         raise
     except (ConfigError, DataError) as error:
@@ -391,5 +402,5 @@ def _counts(
             raise ConfigError(
                 f"plan: {error}; without the images here, state both --num-classes and --images"
             ) from error
-        found = num_classes, None
-    return num_classes or found[0], images or found[1]
+        found = Known(num_classes, None, None, None)
+    return found._replace(num_classes=num_classes or found.num_classes, images=images or found.images)

@@ -13,6 +13,7 @@ import click
 from effnet.errors import ConfigError, RunFailedError
 from effnet.shipped import PROJECT
 from flows.cli import options
+from flows.cli.find import ConfigFile
 
 _MARKS = {"ok": "ok", "warning": "!", "error": "x"}
 
@@ -85,15 +86,21 @@ def deploy(
 
 
 @click.command()
-@click.option("--store", default=".effnet", show_default=True, help="Folder or s3://bucket/prefix to look at.")
+@click.argument("config", type=ConfigFile(), required=False)
+@click.option("--store", help="Folder or s3://bucket/prefix to look at.  [default: the config's, or .effnet]")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs that are needed.")
 @options.JSON
-def doctor(store: str, gpus: int, as_json: bool) -> None:
-    """Check versions, disk, S3, servers, clock and GPUs; say what to do about each problem."""
+def doctor(config: Path | None, store: str | None, gpus: int, as_json: bool) -> None:
+    """Check versions, disk, S3, servers, clock and GPUs; say what to do about each problem.
+
+    With CONFIG, compare the disk that its family wants with what is free.
+    """
+    from effnet.config import load_config
     from tasks.servers.doctor import examine
 
+    store = store or (load_config(config).store if config else str(options.DEFAULT_STORE))
     findings = []
-    for finding in examine(store, gpus):
+    for finding in examine(store, gpus, config):
         findings.append(finding)
         if not as_json:
             advice = f"  → {finding.advice}" if finding.advice else ""

@@ -58,6 +58,7 @@ def find_rate(
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
+    build.tell_order()
     found = member_of(settings, baseline, member, build.num_classes)
     start = start or member_starts(settings, [found], config.parent, root.cache).get(found.name)
     recipe = recipe_for_weights(build) if start else build.recipe

@@ -79,6 +79,7 @@ def train(
     tracker = store_tracker(root, settings.family, screen.warn)
     manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
+    build.tell_order()
     if multipliers:
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 from packaging.version import Version
 
 from effnet.errors import EffnetError
+from effnet.files import gigabytes
 from effnet.storage import is_remote
 from effnet.store import Store, publish
 
@@ -53,16 +55,22 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(store: str, gpus: int = 0) -> Iterator[Finding]:
+def examine(store: str, gpus: int = 0, config: Path | None = None) -> Iterator[Finding]:
     """Do all checks, one after the other.
 
     Args:
         store: folder, or s3:// place, that is to hold datasets and runs.
         gpus: that are needed; 0: none.
+        config: of a family that is to be built, whose disk is compared with what is free.
+
+    Raises:
+        ConfigError: if the config cannot be used.
     """
     yield from _versions()
     folder = Path(os.environ.get("EFFNET_SCRATCH", ".")) if is_remote(store) else Store.at(store).root
     yield from _disk(folder)
+    if config:
+        yield _disk_wanted(config, folder)
     if is_remote(store):
         yield _guarded("S3", lambda: _s3(store))
     yield from _prefect(folder)
@@ -110,6 +118,35 @@ def _disk(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free / 1e9
     level: Level = "ok" if free >= MIN_FREE_GB else "warning"
     yield Finding("disk", level, f"{free:.0f} GB free", "" if level == "ok" else f"{MIN_FREE_GB:.0f} GB are advised")
+
+
+def _disk_wanted(path: Path, folder: Path) -> Finding:
+    """Compare what a family still wants of this disk with what is free."""
+    from effnet.config import LocalCompute, load_config
+    from effnet.data.shards.manifest import MANIFEST
+    from effnet.data.shards.write import find_dataset
+    from effnet.plan import disk_of
+
+    config, datasets = load_config(path), Store.at(folder).datasets
+    wanted = disk_of(config, path.parent, datasets)
+    parts = {"checkpoints": wanted.checkpoints}
+    there = None
+    with suppress(EffnetError):  # a source that is not here: then neither is its dataset
+        there = find_dataset(config.data, datasets, path.parent)
+    if wanted.dataset and not (there and (datasets / there.digest / MANIFEST).is_file()):
+        parts["dataset"] = wanted.dataset
+    if wanted.cache and isinstance(config.compute, LocalCompute):  # jobs of a pool have it on their machines
+        parts["fetched shards"] = wanted.cache
+    free, needed = shutil.disk_usage(folder).free, sum(parts.values())
+    told = ", ".join(f"{name} {gigabytes(size)}" for name, size in parts.items())
+    if wanted.dataset is None and wanted.cache is None:
+        told += "; the dataset's size is not known before it is written"
+    elsewhere = f"; each machine that trains wants {gigabytes(wanted.cache)} for fetched shards" if wanted.cache else ""
+    if "fetched shards" in parts:
+        elsewhere = ""
+    enough = free >= needed
+    advice = "" if enough else f"make room for {gigabytes(needed - free)} more, or give another --store"
+    return Finding("disk wanted", "ok" if enough else "warning", f"{told}{elsewhere}; {gigabytes(free)} free", advice)
 
 
 def _s3(store: str) -> Finding:

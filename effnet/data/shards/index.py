@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from effnet.errors import DataError
+from effnet.machine import raise_if_broken
 
 SCHEMA = pa.schema(
     [
@@ -48,6 +49,7 @@ def read_table(path: Path) -> pa.Table:
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing; shard the dataset again") from error
     except (OSError, pa.ArrowException) as error:
+        raise_if_broken(error)
         raise DataError(f"{path}: not a readable index ({str(error).splitlines()[0]})") from error
     return table
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import copy_context
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from effnet.data.shards.manifest import (
     parse_manifest,
     xxh128_file,
 )
-from effnet.data.sources.files import Files
+from effnet.data.sources.files import Files, OpenFile
 from effnet.errors import ConfigError, DataError
-from effnet.process import stopping
+from effnet.files import gigabytes
+from effnet.process import stopping, warn
 from effnet.runs import read_value
 from effnet.storage import Folder, open_folder
 from effnet.store import TEMPORARY, canonical_json, hold, new_file, publish, sha256_file
@@ -33,6 +35,8 @@ from effnet.values import Value
 
 ORIGIN = "origin.json"
 _FETCHERS = 4  # shards that are fetched at a time, ahead of use
+_TRIES = 10  # to open a shard that other processes remove to make room as soon as it is here
+_OFTEN = 3  # fetches of one shard within an epoch, at which a person is warned
 
 
 class Origin(Value):
@@ -57,6 +61,7 @@ def mirror(location: str, cache_bytes: int, datasets: Path) -> tuple[Manifest, b
     manifest = remote_manifest(remote)
     folder = datasets / manifest.digest
     if load_manifest(folder):
+        set_cache(folder, cache_bytes)
         return manifest, True
     with hold(datasets / f".{manifest.digest}.lock"):
         remote.fetch(INDEX, folder / INDEX)
@@ -67,8 +72,19 @@ def mirror(location: str, cache_bytes: int, datasets: Path) -> tuple[Manifest, b
     return manifest, False
 
 
+def set_cache(folder: Path, cache_bytes: int) -> None:
+    """Let a mirror's shards take so much disk from now on; nothing changes where the whole dataset lies here."""
+    origin = read_value(Origin, folder / ORIGIN)
+    if origin and origin.cache_bytes != cache_bytes:
+        publish(folder / ORIGIN, canonical_json({"location": origin.location, "cache_bytes": cache_bytes}))
+
+
 class ShardFiles(Files):
-    """A dataset's shards, opened on first use; those of a mirror are fetched first."""
+    """A dataset's shards, opened on first use; those of a mirror are fetched first.
+
+    Attributes:
+        fetched: how often each shard was fetched by this process since `begin`.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         super().__init__([folder / name for name in names])
@@ -77,6 +93,8 @@ class ShardFiles(Files):
         self._remote = open_folder(self._origin.location, known=True) if self._origin else None
         manifest = load_manifest(folder) if self._origin else None
         self._shards = {shard.name: shard for shard in manifest.shards} if manifest else {}
+        self.fetched: Counter[str] = Counter()
+        self._warned = False
         self._users: dict[int, int] = {}
         self._soon: set[int] = set()  # shards that will be wanted next
         self._arriving = 0  # bytes that room was made for, but that have not arrived yet
@@ -84,14 +102,28 @@ class ShardFiles(Files):
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[int, Future[None]] = {}
 
-    def read(self, file: int, offset: int, length: int) -> bytes:
-        """Return bytes of a shard; a mirror fetches it first if it is not here."""
-        if self._remote is None:
-            return super().read(file, offset, length)
-        with self._in_use(file):
-            if file not in self._open:
-                self._bring(file)
-            return super().read(file, offset, length)
+    def begin(self) -> None:
+        """Count anew what is fetched."""
+        self.fetched.clear()
+
+    @contextmanager
+    def opened(self, file: int) -> Iterator[int]:
+        """Yield a shard's descriptor; a mirror fetches the shard first if it is not here."""
+        with self._in_use(file) if self._remote else nullcontext(), super().opened(file) as descriptor:
+            yield descriptor
+
+    def _take(self, file: int) -> OpenFile:
+        for _ in range(_TRIES if self._remote else 0):
+            with suppress(FileNotFoundError):
+                return super()._take(file)
+            self._bring(file)
+        return super()._take(file)
+
+    def _open_file(self, file: int) -> int:
+        descriptor = super()._open_file(file)
+        if self._remote:
+            os.utime(descriptor)  # what was used last is removed last
+        return descriptor
 
     def prefetch(self, files: Iterable[int]) -> None:
         """Fetch shards in the background, in this order, as many as half of the room holds."""
@@ -102,12 +134,23 @@ class ShardFiles(Files):
             taken += self._shards[self.paths[file].name].bytes
             if taken <= self._origin.cache_bytes // 2:
                 soon.append(file)
+        for file in set(soon) - self._soon:  # perhaps left from the epoch before, and the next to be removed
+            with suppress(FileNotFoundError):
+                os.utime(self.paths[file])
         self._soon = set(soon)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_FETCHERS, "fetch")
         for file in soon:
             if file not in self._coming and not self.paths[file].exists():
                 self._coming[file] = self._pool.submit(self._fetch_ahead, file)
+
+    def rest(self) -> None:
+        """Fetch no more ahead: a shard that was read meanwhile, and made room for others, would be fetched again."""
+        self._soon = set()
+        running = [future for future in list(self._coming.values()) if not future.cancel()]
+        if not stopping():
+            wait(running)
+        self._coming = {}
 
     def close(self) -> None:
         """Close what is open and fetch nothing more."""
@@ -118,8 +161,9 @@ class ShardFiles(Files):
 
     def _fetch_ahead(self, file: int) -> None:
         try:
-            with self._in_use(file):
-                self._bring(file)
+            if file in self._soon:  # else it was read meanwhile, and may have made room for others
+                with self._in_use(file):
+                    self._bring(file)
         finally:
             self._coming.pop(file, None)
 
@@ -149,7 +193,22 @@ class ShardFiles(Files):
                 finally:
                     with self._room:
                         self._arriving -= size
+                self._count(path.name)
             os.utime(path)
+
+    def _count(self, name: str) -> None:
+        """Note that a shard was fetched; warn once if shards are fetched again and again."""
+        with self._room:
+            self.fetched[name] += 1
+            if self.fetched[name] < _OFTEN or self._warned:
+                return
+            self._warned = True
+        assert self._origin is not None  # noqa: S101
+        warn(
+            f"{self._folder}: shard {name} was fetched {_OFTEN} times within an epoch: the cache of "
+            f"{gigabytes(self._origin.cache_bytes)} is too small for all trainings that share it; give it more "
+            "(compute.cache_gb or data.source.cache_bytes), or run fewer at a time (compute.parallel)"
+        )
 
     def _fetch(self, path: Path) -> None:
         assert self._remote is not None  # noqa: S101
@@ -179,8 +238,8 @@ class ShardFiles(Files):
                 if number is not None and self._users.get(number):
                     continue
                 taken -= size
-                if number in self._open:
-                    os.close(self._open.pop(number))
+                if number is not None:
+                    self._close_one(number)
                 path.unlink(missing_ok=True)
 
 

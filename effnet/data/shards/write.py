@@ -44,6 +44,7 @@ from effnet.data.sources import Source, open_source
 from effnet.data.tar.writer import TarWriter
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
+from effnet.machine import TOO_MANY_OPEN, raise_if_broken
 from effnet.storage import is_remote
 from effnet.store import (
     TEMPORARY,
@@ -116,6 +117,8 @@ def told_in_a_line(datasets: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in TOO_MANY_OPEN:
+            raise_if_broken(error)
         where = error.filename or datasets
         raise DataError(
             f"{where}: {reason(error)}; nothing half-written is left, run the command again to resume"

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
 import re
+import resource
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from effnet.data.sources.base import Entry, content_mark
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
+from effnet.machine import TOO_MANY_OPEN, raise_if_broken
 from effnet.store import digest
 
+MOST_OPEN = 256  # files of one list; a training reads two lists, and a process may usually open 1,024
 MAX_FILES = 100_000  # that a pattern with braces may name
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 
 
 class Files:
-    """A list of files, opened on first use. Reads are positioned, so any number of threads may read."""
+    """A list of files, opened on first use. Reads are positioned, so any number of threads may read.
+
+    A limited number stays open: those that were read last. ImageNet has 1,025 shards of 1,250 images, and a process may
+    usually open 1,024 files.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = list(paths)
-        self._open: dict[int, int] = {}
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(1, MOST_OPEN if soft == resource.RLIM_INFINITY else min(MOST_OPEN, soft // 4))
+        self._open: OrderedDict[int, OpenFile] = OrderedDict()  # the one that was read last at the end
         self._lock = threading.Lock()
 
     def read(self, file: int, offset: int, length: int) -> bytes:
-        """Return bytes of a file; raise DataError if they are not there."""
+        """Return bytes of a file; raise DataError if they are not there, MachineError if the machine is at fault."""
         try:
-            data = os.pread(self.descriptor(file), length, offset)
+            with self.opened(file) as descriptor:
+                data = os.pread(descriptor, length, offset)
         except OSError as error:
+            raise_if_broken(error)
             raise DataError(f"{self.paths[file]}: {reason(error)}") from error
         if len(data) != length:
             raise DataError(
@@ -48,17 +63,59 @@ class Files:
     def close(self) -> None:
         """Close what is open."""
         with self._lock:
-            for descriptor in self._open.values():
-                os.close(descriptor)
+            for opened in self._open.values():
+                os.close(opened.descriptor)
             self._open.clear()
 
-    def descriptor(self, file: int) -> int:
-        """Return the open file's descriptor."""
-        if file not in self._open:
+    @contextmanager
+    def opened(self, file: int) -> Iterator[int]:
+        """Yield the file's descriptor, which stays open during the block; raise OSError if it cannot be opened."""
+        opened = self._take(file)
+        try:
+            yield opened.descriptor
+        finally:
             with self._lock:
-                if file not in self._open:
-                    self._open[file] = os.open(self.paths[file], os.O_RDONLY)
-        return self._open[file]
+                opened.users -= 1
+
+    def _take(self, file: int) -> OpenFile:
+        with self._lock:
+            opened = self._open.get(file)
+            if opened is None:
+                self._close_idle(self._most - 1)
+                opened = self._open[file] = OpenFile(self._open_file(file))
+            self._open.move_to_end(file)
+            opened.users += 1
+            return opened
+
+    def _open_file(self, file: int) -> int:
+        try:
+            return os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in TOO_MANY_OPEN or not self._close_idle(0):
+                raise
+        return os.open(self.paths[file], os.O_RDONLY | os.O_CLOEXEC)  # others of the process need many, too
+
+    def _close_idle(self, most: int) -> int:
+        """Close files that nobody reads, the ones read longest ago first, down to `most` open; return how many."""
+        idle = (file for file, opened in self._open.items() if not opened.users)
+        closed = list(itertools.islice(idle, max(0, len(self._open) - most)))
+        for file in closed:
+            os.close(self._open.pop(file).descriptor)
+        return len(closed)
+
+    def _close_one(self, file: int) -> None:
+        """Close a file that nobody reads, if it is open."""
+        with self._lock:
+            if file in self._open and not self._open[file].users:
+                os.close(self._open.pop(file).descriptor)
+
+
+@dataclass
+class OpenFile:
+    """An open file, and how many threads read it at this moment."""
+
+    descriptor: int
+    users: int = 0
 
 
 def stamp(paths: Sequence[Path]) -> str:

@@ -17,6 +17,7 @@ from effnet.data.sources.files import existing_folder
 from effnet.data.sources.groups import matched
 from effnet.errors import ConfigError, DataError
 from effnet.files import reason
+from effnet.machine import raise_if_broken
 
 # Files with these extensions are taken for images without a look inside; for others the first bytes decide.
 EXTENSIONS = frozenset(
@@ -93,7 +94,8 @@ class ImageFolder:
         """Return the mark of a file's bytes; of its name if it cannot be read, which `read` will report."""
         try:
             descriptor = os.open(self._paths[entry.file], os.O_RDONLY | os.O_NONBLOCK)
-        except OSError:
+        except OSError as error:
+            raise_if_broken(error)
             return hashlib.sha256(entry.key.encode()).digest()[:16]
         try:
             return content_mark(lambda offset, length: os.pread(descriptor, length, offset), entry.length)
@@ -333,4 +335,5 @@ def _shown(path: str) -> str:
 
 
 def _failed(where: str, error: OSError) -> DataError:
+    raise_if_broken(error)
     return DataError(f"{where}: {reason(error)}")

@@ -30,6 +30,7 @@ MD5 = {
     "devkit": "fa75699e90414af021442c21a62c3abf",
 }
 COUNTS = {"train": 1_281_167, "val": 50_000}
+ARCHIVE_BYTES = {"train": 147_897_477_120, "val": 6_744_924_160}
 CLASSES = 1000
 _CLASS_TAR = re.compile(r"(n\d{8})\.tar")
 _TRAIN_IMAGE = re.compile(r"(n\d{8})_\d+\.JPEG")
@@ -60,13 +61,15 @@ class ImageNet:
         """Return every image, by its place in the archives; the same pass reads them whole if MD5 sums are checked."""
         entries: list[Entry] = []
         for file, (split, read_split) in enumerate({"train": self._train, "val": self._val}.items()):
+            with self._files.opened(file) as descriptor:
+                if not self._check_md5:
+                    entries += read_split(functools.partial(_pread, descriptor))
+                    continue
+                archive = _Hashed(descriptor)
+                found = list(read_split(archive.read))
+                md5 = archive.md5()
             path = self._files.paths[file]
-            if not self._check_md5:
-                entries += read_split(functools.partial(_pread, self._files.descriptor(file)))
-                continue
-            archive = _Hashed(self._files.descriptor(file))
-            found = list(read_split(archive.read))
-            _compare_md5(path, split, archive.md5())
+            _compare_md5(path, split, md5)
             if len(found) != COUNTS[split]:
                 raise DataError(f"{path}: {len(found):,} images, not {COUNTS[split]:,}")
             entries += found

@@ -113,8 +113,9 @@ class WebDatasetShards:
         yield from zip(splits, range(len(splits)), strict=True)
 
     def _in(self, shard: int) -> list[_Sample]:
-        descriptor, path = self._shards.descriptor(shard), str(self._shards.paths[shard])
-        return _pair(walk(lambda offset, length: os.pread(descriptor, length, offset), path), path)
+        path = str(self._shards.paths[shard])
+        with self._shards.opened(shard) as descriptor:
+            return _pair(walk(lambda offset, length: os.pread(descriptor, length, offset), path), path)
 
     def _label(self, shard: int, sample: _Sample) -> str:
         """Return a sample's label as it is written."""

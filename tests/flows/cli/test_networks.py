@@ -160,10 +160,34 @@ def test_plan_knows_imagenet_without_its_archives_and_names_the_pools_device(tmp
     (stage,) = data["stages"]
     assert stage["images"] == round(1_281_167 * 0.98) * 15  # epochs
     assert stage["macs"] == stage["images"] * count(zoo.get("efficientnet_b0"), 1000).macs
-    assert "an A100" in data["speed"]["device"]
+    assert data["speed"]["device"].startswith("A100 80 GB (")
+    assert stage["hours"] == pytest.approx(stage["activations"] / 16.6e9 / 3600)
+    assert stage["dollars"] == pytest.approx(2.49 * stage["hours"])
+    assert data["disk"]["dataset"] == 147_897_477_120 + 6_744_924_160
     assert "work pool 'gpus'" in run_effnet("plan", "imagenet.yaml", cwd=tmp_path).stdout
-    text = run_effnet("plan", "imagenet.yaml", "--macs-per-second", "2T", cwd=tmp_path).stdout
-    assert "on your device, as stated: 2 T forward MACs a second" in text
+
+
+def test_plan_prices_for_a_device_of_ones_own_and_several_of_them(tmp_path: Path) -> None:
+    family = IMAGENET.replace("phi: [0]", "phi: [0, 7]").replace("members:", "recipe: {batch_size: 4096}\nmembers:")
+    (tmp_path / "imagenet.yaml").write_text(family)
+    (tmp_path / "mine.yaml").write_text("{base: l4, activations_per_second: 5.0e+9, dollars_per_hour: 0.5}")
+    plan = ("plan", "imagenet.yaml", "--device", "mine.yaml", "--gpus", "2")
+    data = json.loads(run_effnet(*plan, "--json", cwd=tmp_path).stdout)
+    (stage,), (small, large) = data["stages"], data["prices"]
+    assert stage["hours"] == pytest.approx(stage["activations"] / 5e9 / 3600)
+    assert stage["dollars"] == pytest.approx(0.5 * stage["hours"])
+    assert stage["wall_hours"] == pytest.approx(large["hours"])
+    assert stage["hours"] == pytest.approx(small["hours"] + large["hours"])
+    assert (small["micro_batch"], large["micro_batch"]) == (459, 9)
+    text = run_effnet(*plan, cwd=tmp_path).stdout
+    assert "459 of 4,096" in text
+    assert "on L4 (as stated): 5 G activations" in text
+    assert "hours at least, on 2 GPUs, a network on each" in text
+    assert "dollars, at 0.5 an hour (as stated)" in text
+    assert "disk wanted: dataset 155 GB, checkpoints" in text
+    done = run_effnet("plan", "imagenet.yaml", "--device", "tpu", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no device is called 'tpu'; known: rtx3090, a10g, l4, a100-40, a100-80, h100, h200" in done.stderr
 
 
 def test_plan_without_the_images_names_both_flags_at_once(tmp_path: Path) -> None:
