@@ -49,7 +49,7 @@ def show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed |
     from effnet.config import LocalCompute
     from effnet.plan import together
     from tasks.compute.slots import slots
-    from tasks.servers.gpus import gpus
+    from tasks.servers.gpus import gpus as gpus_here
 
     total, trainings = speed.hours(together(stage.work for stage in stages)), sum(stage.trainings for stage in stages)
     click.echo(f"\non {speed.device}: {_rate(stages, total)}")
@@ -63,7 +63,7 @@ def show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed |
     elif (
         not speed.memory_bytes
         and isinstance(settings.compute, LocalCompute)
-        and (number := min(slots(settings.compute, gpus()), trainings)) > 1
+        and (number := min(slots(settings.compute, gpus_here()), trainings)) > 1
     ):
         click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
     if (dollars := speed.dollars(total)) is not None:
