@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ def normalize(images: Tensor, arch: Architecture) -> Tensor:
     return (images.float() - mean) / std
 
 
-@lru_cache(maxsize=16)  # to upload them waits for a device
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)[:, None, None]
+    """Return a number for each channel, (C, 1, 1); on its way to a GPU nothing waits for it."""
+    numbers = torch.tensor(values)[:, None, None]
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
