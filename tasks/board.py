@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from effnet.runs import RunResult, read_journal
+from effnet.runs import FEATURES_KEPT, RunResult, read_journal
 from effnet.stages import Stage
 from tasks.build import Build, Training
 from tasks.records.tracking import run_note
@@ -71,7 +71,7 @@ def _ended(training: Training, result: RunResult) -> str:
     """Say why a training ended before its last epoch, and what is kept if no epoch was better than its features."""
     told = f"; stopped after {result.epochs} of at most {training.epochs} epochs, as minival's top-1 rose no more"
     early = told if result.epochs < training.epochs else ""
-    return early + ("; its features alone are kept: no epoch was better" if not result.best_epoch else "")
+    return early + ("" if result.best_epoch else FEATURES_KEPT)
 
 
 def note(build: Build, name: str, training: Training) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 import click
 
 from effnet.errors import DataError
+from effnet.files import one_line
 from flows.cli import options
 from flows.cli.find import CONFIG, find_run, open_store
 from flows.cli.tables import check_output, check_table, write_table
+
+SHOWN = 10  # suspects that are printed; the file has all
 
 
 @click.command()
@@ -128,7 +131,7 @@ def duplicates(dataset: Path, out: Path) -> None:
         task = bar.add_task("looking", total=None)
         found = find_duplicates(dataset, lambda done, total: bar.update(task, completed=done, total=total))
     rows = [twins._asdict() | {"leak": twins.leak, "conflict": twins.conflict} for twins in found.twins]
-    write_table(out, [*Twins._fields, "leak", "conflict"], rows)
+    written = write_table(out, [*Twins._fields, "leak", "conflict"], rows)
     for kind, what in (("same", "of the same bytes"), ("near", "nearly the same")):
         some = [twins for twins in found.twins if twins.kind == kind]
         leaks, conflicts = sum(twins.leak for twins in some), sum(twins.conflict for twins in some)
@@ -138,6 +141,7 @@ def duplicates(dataset: Path, out: Path) -> None:
             f"compared by their bytes alone: {found.small:,} images smaller than {MIN_SIDE} pixels, "
             f"{found.flat:,} of nearly one colour"
         )
+    click.echo(written)
 
 
 @data.command()
@@ -191,14 +195,27 @@ def preview(config: Path, out: Path, images: int, draws: int, store: Path | None
 @options.HOME
 def suspects(run: str, split: str | None, out: Path, store: Path) -> None:
     """List suspected label errors: images that RUN was not trained on and confidently gives another class."""
+    from rich.console import Console
+
     from effnet.evaluation.run import HELD_OUT, SuspectImage, suspects_of
 
     check_table(out)
     splits = (split,) if split else HELD_OUT
-    found, images = suspects_of(find_run(run, store), splits)
-    write_table(out, SuspectImage._fields, [row._asdict() for row in found])
-    click.echo(f"suspected label errors: {len(found):,} of {images:,} images of {' and '.join(splits)}")
-    click.echo(str(out))
+    folder = find_run(run, store)
+    with Console(stderr=True).status(f"looking at the images of {' and '.join(splits)}"):
+        found = suspects_of(folder, splits)
+    written = write_table(out, SuspectImage._fields, [row._asdict() for row in found.rows])
+    surest = found.rows[:SHOWN]
+    click.echo(
+        f"suspected label errors: {len(found.rows):,} of {found.images:,} images of {' and '.join(splits)}"
+        + (f"; the {len(surest)} surest:" if len(found.rows) > SHOWN else ":" if surest else "")
+    )
+    names = [one_line(row.file or row.image) for row in surest]
+    for name, row in zip(names, surest, strict=True):
+        label, suggested = (one_line(found.class_names[each]) for each in (row.label, row.suggested))
+        sure = f"{row.suggested_probability:.1%} against {row.label_probability:.1%}"
+        click.echo(f"  {name:{max(map(len, names))}}  labelled {label}, looks like {suggested} ({sure})")
+    click.echo(written)
 
 
 COMMANDS = (shard, verify, data)

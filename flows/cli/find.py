@@ -7,7 +7,8 @@ A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 
 `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Anything else is an existing file
 or folder; the key of a run in the store, or its beginning; the name of a member (`b3`), which means its model in the
-family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`). An ambiguous name is refused, with a list.
+family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`), of which a finished one is meant if there is
+one. An ambiguous name is refused, with a list.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def find_run(name: str, store: Path) -> RunFolder:
 
     path = find(name, store)
     if not (path / "config.json").is_file():
-        raise ConfigError(f"{path}: not a run: a run's folder has a config.json")
+        raise ConfigError(f"{path}: not a run: a run's folder has a config.json; `effnet runs` lists the runs")
     return RunFolder(path)
 
 
@@ -159,6 +160,7 @@ def _in_store(name: str, store: Store) -> Path | None:
     if member := _member(name, store, folders):
         return member.path
     named = [folder for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
+    named = [folder for folder in named if folder.result_path.is_file()] or named
     if len(named) > 1:
         raise ConfigError(f"'{name}' may be any of {len(named)} runs ({_listed(named)}); give the key")
     return named[0].path if named else None
@@ -204,5 +206,5 @@ def _listed(folders: Sequence[RunFolder]) -> str:
     rows = []
     for folder in folders[:SHOWN]:
         about = folder.about()
-        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}")
-    return ", ".join(rows) + (", …" if len(folders) > SHOWN else "")
+        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}, {folder.state}")
+    return "; ".join(rows) + ("; …" if len(folders) > SHOWN else "")

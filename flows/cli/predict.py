@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnet.errors import ConfigError, DataError
-from effnet.files import reason
+from effnet.files import one_line, reason
 from flows.cli import options
 from flows.cli.find import find, load_named
 
@@ -168,8 +168,7 @@ def _line(row: FilePrediction) -> str:
 
 def _text(path: Path) -> str:
     """Return a path that can be printed, whatever bytes are in its name, on one line."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _json(row: FilePrediction) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnet.config import FamilyConfig, Recipe
     from effnet.evaluation.classes import Known
     from effnet.family import Member
-    from effnet.runs import Evaluation, Start
+    from effnet.runs import Evaluation, RunFolder, Start
     from effnet.store import Store
     from tasks.build import Build
 
@@ -97,7 +97,7 @@ def train(
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
         click.echo(json.dumps({"run": str(training.folder.path), **shown, **_averages(evaluation)}, indent=2))
     else:
-        _show(evaluation, f"{name}, run {training.folder.path}")
+        _show(evaluation, f"{name}, run {training.folder.path}{_features_kept(training.folder)}")
 
 
 @click.command()
@@ -131,19 +131,19 @@ def evaluate(
     from effnet.evaluation.flips import compare_flips
     from effnet.evaluation.run import evaluate_weights, judge
     from effnet.process import keep_memory
+    from effnet.runs import RunFolder
     from effnet.store import sha256_file
 
     keep_memory()
     path = find(run, store)
     weights = path if path.is_file() else path / "model.safetensors"
     loaded = load_named(path, network)
-    augment, cache = Augment(), None
+    augment, cache, run_folder = Augment(), None, None
     if (path / "config.json").is_file():
-        from effnet.runs import RunFolder
-
-        spec = RunFolder(path).spec()
-        augment, cache = spec.recipe.augment, RunFolder(path).store.cache
-        data = data or RunFolder(path).store.datasets / spec.dataset
+        run_folder = RunFolder(path)
+        spec = run_folder.spec()
+        augment, cache = spec.recipe.augment, run_folder.store.cache
+        data = data or run_folder.store.datasets / spec.dataset
     if crop_padding is not None:
         augment = augment.model_copy(update={"crop_padding": crop_padding})
     if data is None:
@@ -164,7 +164,7 @@ def evaluate(
         shown |= {"flips": flipped.model_dump(mode="json")} if flipped else {}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    _show(evaluation, str(path))
+    _show(evaluation, f"{path}{_features_kept(run_folder)}")
     if flipped:
         click.echo(f"with flips: top-1 {flipped.top1:.2%}, loss {flipped.loss:.4f}; {flipped.told}")
     manifest = load_manifest(data)
@@ -325,6 +325,14 @@ def _read(path: Path) -> Any:
         return decode(read_regular(path), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from error
+
+
+def _features_kept(folder: RunFolder | None) -> str:
+    """Say at the end of a line if a finished run's weights are the given ones with a new classifier; else nothing."""
+    from effnet.runs import FEATURES_KEPT
+
+    result = folder.result() if folder else None
+    return FEATURES_KEPT if result and not result.best_epoch else ""
 
 
 def _show(evaluation: Evaluation, title: str) -> None:
