@@ -31,17 +31,33 @@ class Board:
         self.build, self.stage, self.trainings, self.until = build, stage, trainings, until
         self._by_name = {training.order_name: training for training in trainings}
         self._shown = self._forwarded = time.monotonic()
+        waiting = [training for training in trainings if training.spec.start and not training.folder.result()]
+        self._unprobed = [training for training in waiting if not training.folder.probe_path.exists()]
+
+    def begin(self) -> None:
+        """Say which trainings start from weights: their features are looked at first, long before an epoch is done."""
+        if self._unprobed:
+            names = ", ".join(training.name for training in self._unprobed)
+            self.build.screen.say(f"{names}: reading weights and images")
 
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
         if now - self._shown > SHOW_SECONDS:
             self._shown = now
+            self._tell_probes()
             self.show()
         if now - self._forwarded > FORWARD_SECONDS:
             self._forwarded = now
             for training in self.trainings:
                 self.build.tracker.forward(training.folder)
+
+    def _tell_probes(self) -> None:
+        """Say what the features alone reach, once for each training: its first epoch may be far."""
+        for training in [each for each in self._unprobed if each.folder.probe_path.exists()]:
+            self._unprobed.remove(training)
+            if found := training.folder.probe():
+                self.build.screen.say(f"{training.name}: features alone: minival top-1 {found.top1:.1%}")
 
     def done(self, name: str) -> None:
         """Report the result of a training."""

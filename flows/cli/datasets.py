@@ -10,7 +10,8 @@ import click
 from effnet.errors import DataError
 from effnet.files import one_line
 from flows.cli import options
-from flows.cli.find import CONFIG, find_run, open_store
+from flows.cli.find import CONFIG, find_dataset, find_run, open_store
+from flows.cli.sections import Listed
 from flows.cli.tables import check_output, check_table, write_table
 
 SHOWN = 10  # suspects that are printed; the file has all
@@ -34,7 +35,8 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     settings = load_config(config)
     root = open_store(store or settings.store)
     columns = (TextColumn("sharding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("", total=None)
         manifest, reused = write_shards(
             settings.data,
@@ -60,28 +62,37 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
 
 @click.command()
 @click.argument("dataset")
-def verify(dataset: str) -> None:
-    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image."""
-    from effnet.data.shards.verification import verify as check
+@options.STORE
+def verify(dataset: str, store: Path | None) -> None:
+    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image.
 
-    if problems := check(dataset):
+    DATASET may be a CONFIG whose dataset was written.
+    """
+    from effnet.data.shards.verification import verify as check
+    from effnet.storage import is_remote
+
+    if problems := check(dataset if is_remote(dataset) else str(find_dataset(dataset, store))):
         raise DataError("\n".join(problems))
     click.echo(f"{dataset}: sound")
 
 
-@click.group()
+@click.group(cls=Listed)
 def data() -> None:
-    """Inspect datasets."""
+    """Look into datasets: what is in them, and what may be wrong with it."""
 
 
 @data.command("report")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
+@options.STORE
 @options.JSON
-def report(dataset: Path, as_json: bool) -> None:
-    """Show the DATASET's counts per class, sizes, duplicates, and what was left out."""
+def report(dataset: str, store: Path | None, as_json: bool) -> None:
+    """Count images, by class and split.
+
+    Also sizes, duplicates, and what was left out. DATASET is a folder, or a CONFIG whose dataset was written.
+    """
     from effnet.data.shards.contents import report as make
 
-    content = make(dataset)
+    content = make(find_dataset(dataset, store))
     if as_json:
         click.echo(json.dumps(content, indent=2))
         return
@@ -111,7 +122,7 @@ def report(dataset: Path, as_json: bool) -> None:
 
 
 @data.command("duplicates")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -119,17 +130,22 @@ def report(dataset: Path, as_json: bool) -> None:
     show_default=True,
     help="File to write: .csv, or .json.",
 )
-def duplicates(dataset: Path, out: Path) -> None:
-    """List images of the DATASET that are the same, or nearly, and lie in several splits or classes."""
+@options.STORE
+def duplicates(dataset: str, out: Path, store: Path | None) -> None:
+    """List images that are the same, or nearly.
+
+    The file has the splits and classes that they are in. DATASET is a folder, or a CONFIG whose dataset was written.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from effnet.data.shards.duplicates import MIN_SIDE, Twins, find_duplicates
 
     check_table(out)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    folder, console = find_dataset(dataset, store), Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("looking", total=None)
-        found = find_duplicates(dataset, lambda done, total: bar.update(task, completed=done, total=total))
+        found = find_duplicates(folder, lambda done, total: bar.update(task, completed=done, total=total))
     rows = [twins._asdict() | {"leak": twins.leak, "conflict": twins.conflict} for twins in found.twins]
     written = write_table(out, [*Twins._fields, "leak", "conflict"], rows)
     for kind, what in (("same", "of the same bytes"), ("near", "nearly the same")):
@@ -153,7 +169,11 @@ def duplicates(dataset: Path, out: Path) -> None:
 @click.option("--draws", type=click.IntRange(1, 16), default=6, show_default=True, help="Draws of each image.")
 @options.STORE
 def preview(config: Path, out: Path, images: int, draws: int, store: Path | None) -> None:
-    """Draw what the baseline of CONFIG will see of some training images, after augmentation, at each stage."""
+    """Draw training images as the network will see them.
+
+    Some images of CONFIG's dataset, each cropped and augmented several times, at the image side of CONFIG's network;
+    where the recipe has stages, at each of them.
+    """
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.train.preview import preview as see
@@ -194,7 +214,11 @@ def preview(config: Path, out: Path, images: int, draws: int, store: Path | None
 )
 @options.HOME
 def suspects(run: str, split: str | None, out: Path, store: Path) -> None:
-    """List suspected label errors: images that RUN was not trained on and confidently gives another class."""
+    """List images whose labels may be wrong.
+
+    These are images of minival and val, which RUN was not trained on, that it confidently gives another class
+    (confident learning, arXiv 1911.00068). The ten surest are printed; the file has all. Nothing is changed.
+    """
     from rich.console import Console
 
     from effnet.evaluation.run import HELD_OUT, SuspectImage, suspects_of

@@ -233,23 +233,26 @@ def _speed(family: _Family, members: list[Member], macs_per_second: int | None) 
 def _show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None) -> None:
     if not speed:
         click.echo(
-            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
+            "\nthe time of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
             "training images (--images)"
         )
         return
     from effnet.config import LocalCompute
     from tasks.compute.slots import slots
     from tasks.servers.gpus import gpus
-    from tasks.terminal.screen import short
+    from tasks.terminal.screen import duration, short
+
+    def told(hours: float) -> str:
+        return f"{hours:,.0f} h" if hours >= 100 else duration(3600 * hours)
 
     total, trainings = sum(stage.hours(speed) for stage in stages), sum(stage.trainings for stage in stages)
     rate = sum(stage.macs for stage in stages) / total / 3600
     click.echo(f"\non {speed.device}: {short(round(rate))} forward MACs a second")
     for stage in stages:
-        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {stage.hours(speed):14,.4g} hours")
-    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
+        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {told(stage.hours(speed)):>14}")
+    click.echo(f"  {'together':24}{told(total):>14}, one after the other, with nothing else running")
     if isinstance(settings.compute, LocalCompute) and (number := min(slots(settings.compute, gpus()), trainings)) > 1:
-        click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
+        click.echo(f"  {'':24}{told(total / number):>14}, {number} at a time, if that slows none of them")
     for stage in stages:
         if stage.note:
             click.echo(f"{stage.stage}: {stage.note}")

@@ -51,7 +51,10 @@ def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> No
 @options.HOME
 @options.JSON
 def show(run: str, store: Path, as_json: bool) -> None:
-    """Show all about RUN: a name, a key or the beginning of one, a folder, or models:/NAME@champion."""
+    """Show all about RUN.
+
+    RUN is a name, a key or the beginning of one, a folder, or models:/NAME@champion.
+    """
     folder = find_run(run, store)
     row = _whole(folder)
     if as_json:

@@ -244,6 +244,11 @@ def test_files_are_found_below_where_one_is_or_beside_the_store_or_images_go_by_
     (tmp_path / "digits/0").mkdir(parents=True)  # another folder of that name
     (tmp_path / "digits/0/other.png").write_bytes(Path(home / here[0]["file"]).read_bytes())
     assert [row["file"] for row in rows()] == [str(home / row["file"]) for row in here]
+    manifest = run.store.datasets / run.spec().dataset / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"class_names": ["nought", "one", "two"]}))
+    told = call(run.path, "--out", tmp_path / "a.csv").splitlines()[1]  # what people call the classes
+    names = dict(zip("012", ("nought", "one", "two"), strict=True))
+    assert f"  labelled {names[here[0]['label']]}, looks like {names[here[0]['suggested']]} (" in told
     (home / "digits").rename(tmp_path / "away")
     assert [(row["file"], row["image"]) for row in rows()] == [("", row["image"]) for row in here]
 

@@ -172,6 +172,17 @@ def test_plan_without_the_images_names_both_flags_at_once(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "state both --num-classes and --images" in done.stderr
     assert done.stderr.count("\n") == 1
-    done = run_effnet("plan", "folder.yaml", "--num-classes", "5", "--images", "4k", cwd=tmp_path)
+    known = ("--num-classes", "5", "--images", "4k")
+    done = run_effnet("plan", "folder.yaml", *known, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "hours, one after the other" in done.stdout
+    assert ", one after the other" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"), [("1T", "23 s"), ("20G", "19 min 14 s"), ("1G", "6 h 24 min"), ("1M", "6,409 h")]
+)
+def test_plan_tells_times_as_people_read_them(tmp_path: Path, speed: str, told: str) -> None:
+    (tmp_path / "folder.yaml").write_text(FOLDER)
+    known = ("--num-classes", "5", "--images", "4k", "--macs-per-second", speed)
+    done = run_effnet("plan", "folder.yaml", *known, cwd=tmp_path)
+    assert f" {told}, one after the other" in done.stdout
