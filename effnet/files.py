@@ -45,6 +45,11 @@ def reason(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+def one_line(text: str) -> str:
+    """Return text on one line that a terminal shows as it is: what is not printable is escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def without_password(uri: str) -> str:
     """Return a server's address without its user, its password and its query: what may be shown."""
     parts = urlsplit(uri)

@@ -113,6 +113,9 @@ class About(Value):
     family: str  # key of the build that it was first wanted for
 
 
+FEATURES_KEPT = "; its features alone are kept: no epoch was better"  # than the probe
+
+
 class Probe(Value):
     """What a classifier alone reaches on the features that a run's first weights give, on the minival split."""
 
@@ -139,6 +142,11 @@ class RunResult(Value):
     weights_sha256: str
     environment: dict[str, str]  # versions, device, threads, ranks, precision
     notes: tuple[str, ...] = ()  # where a short training deviated from its recipe
+
+    @property
+    def kept(self) -> str:
+        """Say at the end of a line which weights these are."""
+        return f", after epoch {self.best_epoch}" if self.best_epoch else FEATURES_KEPT
 
 
 class Pace(Value):
@@ -369,6 +377,23 @@ class RunFolder:
         if (evaluation := self.evaluation()) is None:
             raise DataError(f"{self.path}: its evaluation is missing; run the command again")
         return evaluation
+
+    @property
+    def state(self) -> str:
+        """How far the run is: new, begun, trained or evaluated."""
+        if self.result_path.is_file():
+            return "evaluated" if self.evaluation_path.is_file() else "trained"
+        return "begun" if read_journal(self.metrics_path)[0] else "new"
+
+    def unfinished(self) -> str:
+        """Return what to tell a person who wants the weights of a run that has none yet."""
+        about = self.about()
+        called = f" ({about.name} of {about.experiment})" if about else ""
+        member = about.name.lower() if about and about.kind is Stage.MEMBER and " " not in about.name else "NAME"
+        return (
+            f"run {self.key}{called} is not finished: start it again with the command that began it (effnet family "
+            f"CONFIG, or effnet train CONFIG --member {member}); it goes on where it stopped"
+        )
 
     def result(self) -> RunResult | None:
         """Read result.json; None if the run is not done."""

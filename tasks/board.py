@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from effnet.runs import RunResult, read_journal
+from effnet.runs import FEATURES_KEPT, RunResult, read_journal
 from effnet.stages import Stage
 from tasks.build import Build, Training
 from tasks.records.tracking import run_note
@@ -31,17 +31,33 @@ class Board:
         self.build, self.stage, self.trainings, self.until = build, stage, trainings, until
         self._by_name = {training.order_name: training for training in trainings}
         self._shown = self._forwarded = time.monotonic()
+        waiting = [training for training in trainings if training.spec.start and not training.folder.result()]
+        self._unprobed = [training for training in waiting if not training.folder.probe_path.exists()]
+
+    def begin(self) -> None:
+        """Say which trainings start from weights: their features are looked at first, long before an epoch is done."""
+        if self._unprobed:
+            names = ", ".join(training.name for training in self._unprobed)
+            self.build.screen.say(f"{names}: reading weights and images")
 
     def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
         if now - self._shown > SHOW_SECONDS:
             self._shown = now
+            self._tell_probes()
             self.show()
         if now - self._forwarded > FORWARD_SECONDS:
             self._forwarded = now
             for training in self.trainings:
                 self.build.tracker.forward(training.folder)
+
+    def _tell_probes(self) -> None:
+        """Say what the features alone reach, once for each training: its first epoch may be far."""
+        for training in [each for each in self._unprobed if each.folder.probe_path.exists()]:
+            self._unprobed.remove(training)
+            if found := training.folder.probe():
+                self.build.screen.say(f"{training.name}: features alone: minival top-1 {found.top1:.1%}")
 
     def done(self, name: str) -> None:
         """Report the result of a training."""
@@ -71,7 +87,7 @@ def _ended(training: Training, result: RunResult) -> str:
     """Say why a training ended before its last epoch, and what is kept if no epoch was better than its features."""
     told = f"; stopped after {result.epochs} of at most {training.epochs} epochs, as minival's top-1 rose no more"
     early = told if result.epochs < training.epochs else ""
-    return early + ("; its features alone are kept: no epoch was better" if not result.best_epoch else "")
+    return early + ("" if result.best_epoch else FEATURES_KEPT)
 
 
 def note(build: Build, name: str, training: Training) -> None:

@@ -10,14 +10,13 @@ from prefect.cache_policies import NO_CACHE
 from effnet.config import DataConfig, FamilyConfig, PoolCompute
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.parts import gather, split_work
-from effnet.data.shards.remarks import told_of
-from effnet.data.shards.write import write_shards
 from effnet.order import Order
 from effnet.store import Store
 from tasks.compute.outage import Patience
 from tasks.compute.place import carry_out
 from tasks.compute.watch import Watch
 from tasks.terminal.screen import Screen
+from tasks.terminal.sharding import shard
 
 
 @task(task_run_name="shard dataset", cache_policy=NO_CACHE)
@@ -30,20 +29,13 @@ def shard_dataset(config: FamilyConfig, store: Store, base: Path, screen: Screen
         base: folder that relative paths in the config begin at.
         screen: shows the progress, and what a person should know about the dataset.
     """
-
-    def progress(done: int, total: int) -> None:
-        screen.progress("shard dataset", done / total, ("images", "of"), [(str(done), str(total))])
-
     compute = config.compute
-    try:
-        if isinstance(compute, PoolCompute) and compute.shard_jobs > 1:
+    if isinstance(compute, PoolCompute) and compute.shard_jobs > 1:
+        try:
             _shard_on_pool(config.data, compute, store, base.absolute(), screen)
-        manifest, reused = write_shards(config.data, store.datasets, progress, base=base)
-    finally:
-        screen.settle()
-    for line in told_of(store.datasets / manifest.digest, manifest, reused=reused):
-        screen.say(line)
-    return manifest
+        finally:
+            screen.settle()
+    return shard(config.data, store, base, screen)
 
 
 def _shard_on_pool(data: DataConfig, compute: PoolCompute, store: Store, base: Path, screen: Screen) -> None:

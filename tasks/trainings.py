@@ -38,6 +38,7 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
     if len(left) < len(trainings):
         build.screen.say(f"{stage.heading}: {len(trainings) - len(left)} of {len(trainings)} trainings reused")
     board = Board(build, stage, trainings, until)
+    board.begin()
     machines = 1
     if isinstance(compute := build.config.compute, PoolCompute):
         ranks, machines = max(ranks, compute.ranks), compute.machines

@@ -101,7 +101,7 @@ def open_predictor(folder: str | Path) -> Predictor:
 
     Raises:
         ConfigError: if the folder is neither.
-        DataError: if its weights or its class names are broken.
+        DataError: if the run is not finished, or its weights or its class names are broken.
     """
     from effnet.evaluation.classes import classes_of_model, classes_of_run
     from effnet.runs import RunFolder
@@ -115,6 +115,8 @@ def open_predictor(folder: str | Path) -> Predictor:
         return load_predictor(folder)
     run = RunFolder(folder) if (folder / "config.json").is_file() else None
     known = classes_of_run(run) if run else classes_of_model(folder)
+    if run and not run.result_path.is_file():
+        raise DataError(run.unfinished())
     network = load_model(folder)
     names = known.names or known.ids or [str(number) for number in range(network.classifier.out_features)]
     return Predictor(network, names, run.spec().recipe.augment.crop_padding if run else None)

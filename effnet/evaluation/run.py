@@ -18,6 +18,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.data.shards.manifest import Manifest, load_manifest
+from effnet.data.sources.origin import files_of
 from effnet.errors import BusyError, ConfigError, DataError, StoppedError
 from effnet.evaluation.classes import Known, Matching, known_of, match_classes
 from effnet.evaluation.flips import Flipped
@@ -211,6 +212,7 @@ class SuspectImage(NamedTuple):
     """An image of a dataset whose label may be wrong; its classes by their ids."""
 
     split: str
+    file: str  # that it was made from; "" where the dataset was not made from files, or they are not here
     image: str  # its key
     label: str
     suggested: str  # the class that the run finds instead
@@ -218,12 +220,21 @@ class SuspectImage(NamedTuple):
     suggested_probability: float
 
 
-def suspects_of(folder: RunFolder, splits: Sequence[str]) -> tuple[list[SuspectImage], int]:
-    """Return the suspected label errors of a run's dataset, most suspicious first, and how many images were looked at.
+class Suspects(NamedTuple):
+    """Suspected label errors."""
+
+    rows: list[SuspectImage]  # most suspicious first
+    images: int  # that were looked at
+    class_names: dict[str, str]  # what people call the classes, by id
+
+
+def suspects_of(folder: RunFolder, splits: Sequence[str], base: Path = Path()) -> Suspects:
+    """Return the suspected label errors of a run's dataset.
 
     Args:
         folder: of a finished run.
         splits: of HELD_OUT; the thresholds of confident learning are those of all their images together.
+        base: folder that a relative path of the dataset's source may be relative to; the store's own is another.
 
     Raises:
         ConfigError: if the run was trained on one of the splits.
@@ -248,12 +259,14 @@ def suspects_of(folder: RunFolder, splits: Sequence[str]) -> tuple[list[SuspectI
         raise DataError(
             f"{dataset}: the images of {' and '.join(splits)} are of one class; there is none to mistake it for"
         )
-    names = manifest.classes
-    rows = [
-        SuspectImage(*where[image], names[label], names[suggested], *sure)
-        for image, label, suggested, *sure in suspects(outputs, labels)
-    ]
-    return rows, len(labels)
+    rows = suspects(outputs, labels)
+    files = files_of(manifest.settings.source, (base, folder.store.root.parent), {where[row.image][1] for row in rows})
+    ids = manifest.classes
+    shown = []
+    for image, label, suggested, *sure in rows:
+        split, key = where[image]
+        shown.append(SuspectImage(split, files.get(key, ""), key, ids[label], ids[suggested], *sure))
+    return Suspects(shown, len(labels), dict(zip(ids, manifest.class_names, strict=True)))
 
 
 def evaluate_weights(
@@ -370,7 +383,7 @@ def load_network(folder: RunFolder) -> Network:
     """Return a finished run's network on the CPU, in evaluation mode, with its best weights."""
     result = folder.result()
     if result is None:
-        raise DataError(f"{folder.path}: not finished, there are no weights to evaluate; train it first")
+        raise DataError(folder.unfinished())
     if not folder.weights_path.is_file() or sha256_file(folder.weights_path) != result.weights_sha256:
         raise DataError(
             f"{folder.weights_path}: not the weights that the run ended with; remove the folder and train again"

@@ -8,9 +8,13 @@ from pathlib import Path
 import click
 
 from effnet.errors import DataError
+from effnet.files import one_line
 from flows.cli import options
-from flows.cli.find import CONFIG, find_run, open_store
+from flows.cli.find import CONFIG, find_dataset, find_run, open_store
+from flows.cli.sections import Listed
 from flows.cli.tables import check_output, check_table, write_table
+
+SHOWN = 10  # suspects that are printed; the file has all
 
 
 @click.command()
@@ -31,7 +35,8 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
     settings = load_config(config)
     root = open_store(store or settings.store)
     columns = (TextColumn("sharding"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("", total=None)
         manifest, reused = write_shards(
             settings.data,
@@ -57,28 +62,37 @@ def shard(config: Path, store: Path | None, workers: int | None, to: str | None,
 
 @click.command()
 @click.argument("dataset")
-def verify(dataset: str) -> None:
-    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image."""
-    from effnet.data.shards.verification import verify as check
+@options.STORE
+def verify(dataset: str, store: Path | None) -> None:
+    """Check every byte of the DATASET, a folder or s3://bucket/prefix, and decode every image.
 
-    if problems := check(dataset):
+    DATASET may be a CONFIG whose dataset was written.
+    """
+    from effnet.data.shards.verification import verify as check
+    from effnet.storage import is_remote
+
+    if problems := check(dataset if is_remote(dataset) else str(find_dataset(dataset, store))):
         raise DataError("\n".join(problems))
     click.echo(f"{dataset}: sound")
 
 
-@click.group()
+@click.group(cls=Listed)
 def data() -> None:
-    """Inspect datasets."""
+    """Look into datasets: what is in them, and what may be wrong with it."""
 
 
 @data.command("report")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
+@options.STORE
 @options.JSON
-def report(dataset: Path, as_json: bool) -> None:
-    """Show the DATASET's counts per class, sizes, duplicates, and what was left out."""
+def report(dataset: str, store: Path | None, as_json: bool) -> None:
+    """Count images, by class and split.
+
+    Also sizes, duplicates, and what was left out. DATASET is a folder, or a CONFIG whose dataset was written.
+    """
     from effnet.data.shards.contents import report as make
 
-    content = make(dataset)
+    content = make(find_dataset(dataset, store))
     if as_json:
         click.echo(json.dumps(content, indent=2))
         return
@@ -108,7 +122,7 @@ def report(dataset: Path, as_json: bool) -> None:
 
 
 @data.command("duplicates")
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -116,19 +130,24 @@ def report(dataset: Path, as_json: bool) -> None:
     show_default=True,
     help="File to write: .csv, or .json.",
 )
-def duplicates(dataset: Path, out: Path) -> None:
-    """List images of the DATASET that are the same, or nearly, and lie in several splits or classes."""
+@options.STORE
+def duplicates(dataset: str, out: Path, store: Path | None) -> None:
+    """List images that are the same, or nearly.
+
+    The file has the splits and classes that they are in. DATASET is a folder, or a CONFIG whose dataset was written.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from effnet.data.shards.duplicates import MIN_SIDE, Twins, find_duplicates
 
     check_table(out)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    folder, console = find_dataset(dataset, store), Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task("looking", total=None)
-        found = find_duplicates(dataset, lambda done, total: bar.update(task, completed=done, total=total))
+        found = find_duplicates(folder, lambda done, total: bar.update(task, completed=done, total=total))
     rows = [twins._asdict() | {"leak": twins.leak, "conflict": twins.conflict} for twins in found.twins]
-    write_table(out, [*Twins._fields, "leak", "conflict"], rows)
+    written = write_table(out, [*Twins._fields, "leak", "conflict"], rows)
     for kind, what in (("same", "of the same bytes"), ("near", "nearly the same")):
         some = [twins for twins in found.twins if twins.kind == kind]
         leaks, conflicts = sum(twins.leak for twins in some), sum(twins.conflict for twins in some)
@@ -138,6 +157,7 @@ def duplicates(dataset: Path, out: Path) -> None:
             f"compared by their bytes alone: {found.small:,} images smaller than {MIN_SIDE} pixels, "
             f"{found.flat:,} of nearly one colour"
         )
+    click.echo(written)
 
 
 @data.command()
@@ -149,7 +169,11 @@ def duplicates(dataset: Path, out: Path) -> None:
 @click.option("--draws", type=click.IntRange(1, 16), default=6, show_default=True, help="Draws of each image.")
 @options.STORE
 def preview(config: Path, out: Path, images: int, draws: int, store: Path | None) -> None:
-    """Draw what the baseline of CONFIG will see of some training images, after augmentation, at each stage."""
+    """Draw training images as the network will see them.
+
+    Some images of CONFIG's dataset, each cropped and augmented several times, at the image side of CONFIG's network;
+    where the recipe has stages, at each of them.
+    """
     from effnet.config import load_baseline, load_config
     from effnet.data.shards.write import write_shards
     from effnet.train.preview import preview as see
@@ -190,15 +214,32 @@ def preview(config: Path, out: Path, images: int, draws: int, store: Path | None
 )
 @options.HOME
 def suspects(run: str, split: str | None, out: Path, store: Path) -> None:
-    """List suspected label errors: images that RUN was not trained on and confidently gives another class."""
+    """List images whose labels may be wrong.
+
+    These are images of minival and val, which RUN was not trained on, that it confidently gives another class
+    (confident learning, arXiv 1911.00068). The ten surest are printed; the file has all. Nothing is changed.
+    """
+    from rich.console import Console
+
     from effnet.evaluation.run import HELD_OUT, SuspectImage, suspects_of
 
     check_table(out)
     splits = (split,) if split else HELD_OUT
-    found, images = suspects_of(find_run(run, store), splits)
-    write_table(out, SuspectImage._fields, [row._asdict() for row in found])
-    click.echo(f"suspected label errors: {len(found):,} of {images:,} images of {' and '.join(splits)}")
-    click.echo(str(out))
+    folder = find_run(run, store)
+    with Console(stderr=True).status(f"looking at the images of {' and '.join(splits)}"):
+        found = suspects_of(folder, splits)
+    written = write_table(out, SuspectImage._fields, [row._asdict() for row in found.rows])
+    surest = found.rows[:SHOWN]
+    click.echo(
+        f"suspected label errors: {len(found.rows):,} of {found.images:,} images of {' and '.join(splits)}"
+        + (f"; the {len(surest)} surest:" if len(found.rows) > SHOWN else ":" if surest else "")
+    )
+    names = [one_line(row.file or row.image) for row in surest]
+    for name, row in zip(names, surest, strict=True):
+        label, suggested = (one_line(found.class_names[each]) for each in (row.label, row.suggested))
+        sure = f"{row.suggested_probability:.1%} against {row.label_probability:.1%}"
+        click.echo(f"  {name:{max(map(len, names))}}  labelled {label}, looks like {suggested} ({sure})")
+    click.echo(written)
 
 
 COMMANDS = (shard, verify, data)

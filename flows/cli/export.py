@@ -99,8 +99,9 @@ def export(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Write the network of MODEL for use elsewhere: the name of a run, its key or the beginning of one, a folder, or
-    models:/NAME@champion.
+    """Write the network of MODEL for use elsewhere.
+
+    MODEL is the name of a run, its key or the beginning of one, a folder, or models:/NAME@champion.
 
     \b
     onnx          an ONNX file, any batch size; needs the extra `onnx`

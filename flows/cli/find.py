@@ -1,13 +1,15 @@
 """What a RUN, a MODEL or a CONFIG means, in every command.
 
 A CONFIG is a file. Otherwise, if it is a bare word, it is NAME.yaml in the working folder or the config of that name
-that comes with effnet; the command says which.
+that comes with effnet; the command says which. `photos/`, as a shell completes it where there is such a folder, is the
+word `photos`. A DATASET is a dataset's folder, or a CONFIG whose dataset was written.
 
 A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 
 `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Anything else is an existing file
 or folder; the key of a run in the store, or its beginning; the name of a member (`b3`), which means its model in the
-family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`). An ambiguous name is refused, with a list.
+family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`), of which a finished one is meant if there is
+one. An ambiguous name is refused, with a list.
 """
 
 from __future__ import annotations
@@ -54,16 +56,56 @@ def find_config(name: str) -> Path:
     Raises:
         ConfigError: if there is no such config; the message lists those that come with effnet.
     """
+    name = name.rstrip("/") or name
     if Path(name).name != name or Path(name).suffix or os.path.isfile(name):
         return Path(name)
     for path in (Path(f"{name}.yaml"), shipped_config(name)):
         if os.path.isfile(path):
-            click.echo(f"effnet: {name} is {path}", err=True)
+            click.echo(f"effnet: the config is {path}", err=True)
             return path
     raise ConfigError(
         f"'{name[:80]}' is no file, {name[:80]}.yaml is not here, and no config of that name comes with effnet; "
         f"there are {', '.join(shipped_configs())}"
     )
+
+
+def find_dataset(name: str, store: Path | None) -> Path:
+    """Return the folder of the dataset that a path means, or that was made of a config.
+
+    Args:
+        name: as a person wrote it.
+        store: where a config's dataset is looked for; None: in the config's own store.
+
+    Raises:
+        ConfigError: if there is neither a folder nor a config of that name.
+        DataError: if the config's dataset has not been written.
+    """
+    from effnet.config import DatasetSource, load_config
+    from effnet.data.shards import write
+    from effnet.data.shards.manifest import MANIFEST
+    from effnet.store import Store
+
+    path = Path(name)
+    if (path / MANIFEST).is_file():
+        return path
+    try:
+        config = find_config(name)
+    except ConfigError:
+        if path.exists():
+            return path  # whoever reads it says what is wrong
+        raise ConfigError(
+            f"'{name[:80]}': no folder of a dataset, and no config of that name here or among those of effnet"
+        ) from None
+    if not config.is_file():
+        return path
+    settings = load_config(config)
+    datasets = Store.at(store or settings.store).datasets
+    if isinstance(settings.data.source, DatasetSource):  # found, and no image is copied
+        manifest, _ = write.write_shards(settings.data, datasets, base=config.parent)
+        return datasets / manifest.digest
+    if (found := write.find_dataset(settings.data, datasets, config.parent)) is None:
+        raise DataError(f"{config}: its dataset is not in {datasets}; `effnet shard {name}` writes it")
+    return datasets / found.digest
 
 
 def open_store(path: str | Path) -> Store:
@@ -121,7 +163,7 @@ def find_run(name: str, store: Path) -> RunFolder:
 
     path = find(name, store)
     if not (path / "config.json").is_file():
-        raise ConfigError(f"{path}: not a run: a run's folder has a config.json")
+        raise ConfigError(f"{path}: not a run: a run's folder has a config.json; `effnet runs` lists the runs")
     return RunFolder(path)
 
 
@@ -159,6 +201,7 @@ def _in_store(name: str, store: Store) -> Path | None:
     if member := _member(name, store, folders):
         return member.path
     named = [folder for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
+    named = [folder for folder in named if folder.result_path.is_file()] or named
     if len(named) > 1:
         raise ConfigError(f"'{name}' may be any of {len(named)} runs ({_listed(named)}); give the key")
     return named[0].path if named else None
@@ -204,5 +247,5 @@ def _listed(folders: Sequence[RunFolder]) -> str:
     rows = []
     for folder in folders[:SHOWN]:
         about = folder.about()
-        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}")
-    return ", ".join(rows) + (", …" if len(folders) > SHOWN else "")
+        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}, {folder.state}")
+    return "; ".join(rows) + ("; …" if len(folders) > SHOWN else "")

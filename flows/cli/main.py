@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="effnet")
 def cli() -> None:
-    """Build compound-scaled families of image models."""
+    """Train image classifiers of several sizes on labelled images of your own, and say which to use, and why.
+
+    To begin: `effnet init` writes photos.yaml, a config for photos in one folder per class; `effnet train photos
+    --member lite0` fine-tunes the smallest network, and `effnet predict lite0 IMAGES` says what it sees.
+
+    CONFIG is a file, or a name: photos is photos.yaml here, or the config of that name that comes with effnet. RUN and
+    MODEL are a name (b3), a key or its beginning, a folder, or models:/NAME@champion.
+    """
 
 
 @cli.command()
@@ -241,11 +249,15 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 
     parameters = {"base": str(base.absolute()), "store": str(root.root)}
     # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
-    with PrefectApi(root.root, configured_api()) as api:
-        # Both take seconds, while a server of its own starts. If MLflow is away, the flow will say so.
-        flow = getattr(importlib.import_module(module), name)
-        store_tracker(root, settings.family, lambda _line: None).wake()
-        with Console(stderr=True).status("starting Prefect"):
+    console = Console(stderr=True, highlight=False)
+    with ExitStack() as stack:
+        with console.status("starting Prefect"):
+            api = stack.enter_context(PrefectApi(root.root, configured_api()))
+            if api.pages and not console.is_terminal:  # a server of its own, and nothing shows the status
+                console.print("effnet: starting Prefect")
+            # Both take seconds, while a server of its own starts. If MLflow is away, the flow will say so.
+            flow = getattr(importlib.import_module(module), name)
+            store_tracker(root, settings.family, lambda _line: None).wake()
             url = api.url()
         with connected(url, api.pages, login=api.login, patient=not api.in_store):
             with root.building(settings.family):  # so none of its runs can be running

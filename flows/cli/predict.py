@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from effnet.errors import ConfigError, DataError
-from effnet.files import reason
+from effnet.files import one_line, reason
 from flows.cli import options
 from flows.cli.find import find, load_named
 
@@ -76,7 +76,7 @@ def predict(
     predictor = _predictor(path, network, device, flips)
     began, broken = time.monotonic(), 0
     rows = _with_missing(found, predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores()))
-    number = len(found.missing) + len(found.paths)
+    number = len(found.named)
     lines = as_json or not table
     kept: list[FilePrediction] = []
     try:
@@ -98,13 +98,12 @@ def predict(
 
 
 def _with_missing(found: Found, rows: Generator[FilePrediction]) -> Generator[FilePrediction]:
-    """Pass rows on, behind those of names that mean no image."""
+    """Pass rows on, with those of names that mean no image in their places."""
     from effnet.evaluation.predict_files import FilePrediction
 
     try:
-        for name, why in found.missing:
-            yield FilePrediction(Path(name), (), (), why)
-        yield from rows
+        for each in found.named:
+            yield FilePrediction(each.path, (), (), each.missing) if each.missing else next(rows)
     finally:
         rows.close()
 
@@ -168,8 +167,7 @@ def _line(row: FilePrediction) -> str:
 
 def _text(path: Path) -> str:
     """Return a path that can be printed, whatever bytes are in its name, on one line."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return one_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _json(row: FilePrediction) -> str:

@@ -25,24 +25,31 @@ def stage_data(stage: StagePrice, speed: Speed, gpus: int) -> dict[str, Any]:
     }
 
 
+def told(hours: float) -> str:
+    """Return a time as people read it; from a hundred hours on, in hours."""
+    from tasks.terminal.screen import duration
+
+    return f"{hours:,.0f} h" if hours >= 100 else duration(3600 * hours)
+
+
 def show_members(prices: list[MemberPrice], batch: int) -> None:
     """Show what a training of each member takes of a GPU; nothing for a CPU, whose memory nobody stated."""
     if not prices or prices[0].micro_batch is None:
         return
-    click.echo(f"\n{'':6}{'images at a time':>18}{'memory GB':>11}{'hours':>10}{'dollars':>11}   of one training")
+    click.echo(f"\n{'':6}{'images at a time':>18}{'memory GB':>11}{'time':>14}{'dollars':>11}   of one training")
     for row in prices:
         fits = f"{row.micro_batch:,}" if row.micro_batch else "not even one"
         several = f" of {batch:,}" if row.micro_batch and row.micro_batch < batch else ""
         dollars = "" if row.dollars is None else f"{row.dollars:,.2f}"
         size = (row.memory_bytes or 0) / 1e9
-        click.echo(f"{row.name:6}{fits + several:>18}{size:11,.1f}{row.hours:10,.4g}{dollars:>11}")
+        click.echo(f"{row.name:6}{fits + several:>18}{size:11,.1f}{told(row.hours):>14}{dollars:>11}")
 
 
 def show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed | None, gpus: int) -> None:
-    """Show the hours and dollars of every stage, on one device and on so many GPUs."""
+    """Show the time and dollars of every stage, on one device and on so many GPUs."""
     if not speed or not stages:
         click.echo(
-            "\nhours of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
+            "\nthe time of each stage: write the dataset first (effnet shard CONFIG), or give the number of "
             "training images (--images)"
         )
         return
@@ -54,18 +61,18 @@ def show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed |
     total, trainings = speed.hours(together(stage.work for stage in stages)), sum(stage.trainings for stage in stages)
     click.echo(f"\non {speed.device}: {_rate(stages, total)}")
     for stage in stages:
-        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {speed.hours(stage.work):14,.4g} hours")
-    click.echo(f"  {'together':24}{total:14,.4g} hours, one after the other, with nothing else running")
+        click.echo(f"  {stage.stage:8}{stage.trainings:5} trainings {told(speed.hours(stage.work)):>14}")
+    click.echo(f"  {'together':24}{told(total):>14}, one after the other, with nothing else running")
     wall = sum(stage.wall_hours(speed, gpus) for stage in stages)
     if gpus > 1:
-        click.echo(f"  {'':24}{wall:14,.4g} hours at least, on {gpus} GPUs, a network on each")
-        click.echo(f"  {'':24}{total / gpus:14,.4g} hours at least, on {gpus} GPUs, all of them on each network")
+        click.echo(f"  {'':24}{told(wall):>14} at least, on {gpus} GPUs, a network on each")
+        click.echo(f"  {'':24}{told(total / gpus):>14} at least, on {gpus} GPUs, all of them on each network")
     elif (
         not speed.memory_bytes
         and isinstance(settings.compute, LocalCompute)
         and (number := min(slots(settings.compute, gpus_here()), trainings)) > 1
     ):
-        click.echo(f"  {'':24}{total / number:14,.4g} hours, {number} at a time, if that slows none of them")
+        click.echo(f"  {'':24}{told(total / number):>14}, {number} at a time, if that slows none of them")
     if (dollars := speed.dollars(total)) is not None:
         click.echo(f"  {'':24}{dollars:14,.2f} dollars, at {speed.dollars_per_hour:g} an hour ({speed.price_from})")
     for stage in stages:

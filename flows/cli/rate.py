@@ -41,7 +41,6 @@ def find_rate(
     Nothing is written into CONFIG: the line to put there is printed. Run it again to go on, or to repeat.
     """
     from effnet.config import load_baseline, load_config
-    from effnet.data.shards.write import write_shards
     from effnet.search.rates import short_epochs
     from effnet.starts import member_starts
     from tasks.build import Build
@@ -49,18 +48,20 @@ def find_rate(
     from tasks.rate import find_rate as search
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
+    from tasks.terminal.sharding import shard
 
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
+    found = member_of(settings, baseline, member)  # what is wrong is told before any work
     root = open_store(store or settings.store)
     start = start_of(start_from, root, new_head=False) if start_from else None
+    if start is None:
+        start = member_starts(settings, [found], config.parent, root.cache).get(found.name)
     screen = Screen()
     tracker = store_tracker(root, settings.family, screen.warn)
-    manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
+    manifest = shard(settings.data, root, config.parent, screen)
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
     build.tell_order()
-    found = member_of(settings, baseline, member, build.num_classes)
-    start = start or member_starts(settings, [found], config.parent, root.cache).get(found.name)
     recipe = recipe_for_weights(build) if start else build.recipe
     recipe = recipe.model_copy(update={"epochs": epochs or short_epochs(recipe.epochs)})
     try:

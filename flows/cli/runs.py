@@ -51,7 +51,10 @@ def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> No
 @options.HOME
 @options.JSON
 def show(run: str, store: Path, as_json: bool) -> None:
-    """Show all about RUN: a name, a key or the beginning of one, a folder, or models:/NAME@champion."""
+    """Show all about RUN.
+
+    RUN is a name, a key or the beginning of one, a folder, or models:/NAME@champion.
+    """
     folder = find_run(run, store)
     row = _whole(folder)
     if as_json:
@@ -120,13 +123,12 @@ def _row(folder: RunFolder) -> dict[str, Any] | None:
         return None
     result, evaluation = folder.result(), folder.evaluation()
     lines = read_journal(folder.metrics_path)[0]
-    state = "evaluated" if evaluation else "trained" if result else "begun" if lines else "new"
     return {
         "run": folder.key,
         "family": about.experiment if about else None,
         "name": about.name if about else None,
         "kind": about.kind if about else None,
-        "state": state,
+        "state": folder.state,
         "epochs": len(lines),
         "of_epochs": spec.recipe.epochs,
         "params": result.params if result else None,
@@ -176,8 +178,7 @@ def _story(folder: RunFolder, row: Mapping[str, Any]) -> Iterator[tuple[str, str
     if row["name"]:
         yield "is", f"{row['name']} of the family {row['family']} ({row['kind']})"
     if row["minival_top1"] is not None:
-        best = f", after epoch {result.best_epoch}" if result and result.best_epoch else ""
-        yield "minival", f"top-1 {row['minival_top1']:.2%}{best}"
+        yield "minival", f"top-1 {row['minival_top1']:.2%}{result.kept if result else ''}"
     if evaluation:
         yield "val", f"top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}"
         yield "calibration", f"error {evaluation.calibration_error:.4f}"

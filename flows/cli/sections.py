@@ -1,4 +1,4 @@
-"""The list of commands in `effnet --help`, by what people do with them."""
+"""Lists of commands in help: in `effnet --help` by what people do with them, in that of a group all at once."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ class Sections(click.Group):
         for title, names in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, first_sentence(self.commands[name])) for name in names])
+
+
+class Listed(click.Group):
+    """A group whose help lists its commands, each with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's own signature
+        """Write the list."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, first_sentence(command)) for name, command in sorted(self.commands.items())])
 
 
 def first_sentence(command: click.Command) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnet.config import FamilyConfig, Recipe
     from effnet.evaluation.classes import Known
     from effnet.family import Member
-    from effnet.runs import Evaluation, Start
+    from effnet.runs import Evaluation, RunFolder, Start
     from effnet.store import Store
     from tasks.build import Build
 
@@ -61,31 +61,33 @@ def train(
     """
     from effnet.arch.scaling import Multipliers
     from effnet.config import load_baseline, load_config
-    from effnet.data.shards.write import write_shards
     from effnet.stages import Stage
     from effnet.starts import member_starts
     from tasks import trainings
     from tasks.build import Build
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
+    from tasks.terminal.sharding import shard
 
     if member and multipliers:
         raise ConfigError("train: give --member or --multipliers, not both")
     settings = load_config(config)
     baseline = load_baseline(settings, config.parent)
-    root = open_store(store or settings.store)
-    start = start_of(start_from, root, new_head) if start_from else None
-    screen = Screen()
-    tracker = store_tracker(root, settings.family, screen.warn)
-    manifest, _ = write_shards(settings.data, root.datasets, base=config.parent)
-    build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
-    build.tell_order()
+    wanted: list[Member] = []
     if multipliers:
         name, architecture, labels = _scaled(settings, baseline, Multipliers(*multipliers))
     else:
-        wanted = member_of(settings, baseline, member, build.num_classes)
-        start = start or member_starts(settings, [wanted], config.parent, root.cache).get(wanted.name)
-        name, architecture, labels = wanted.name, wanted.architecture, {"phi": wanted.phi}
+        wanted = [member_of(settings, baseline, member)]  # a wrong name is told before any work
+        name, architecture, labels = wanted[0].name, wanted[0].architecture, {"phi": wanted[0].phi}
+    root = open_store(store or settings.store)
+    start = start_of(start_from, root, new_head) if start_from else None
+    if wanted and start is None:
+        start = member_starts(settings, wanted, config.parent, root.cache).get(name)
+    screen = Screen()
+    tracker = store_tracker(root, settings.family, screen.warn)
+    manifest = shard(settings.data, root, config.parent, screen)
+    build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
+    build.tell_order()
     recipe = recipe_for_weights(build) if start else build.recipe
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
     try:
@@ -98,7 +100,7 @@ def train(
         shown = evaluation.model_dump(mode="json", exclude={"confusion"})
         click.echo(json.dumps({"run": str(training.folder.path), **shown, **_averages(evaluation)}, indent=2))
     else:
-        _show(evaluation, f"{name}, run {training.folder.path}")
+        _show(evaluation, f"{name}, run {training.folder.path}{_features_kept(training.folder)}")
 
 
 @click.command()
@@ -122,29 +124,29 @@ def evaluate(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Score RUN on a dataset and time it: a name, a key or the beginning of one, a folder, models:/NAME@champion, or a
-    weights file.
+    """Score RUN on a dataset, and time it.
 
-    The dataset's classes are found among those of RUN by their ids; it may have fewer, but none that RUN lacks.
+    RUN is a name, a key or the beginning of one, a folder, models:/NAME@champion, or a weights file. The dataset's
+    classes are found among those of RUN by their ids; it may have fewer, but none that RUN lacks.
     """
     from effnet.config import Augment
     from effnet.data.shards.manifest import load_manifest
     from effnet.evaluation.flips import compare_flips
     from effnet.evaluation.run import evaluate_weights, judge
     from effnet.process import keep_memory
+    from effnet.runs import RunFolder
     from effnet.store import sha256_file
 
     keep_memory()
     path = find(run, store)
     weights = path if path.is_file() else path / "model.safetensors"
     loaded = load_named(path, network)
-    augment, cache = Augment(), None
+    augment, cache, run_folder = Augment(), None, None
     if (path / "config.json").is_file():
-        from effnet.runs import RunFolder
-
-        spec = RunFolder(path).spec()
-        augment, cache = spec.recipe.augment, RunFolder(path).store.cache
-        data = data or RunFolder(path).store.datasets / spec.dataset
+        run_folder = RunFolder(path)
+        spec = run_folder.spec()
+        augment, cache = spec.recipe.augment, run_folder.store.cache
+        data = data or run_folder.store.datasets / spec.dataset
     if crop_padding is not None:
         augment = augment.model_copy(update={"crop_padding": crop_padding})
     if data is None:
@@ -165,7 +167,7 @@ def evaluate(
         shown |= {"flips": flipped.model_dump(mode="json")} if flipped else {}
         click.echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
-    _show(evaluation, str(path))
+    _show(evaluation, f"{path}{_features_kept(run_folder)}")
     if flipped:
         click.echo(f"with flips: top-1 {flipped.top1:.2%}, loss {flipped.loss:.4f}; {flipped.told}")
     manifest = load_manifest(data)
@@ -223,14 +225,16 @@ def recipe_for_weights(build: Build) -> Recipe:
     """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
     from effnet.config import Recipe
 
-    images = build.manifest.samples["train"]
+    images, chosen = build.manifest.samples["train"], {"epochs", "batch_size"} <= {*build.config.recipe.left_open}
     if "recipe" not in build.config.model_fields_set:
-        recipe = Recipe.model_validate("finetune").sized(images)
+        recipe, chosen = Recipe.model_validate("finetune").sized(images), True
         build.screen.say(f"recipe finetune: at most {recipe.epochs} epochs in batches of {recipe.batch_size}")
     elif (recipe := build.recipe).norms == "train":
         build.screen.warn(f"recipe {recipe.base or 'of the config'} is for training from nothing; {ADVICE}")
     steps = images // recipe.batch_size * recipe.epochs
-    if steps < FEW_STEPS:
+    if steps < FEW_STEPS and chosen:  # by effnet, for so many images: there is nothing to mend in the config
+        build.screen.say(f"{steps} steps in all, with {images:,} images to train on: more images would help most")
+    elif steps < FEW_STEPS:
         build.screen.warn(f"{steps} steps in all are few: give more epochs or a smaller batch_size")
     return recipe
 
@@ -266,15 +270,18 @@ def _scaled(
     return name, arch, multipliers._asdict()
 
 
-def member_of(settings: FamilyConfig, baseline: Architecture, name: str | None, num_classes: int) -> Member:
+def member_of(settings: FamilyConfig, baseline: Architecture, name: str | None) -> Member:
+    """Return the member of this name, or the first, with the costs of one class: nobody has looked at the data yet.
+
+    Raises:
+        ConfigError: if there is no such member; the message lists those that there are.
+    """
     from effnet.arch.scaling import PAPER
     from effnet.config import given_coefficients
     from effnet.family import plan_members
 
     coefficients = given_coefficients(settings)
-    members = {
-        member.name.lower(): member for member in plan_members(baseline, settings, coefficients or PAPER, num_classes)
-    }
+    members = {member.name.lower(): member for member in plan_members(baseline, settings, coefficients or PAPER, 1)}
     name = name or next(iter(members))
     if name.lower() not in members:
         raise ConfigError(f"no member '{name}'; the config plans {', '.join(members)}")
@@ -326,6 +333,14 @@ def _read(path: Path) -> Any:
         return decode(read_regular(path), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from error
+
+
+def _features_kept(folder: RunFolder | None) -> str:
+    """Say at the end of a line if a finished run's weights are the given ones with a new classifier; else nothing."""
+    from effnet.runs import FEATURES_KEPT
+
+    result = folder.result() if folder else None
+    return FEATURES_KEPT if result and not result.best_epoch else ""
 
 
 def _show(evaluation: Evaluation, title: str) -> None:

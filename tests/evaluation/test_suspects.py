@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import time
 from pathlib import Path
@@ -55,6 +56,39 @@ def test_suspects_and_their_order_by_hand() -> None:
     ]
     probabilities, labels = (np.array(column) for column in zip(*rows, strict=True))
     assert suspects(probabilities, labels) == [(1, 0, 1, 0.1, 0.8), (4, 1, 2, 0.1, 0.4), (5, 1, 0, 0.4, 0.52)]
+
+
+def test_equal_margins_keep_the_images_order() -> None:
+    rows = [([0.875, 0.125], 0), ([0.25, 0.75], 1)] * 3  # thresholds 0.5 and 0.75
+    rows += [([0.25, 0.75], 0), ([0.75, 0.25], 0), ([0.125, 0.875], 0), ([0.25, 0.75], 0)]
+    probabilities, labels = (np.array(column) for column in zip(*rows, strict=True))
+    assert [each.image for each in suspects(probabilities, labels)] == [8, 6, 9]
+
+
+def test_a_threshold_is_reached_at_equality() -> None:
+    rows = [([0.625, 0.375], 0), ([0.75, 0.25], 1), ([0.75, 0.25], 1), ([0.875, 0.125], 0)]  # 0.75 and 0.25
+    probabilities, labels = (np.array(column) for column in zip(*rows, strict=True))
+    found = suspects(probabilities, labels)
+    assert [(each.image, each.label, each.suggested) for each in found] == [(1, 1, 0), (2, 1, 0), (0, 0, 1)]
+
+
+def test_a_class_that_is_never_predicted_and_one_without_images() -> None:
+    rows = [  # thresholds: 0.7, 0.2 of a class that is nowhere the most probable; no image is labelled 2
+        ([0.60, 0.15, 0.25], 0),
+        ([0.80, 0.20, 0.00], 0),
+        ([0.75, 0.25, 0.00], 1),  # both reached, 0 is more probable
+        ([0.45, 0.15, 0.40], 1),  # none reached: 2 has no threshold
+        ([0.10, 0.20, 0.70], 1),  # 1 alone
+        ([0.65, 0.35, 0.00], 0),  # 1 alone, though 0 is more probable: 1, by a margin below zero
+        ([0.75, 0.20, 0.05], 1),
+    ]
+    probabilities, labels = (np.array(column) for column in zip(*rows, strict=True))
+    found = suspects(probabilities, labels)
+    assert [(each.image, each.suggested) for each in found] == [(6, 0), (2, 0), (5, 1)]
+
+
+def test_none_are_found_where_a_network_is_sure_of_every_label() -> None:
+    assert suspects(np.eye(3, dtype=np.float32), np.arange(3)) == []
 
 
 def off_diagonal(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[int, int]:
@@ -142,13 +176,18 @@ def keys_of(run: RunFolder, split: str) -> list[str]:
 
 def test_changed_labels_lead_the_list_of_a_run(run: RunFolder, tmp_path: Path) -> None:
     before = contents(run.store.root)
-    told = call(run.path, "--out", tmp_path / "suspects.csv")
-    rows = list(csv.DictReader((tmp_path / "suspects.csv").open()))
+    told = call(run.path, "--out", tmp_path / "suspects.csv").splitlines()
+    text = (tmp_path / "suspects.csv").read_text()
+    assert text.splitlines()[0] == "split,file,image,label,suggested,label_probability,suggested_probability"
+    rows = list(csv.DictReader(text.splitlines()))
     held_out = {split: keys_of(run, split) for split in ("minival", "val")}
     images = sum(len(keys) for keys in held_out.values())
-    assert told == (
-        f"suspected label errors: {len(rows)} of {images} images of minival and val\n{tmp_path / 'suspects.csv'}\n"
-    )
+    assert told[0] == f"suspected label errors: {len(rows)} of {images} images of minival and val; the 10 surest:"
+    assert told[-1] == f"{tmp_path / 'suspects.csv'}: written"
+    for line, row in zip(told[1:-1], rows[:10], strict=True):
+        sure = f"{float(row['suggested_probability']):.1%} against {float(row['label_probability']):.1%}"
+        assert line.split("  ")[1] == row["file"]
+        assert line.endswith(f"  labelled {row['label']}, looks like {row['suggested']} ({sure})")
     wrong = sum(CHANGED in key for keys in held_out.values() for key in keys)
     assert (images, wrong) == (768, 39)
     assert len(rows) == pytest.approx(38, abs=6)  # the documentation's figures; roundings differ between machines
@@ -157,6 +196,9 @@ def test_changed_labels_lead_the_list_of_a_run(run: RunFolder, tmp_path: Path) -
     for row in rows:
         assert row["image"] in held_out[row["split"]]
         assert row["image"].startswith(f"{row['label']}_")
+        assert Path(row["file"]).is_file()
+        assert Path(row["file"]).parts[-2] == row["label"]
+        assert Path(row["file"]).stem in row["image"]
         assert row["suggested"] != row["label"]
     margins = [float(row["suggested_probability"]) - float(row["label_probability"]) for row in rows]
     assert margins == pytest.approx(sorted(margins, reverse=True))
@@ -164,7 +206,51 @@ def test_changed_labels_lead_the_list_of_a_run(run: RunFolder, tmp_path: Path) -
     alone = json.loads((tmp_path / "val.json").read_text())
     assert alone
     assert {row["split"] for row in alone} == {"val"}
+    assert list(alone[0]) == list(rows[0])
     assert contents(run.store.root) == before
+
+
+def test_a_file_that_was_there_is_replaced_and_that_is_said(run: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "suspects.csv"
+    out.write_text("mine")
+    told = call(run.path, "--out", out, "--split", "minival")
+    assert told.endswith(f"{out}: written in place of the earlier one\n")
+    assert out.read_text().startswith("split,")
+
+
+def test_files_are_found_below_where_one_is_or_beside_the_store_or_images_go_by_their_keys(
+    tmp_path: Path, baseline: Architecture, config: FamilyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, truth = sklearn.datasets.load_digits(n_class=3, return_X_y=True)
+    home = tmp_path / "home"
+    for n, (pixels, label) in enumerate(zip(images[:150], truth[:150], strict=True)):
+        write(home / "digits", pixels, (label + (n % 9 == 0)) % 3, f"a b{n}")
+    monkeypatch.chdir(home)
+    run = trained(Store(home / "store"), FolderSource(kind="folder", train="digits"), baseline, config)
+
+    def rows() -> list[dict[str, str]]:
+        told = call(run.path, "--out", tmp_path / "a.csv").splitlines()
+        found = list(csv.DictReader((tmp_path / "a.csv").open()))
+        assert found
+        assert [line.split("  ")[1] for line in told[1 : 1 + len(found[:10])]] == [
+            row["file"] or row["image"] for row in found[:10]
+        ]
+        return found
+
+    here = rows()
+    assert all(row["file"].startswith(f"digits/{row['label']}/a b") for row in here)
+    monkeypatch.chdir(tmp_path)
+    assert [row["file"] for row in rows()] == [str(home / row["file"]) for row in here]
+    (tmp_path / "digits/0").mkdir(parents=True)  # another folder of that name
+    (tmp_path / "digits/0/other.png").write_bytes(Path(home / here[0]["file"]).read_bytes())
+    assert [row["file"] for row in rows()] == [str(home / row["file"]) for row in here]
+    manifest = run.store.datasets / run.spec().dataset / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"class_names": ["nought", "one", "two"]}))
+    told = call(run.path, "--out", tmp_path / "a.csv").splitlines()[1]  # what people call the classes
+    names = dict(zip("012", ("nought", "one", "two"), strict=True))
+    assert f"  labelled {names[here[0]['label']]}, looks like {names[here[0]['suggested']]} (" in told
+    (home / "digits").rename(tmp_path / "away")
+    assert [(row["file"], row["image"]) for row in rows()] == [("", row["image"]) for row in here]
 
 
 def test_what_cannot_be_looked_at_is_one_line(
@@ -182,18 +268,29 @@ def test_what_cannot_be_looked_at_is_one_line(
         "--split",
         "train",
     )
-    refused(DataError, "not finished.*train it first", run_folder.path)
+    refused(DataError, f"run {run_folder.key} is not finished: start it again with", run_folder.path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(run.weights_path.read_bytes())
-    refused(ConfigError, r"model\.safetensors: not a run", weights)
+    refused(ConfigError, r"model\.safetensors: not a run.*effnet runs", weights)
     assert not (tmp_path / "a.csv").exists()
     (tmp_path / "folder.csv").mkdir()
-    refused(ConfigError, r"folder\.csv: is a directory", run.path, "--out", tmp_path / "folder.csv")
+    real = "effnet.evaluation.run.suspects_of"
+
+    def no_room(*_: object) -> object:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.cli.tables.publish", no_room)
+        refused(ConfigError, r"full\.csv: no space left on device", run.path, "--out", tmp_path / "full.csv")
 
     def unused(*_: object) -> None:
         raise AssertionError("looked at images before it knew where to write")
 
-    monkeypatch.setattr("effnet.evaluation.run.suspects_of", unused)
+    monkeypatch.setattr(real, unused)
+    refused(ConfigError, r"folder\.csv: a folder, a pipe or", run.path, "--out", tmp_path / "folder.csv")
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.cli.tables.try_folder", no_room)
+        refused(ConfigError, r"b\.csv: cannot be written: no space", run.path, "--out", tmp_path / "b.csv")
     refused(ConfigError, r"ends in \.csv or \.json", run.path, "--out", tmp_path / "a.txt")
     refused(ConfigError, "there is no folder", run.path, "--out", tmp_path / "no" / "a.csv")
 

@@ -178,6 +178,19 @@ def test_a_training_goes_on_with_the_micro_batch_it_began_with(make, monkeypatch
     assert told == []  # the same bits
 
 
+def test_deterministic_asks_torch_for_kernels_that_repeat(make) -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    try:
+        training = training_of(make(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        now = stage(training.spec.recipe, training.spec.architecture, 0)
+        step.take_step(training, first_batch(training), now)  # every operation of a step has such a kernel
+    finally:
+        torch.use_deterministic_algorithms(False)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
 @pytest.mark.parametrize(
     ("share", "memory", "wanted", "found"),
     [

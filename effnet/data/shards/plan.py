@@ -84,7 +84,8 @@ def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
     for split, members in splits.items():
         if not members:
             what = "groups without an image in common" if config.group else "different images"
-            raise DataError(_empty(split, entries, found, source.classes, what))
+            message = _empty(split, entries, found, source.classes, what)
+            raise DataError(f"data.group '{config.group}': {message}" if config.group and entries else message)
         size = config.shard_samples
         plans += [
             ShardPlan(f"{split}-{number:05d}.tar", split, tuple(members[start : start + size]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,49 +12,49 @@ from effnet.data.sources.folder import EXTENSIONS, files_below
 from effnet.errors import ConfigError
 from effnet.files import read_regular, reason
 
-_SHOWN = 3  # names that a message has, of those that mean nothing
+
+class Named(NamedTuple):
+    """A file that people mean, or a name that means none."""
+
+    path: Path
+    missing: str = ""  # why it means no image
 
 
 class Found(NamedTuple):
-    """The files that people mean."""
+    """The files that people mean, each once, and the names that mean none, in the order in which they were named."""
 
-    paths: tuple[Path, ...]
+    named: tuple[Named, ...]
     passed_over: int  # files in folders that are no images
-    missing: tuple[tuple[str, str], ...] = ()  # names that mean no image, and why
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files."""
+        return tuple(each.path for each in self.named if not each.missing)
 
 
 def find_images(names: Iterable[str]) -> Found:
-    """Return the files that names mean, each once, in their order.
+    """Return the files that names mean.
 
     Args:
         names: files, which are taken whatever they are; folders, of which all images are taken, at any depth; patterns
             such as `photos/**/*.jpg`.
 
     Raises:
-        ConfigError: if no name means an image; the message says why of each.
+        ConfigError: if a name is empty.
     """
-    paths: dict[Path, None] = {}
-    missing: list[tuple[str, str]] = []
+    named: dict[Path, str] = {}
     passed_over = 0
     for name in names:
+        if not name:
+            raise ConfigError("'': no name of a file or folder")
         try:
             found, passed = _meant(name)
         except ConfigError as error:
-            missing.append((name, str(error)))
+            named.setdefault(Path(name), str(error))
             continue
-        paths |= dict.fromkeys(found)
+        named |= dict.fromkeys(found, "")
         passed_over += passed
-    if not paths:
-        raise ConfigError("; ".join(f"{_shown(name)}: {why}" for name, why in missing[:_SHOWN]) + _rest(missing))
-    return Found(tuple(paths), passed_over, tuple(missing))
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() and 0 < len(name) <= 80 else repr(name[:80])
-
-
-def _rest(missing: Sequence[tuple[str, str]]) -> str:
-    return f"; and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+    return Found(tuple(Named(path, missing) for path, missing in named.items()), passed_over)
 
 
 def _meant(name: str) -> tuple[list[Path], int]:
@@ -64,8 +64,6 @@ def _meant(name: str) -> tuple[list[Path], int]:
         there, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:  # no permission, or a name that no file can have
         raise ConfigError(reason(error) if isinstance(error, OSError) else "no name of a file or folder") from error
-    if not name:
-        raise ConfigError("no name of a file or folder")
     if folder:
         inside = [Path(each) for each, litter in files_below(path) if not litter]
         images = [each for each in inside if _is_image(each) or each.is_dir()]  # a folder that cannot be opened

@@ -90,6 +90,8 @@ def test_same_and_near_twins_are_listed_with_split_and_class(tmp_path: Path) -> 
     assert sum(row["conflict"] for row in rows) == 1
     assert "pairs of the same bytes: 1, 1 across splits, 0 across classes" in done.output
     assert "pairs nearly the same: 6, " in done.output
+    assert done.output.endswith(f"{out}: written\n")
+    assert not done.output.startswith("\n")
     CliRunner().invoke(
         cli, ["data", "duplicates", str(folder), "--out", str(tmp_path / "t.csv")], catch_exceptions=False
     )

@@ -183,7 +183,7 @@ def test_a_group_larger_than_a_share_and_joined_groups_are_told(tmp_path: Path) 
 def test_too_few_groups_are_refused_in_one_line(tmp_path: Path) -> None:
     source = FolderSource(kind="folder", train=str(folder_of(tmp_path, patients=2)))
     needed = "a class needs 3 groups without an image in common to be in all splits, and the largest, 'a', has 2"
-    with pytest.raises(DataError, match=f"^the minival split is empty: {needed}$"):
+    with pytest.raises(DataError, match=rf"^data\.group '\(p\\d\+\)': the minival split is empty: {needed}$"):
         write_shards(DataConfig(source=source, group=r"(p\d+)"), tmp_path / "d")
 
 

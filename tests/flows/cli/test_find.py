@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig
+from effnet.config import FamilyConfig, load_config
 from effnet.data.shards.manifest import Manifest
-from effnet.errors import ConfigError
+from effnet.data.shards.write import write_shards
+from effnet.errors import ConfigError, DataError
 from effnet.evaluation.run import evaluate_run
 from effnet.models.weights import read_tensors
 from effnet.process import say
@@ -24,13 +25,13 @@ from effnet.runs import About, RunFolder, RunSpec
 from effnet.stages import Stage
 from effnet.store import Store
 from effnet.train.loop import Stop, train
-from flows.cli.find import find, find_run
+from flows.cli.find import find, find_dataset, find_run
 from flows.cli.main import cli
 from tasks.build import Build, Training
 from tasks.records.tracking import Tracker
 from tasks.register import register_members
 from tasks.terminal.screen import Screen
-from tests.tiny import store_beside
+from tests.tiny import CONFIG, store_beside, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +119,19 @@ def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) 
         run = RunFolder.create(store, RunSpec(**{**dict(training.folder.spec()), "seed": seed + 7}))
         run.describe(about)
     keys = sorted(path.name for path in store.runs.iterdir())
-    with pytest.raises(ConfigError, match=r"'B0' may be any of 3 runs \(.* B0 of tiny, .*\); give the key"):
+    listed = "; ".join(f"{key[:12]} B0 of tiny, new" for key in keys)
+    with pytest.raises(ConfigError, match=rf"'B0' may be any of 3 runs \({listed}\); give the key"):
         find("B0", tmp_path)
+    for key, files in zip(keys, (["result.json"], [], ["result.json", "evaluation.json"]), strict=True):
+        for name in files:
+            shutil.copy(training.folder.path / name, store.runs / key)
+    (store.runs / keys[1] / "metrics.jsonl").write_bytes(training.folder.metrics_path.read_bytes())
+    listed = f"{keys[0][:12]} B0 of tiny, trained; {keys[2][:12]} B0 of tiny, evaluated"  # not the one that only began
+    with pytest.raises(ConfigError, match=rf"'B0' may be any of 2 runs \({listed}\); give the key"):
+        find("B0", tmp_path)
+    (store.runs / keys[2] / "result.json").unlink()
+    assert find("b0", tmp_path).name == keys[0]  # the one that is finished
+    assert RunFolder(store.runs / keys[1]).state == "begun"
     for number, key in enumerate(keys):
         member = {"name": "B0", "phi": 0, "resolution": 8, "params": 1, "macs": 1, "top1": 0, "top5": 0}
         member |= {"latency_ms": 1, "seconds": 1, "run_key": key, "mlflow_run_id": None, "reused": False}
@@ -133,6 +145,50 @@ def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) 
     broken.parent.mkdir()
     broken.write_text('{"family": "t"}')
     assert find("b0", tmp_path).name == keys[-1]
+
+
+@pytest.mark.parametrize(
+    "command", [["predict", "RUN", "image.png"], ["export", "RUN", "--out", "out"], ["evaluate", "RUN"]]
+)
+def test_a_run_that_is_not_finished_is_told_how_to_go_on(
+    training: Training, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (9, 9), (200, 30, 40)).save("image.png")
+    run = RunFolder.create(Store(tmp_path / ".effnet"), training.folder.spec())
+    words = [word.replace("RUN", "b7") for word in command]
+    run.describe(About(experiment="tiny", name="B7", kind=Stage.MEMBER, labels={}, family="f"))
+    with pytest.raises(DataError) as caught:
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert str(caught.value) == (
+        f"run {run.key} (B7 of tiny) is not finished: start it again with the command that began it (effnet family "
+        "CONFIG, or effnet train CONFIG --member b7); it goes on where it stopped"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_is_a_folder_or_that_of_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write_tiny(tmp_path)
+    (tmp_path / "tiny").mkdir()  # a folder of images, as people call it
+    with pytest.raises(DataError, match=r"tiny\.yaml: its dataset is not in .*; `effnet shard tiny` writes it"):
+        find_dataset("tiny", None)
+    manifest, _ = write_shards(load_config(config).data, tmp_path / "store/datasets")
+    folder = tmp_path / "store/datasets" / manifest.digest
+    for name in ("tiny", "tiny.yaml", "tiny/", str(folder)):
+        assert find_dataset(name, None).absolute() == folder
+    with pytest.raises(DataError, match="its dataset is not in"):
+        find_dataset("tiny", tmp_path / "other")
+    Path("again.yaml").write_text(
+        CONFIG.replace("{kind: digits, image_size: 8}", f"{{kind: dataset, location: {folder}}}")
+    )
+    assert find_dataset("again", None).absolute() == folder
+    with pytest.raises(ConfigError, match="'none': no folder of a dataset, and no config of that name"):
+        find_dataset("none", None)
+    assert find_dataset("none/x", None) == Path("none/x")  # whoever reads it says what is wrong
+    for command in (["data", "report", "tiny"], ["data", "duplicates", "tiny", "--out", "a.csv"], ["verify", "tiny"]):
+        assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+    assert Path("a.csv").is_file()
 
 
 def test_a_store_without_models_stays_as_it_is(tmp_path: Path) -> None:

@@ -97,16 +97,17 @@ def test_a_config_is_a_file_or_a_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_config("digits") == CONFIGS / "digits.yaml"
-    assert capsys.readouterr() == ("", f"effnet: digits is {CONFIGS / 'digits.yaml'}\n")
+    assert capsys.readouterr() == ("", f"effnet: the config is {CONFIGS / 'digits.yaml'}\n")
     Path("digits").mkdir()  # a folder is no config
     assert find_config("digits") == CONFIGS / "digits.yaml"
     Path("digits.yaml").touch()  # one's own goes first, and that is told
     capsys.readouterr()
     assert find_config("digits") == Path("digits.yaml")
-    assert capsys.readouterr().err == "effnet: digits is digits.yaml\n"
+    assert find_config("digits/") == Path("digits.yaml")  # as a shell completes the name of a folder beside it
+    assert capsys.readouterr().err == "effnet: the config is digits.yaml\n" * 2
     Path("imagenet").touch()
     assert find_config("imagenet") == Path("imagenet")
-    for path in ("none.yaml", "./digits", "configs/digits", str(tmp_path / "digits")):
+    for path in ("none.yaml", "./digits", "/", "configs/digits", str(tmp_path / "digits")):
         assert find_config(path) == Path(path)  # whoever reads it says what is wrong
     assert capsys.readouterr().err == ""
     with pytest.raises(ConfigError, match="no config of that name comes with effnet; there are digits, fashion_mnist"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -27,6 +29,23 @@ def test_help_has_every_command_once_in_a_section_with_its_whole_sentence() -> N
     assert all(f"{title}:" in text for title in SECTIONS)
     assert all(f"\n  {name} " in text for name in listed)
     assert all(first_sentence(cli.commands[name]) in " ".join(text.split()) for name in listed)
+
+
+def test_help_says_what_it_is_for_and_how_to_begin() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["--help"], terminal_width=80).output.split())
+    assert "say which to use, and why" in text
+    for command in ("effnet init", "effnet train photos --member lite0", "effnet predict lite0 IMAGES"):
+        assert f"`{command}`" in text
+    for word in ("CONFIG", "RUN", "MODEL"):
+        assert re.search(rf"\b{word}\b [a-z ]*(?:is|are|and)", text)
+
+
+def test_help_of_data_fits_a_terminal() -> None:
+    data = cli.commands["data"]
+    assert isinstance(data, click.Group)
+    lines = CliRunner().invoke(cli, ["data", "--help"], terminal_width=80).output.splitlines()
+    for name, command in data.commands.items():
+        assert f"  {name:10}  {first_sentence(command)}" in lines  # on one line, and whole
 
 
 def test_plan_needs_no_torch_and_prints_the_members(tmp_path: Path) -> None:

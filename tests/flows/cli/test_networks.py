@@ -182,7 +182,7 @@ def test_plan_prices_for_a_device_of_ones_own_and_several_of_them(tmp_path: Path
     text = run_effnet(*plan, cwd=tmp_path).stdout
     assert "459 of 4,096" in text
     assert "on L4 (as stated): 5 G activations" in text
-    assert "hours at least, on 2 GPUs, a network on each" in text
+    assert "at least, on 2 GPUs, a network on each" in text
     assert "dollars, at 0.5 an hour (as stated)" in text
     assert "disk wanted: dataset 155 GB, checkpoints" in text
     done = run_effnet("plan", "imagenet.yaml", "--device", "tpu", cwd=tmp_path)
@@ -196,6 +196,16 @@ def test_plan_without_the_images_names_both_flags_at_once(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "state both --num-classes and --images" in done.stderr
     assert done.stderr.count("\n") == 1
-    done = run_effnet("plan", "folder.yaml", "--num-classes", "5", "--images", "4k", cwd=tmp_path)
+    known = ("--num-classes", "5", "--images", "4k")
+    done = run_effnet("plan", "folder.yaml", *known, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "hours, one after the other" in done.stdout
+    assert ", one after the other" in done.stdout
+
+
+@pytest.mark.parametrize(("speed", "told"), [(2e10, "20 s"), (1e9, "6 min 45 s"), (1e6, "112 h")])
+def test_plan_tells_times_as_people_read_them(tmp_path: Path, speed: str, told: str) -> None:
+    (tmp_path / "folder.yaml").write_text(FOLDER)
+    (tmp_path / "mine.yaml").write_text(f"{{base: l4, activations_per_second: {speed:.1f}}}")
+    known = ("--num-classes", "5", "--images", "4k", "--device", "mine.yaml")
+    done = run_effnet("plan", "folder.yaml", *known, cwd=tmp_path)
+    assert f" {told}, one after the other" in done.stdout

@@ -194,9 +194,8 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("nowhere.jpg",), 2, "nowhere.jpg: no such file or folder"),
-        (("no/*.jpg",), 2, "no/*.jpg: no file matches"),
-        (("empty",), 2, "empty: no images in this folder"),
+        (("nowhere.jpg",), 65, "1 of 1 images could not be read; their rows say why"),
+        (("empty",), 65, "1 of 1 images could not be read; their rows say why"),
         (("empty/text.txt",), 65, "1 of 1 images could not be read; their rows say why"),
         (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: t"),
         (
@@ -204,10 +203,8 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
             2,
             "--device gpu: no such device; write cpu, cuda, or cuda:1 for the second GPU",
         ),
-        (("nowhere.jpg", "no/*.jpg"), 2, "nowhere.jpg: no such file or folder; no/*.jpg: no file matches"),
         (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: file exists"),
         (("a.png", "--save-crops", "a.png/seen"), 2, "a.png/seen: not a directory"),
-        (("x" * 300,), 2, "'xxxxx"),
         (("",), 2, "'': no name of a file or folder"),
         (("a.png", "--csv", "/dev/full"), 2, "/dev/full: a pipe or a device, where a file is to be written"),
     ],
@@ -251,14 +248,36 @@ def test_files_are_taken_once_and_litter_is_not(photos: Path) -> None:
     assert len(found.paths) == len(set(found.paths)) == 31
     assert found.passed_over == 1
     assert find_images([str(photos / "notes.txt")]).paths == (photos / "notes.txt",)  # named, so it is tried
-    with pytest.raises(ConfigError, match="no such file or folder"):
-        find_images(["nowhere"])
+    with pytest.raises(ConfigError, match="'': no name of a file"):
+        find_images(["a.png", ""])
+
+
+def test_what_means_no_image_has_its_place_and_its_reason(photos: Path) -> None:
+    one = photos / "0/00.png"
+    found = find_images(["nowhere", str(one), "x" * 300, "no/*.jpg", "nowhere", str(one)])
+    assert [str(each.path)[:8] for each in found.named] == ["nowhere", str(one)[:8], "x" * 8, "no/*.jpg"]
+    assert [each.missing for each in found.named] == [
+        "no such file or folder",
+        "",
+        "file name too long",
+        "no file matches",
+    ]
+
+
+def test_a_missing_file_alone_is_a_row(run: RunFolder, tmp_path: Path) -> None:
+    done = run_effnet("predict", run.path, "nowhere.jpg", "--csv", "rows.csv", cwd=tmp_path)
+    assert done.returncode == 65
+    assert (tmp_path / "rows.csv").read_text().splitlines()[1] == "nowhere.jpg,,,,,,,no such file or folder"
+    plain = run_effnet("predict", run.path, "nowhere.jpg", cwd=tmp_path)
+    assert plain.stdout == "nowhere.jpg  could not be read: no such file or folder\n"
 
 
 def test_what_is_missing_does_not_stop_the_others(run: RunFolder, photos: Path, tmp_path: Path) -> None:
-    done = run_effnet("predict", run.path, "nowhere.jpg", photos / "0/00.png", "no/*.jpg", "--json", cwd=tmp_path)
+    one = photos / "0/00.png"
+    done = run_effnet("predict", run.path, one, "nowhere.jpg", photos / "0/02.png", "no/*.jpg", "--json", cwd=tmp_path)
     assert done.returncode == 65
     rows = {row["path"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert list(rows) == [str(one), "nowhere.jpg", str(photos / "0/02.png"), "no/*.jpg"]  # as they were named
     assert rows["nowhere.jpg"] == {
         "path": "nowhere.jpg",
         "labels": [],
@@ -267,7 +286,7 @@ def test_what_is_missing_does_not_stop_the_others(run: RunFolder, photos: Path, 
     }
     assert rows["no/*.jpg"]["error"] == "no file matches"
     assert len(rows[str(photos / "0/00.png")]["labels"]) == 3
-    assert done.stderr.splitlines()[-1] == "effnet: 2 of 3 images could not be read; their rows say why"
+    assert done.stderr.splitlines()[-1] == "effnet: 2 of 4 images could not be read; their rows say why"
 
 
 def test_it_ends_quietly_where_nobody_reads_on(run: RunFolder, photos: Path, tmp_path: Path) -> None:

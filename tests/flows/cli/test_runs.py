@@ -70,6 +70,17 @@ def test_show_finds_a_run_by_key_beginning_or_name(home: Path, run_folder: RunFo
         call("show", run_folder.key[:3], "--store", str(home))  # too short to be a beginning
 
 
+@pytest.mark.parametrize("best", [0, 2])
+def test_it_is_said_where_the_features_alone_were_kept(home: Path, run_folder: RunFolder, best: int) -> None:
+    kept = "; its features alone are kept: no epoch was better\n"
+    result = run_folder.trained().model_copy(update={"best_epoch": best})
+    run_folder.result_path.write_text(result.model_dump_json())
+    minival = next(line for line in call("show", "b0", "--store", str(home)).splitlines(True) if "minival" in line)
+    assert minival.endswith(kept if best == 0 else ", after epoch 2\n")
+    first = call("evaluate", "b0", "--split", "minival", "--store", str(home)).splitlines(True)[0]
+    assert first == f"{run_folder.path}{kept if best == 0 else chr(10)}"
+
+
 def test_compare_shows_what_differs_and_nothing_else(home: Path) -> None:
     different = json.loads(call("compare", "b0", "fit α1.2", "--json", "--store", str(home)))
     assert different["recipe.epochs"] == [3, 9]

@@ -10,15 +10,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 import skimage.data
 from mlflow import MlflowClient
 from PIL import Image
 
-from effnet.config import load_config
+from effnet.arch import zoo
+from effnet.config import FamilyConfig, Recipe, load_config
+from effnet.data.shards.manifest import Manifest
 from effnet.runs import RunFolder
-from tests.tiny import MINIVAL, VAL, clean_environment, run_effnet, shown, write_tiny
+from effnet.store import Store
+from flows.cli.training import recipe_for_weights
+from tasks.build import Build
+from tasks.records.tracking import Tracker
+from tasks.terminal.screen import Screen
+from tests.tiny import CONFIG, MINIVAL, VAL, clean_environment, run_effnet, shown, write_tiny
 
 ROOT = Path(__file__).parents[3]
 
@@ -62,9 +70,63 @@ def test_a_network_scaled_by_hand_is_trained(home: Path) -> None:
     assert [stage.channels for stage in folder.spec().architecture.stages] == [12, 18]
 
 
-def test_unknown_members_and_missing_weights_are_told(home: Path) -> None:
-    unknown = run_effnet("train", "tiny.yaml", "--member", "b9", cwd=home)
+@pytest.mark.parametrize("command", ["train", "find-rate"])
+def test_an_unknown_member_is_told_before_any_work(command: str, tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    unknown = run_effnet(command, "tiny.yaml", "--member", "b9", cwd=tmp_path)
     assert (unknown.returncode, unknown.stderr) == (2, "effnet: no member 'b9'; the config plans b0, b1, b2\n")
+    assert not (tmp_path / "store").exists()
+
+
+def test_missing_weights_are_told_before_any_work(tmp_path: Path) -> None:
+    write_tiny(
+        tmp_path,
+        CONFIG.replace("baseline: tiny-baseline.yaml", "baseline: efficientnet_lite0").replace(
+            "members: {phi: [0, 1, 2], dropout: [0.1, 0.2]}",
+            "members: {published: [efficientnet_lite0]}\nweights: nowhere/",
+        ),
+    )
+    done = run_effnet("train", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no file of efficientnet_lite0 in nowhere/" in done.stderr
+    assert not list((tmp_path / "store").glob("datasets/*"))
+
+
+class Told(list[tuple[str, str]]):
+    """A screen that keeps what it is told."""
+
+    def say(self, line: str) -> None:
+        self.append(("say", line))
+
+    def warn(self, line: str) -> None:
+        self.append(("warn", line))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images", "told"),
+    [
+        ("finetune", 51, [("say", "90 steps in all, with 51 images to train on: more images would help most")]),
+        ("finetune", 500, []),
+        (
+            {"base": "finetune", "epochs": 1},
+            500,
+            [("warn", "31 steps in all are few: give more epochs or a smaller batch_size")],
+        ),
+    ],
+)
+def test_few_steps_are_advice_where_the_recipe_is_effnets_own(
+    config: FamilyConfig, manifest: Manifest, recipe: object, images: int, told: list[tuple[str, str]]
+) -> None:
+    screen = Told()
+    wanted = config.model_copy(update={"recipe": Recipe.model_validate(recipe)})
+    counted = manifest.model_copy(update={"samples": manifest.samples | {"train": images}})
+    store, nobody = Store(Path()), cast(Tracker, None)
+    build = Build(wanted, zoo.get("efficientnet_lite0"), counted, store, nobody, cast(Screen, screen))
+    recipe_for_weights(build)
+    assert screen == told
+
+
+def test_unknown_weights_are_told(home: Path) -> None:
     missing = run_effnet("train", "tiny.yaml", "--start-from", "nowhere", cwd=home)
     assert missing.returncode == 2
     assert "no run 'nowhere' in " in missing.stderr
@@ -92,6 +154,11 @@ def test_fine_tuning_takes_its_own_recipe_and_tells_the_floor(home: Path, traine
     tuned = run_effnet("train", "bare.yaml", *command, "--new-head", cwd=home)
     assert tuned.returncode == 0, tuned.stderr
     assert "recipe finetune: at most 8 epochs in batches of 32" in tuned.stderr
+    lines = [line[7:] for line in tuned.stderr.splitlines()]
+    begun = lines.index("B1: reading weights and images")  # before the first epoch, which may take long
+    assert re.fullmatch(r"B1: features alone: minival top-1 \d+\.\d%", lines[begun + 1])
+    assert lines[begun + 2].startswith("B1: ")
+    assert [line for line in lines if line.startswith("dataset ")]  # what it trains on, and what was left out of it
     assert re.search(
         r"^features alone: top-1 \d+\.\d+%, a classifier on the weights as they came; training them added [+-]",
         tuned.stdout,
