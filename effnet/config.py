@@ -273,8 +273,13 @@ class Recipe(Value):
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 where the device gains by it")
     ] = "auto"
     norm_ranks: Annotated[
-        int, Field(ge=0, description="ranks whose batch norms share their statistics; 0: all, 1: each its own")
-    ] = 0
+        int | None,
+        Field(
+            ge=0,
+            description="ranks whose batch norms share their statistics; 0: all, 1: each its own; else: as many as "
+            "have 32 images together",
+        ),
+    ] = None
     micro_batch: Annotated[
         int | None,
         Field(ge=1, description="images of a rank that go through the network at a time; else: as many as fit a GPU"),

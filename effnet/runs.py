@@ -100,6 +100,8 @@ class RunSpec(Value):
 
 def without_new(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped recipe without fields that came later and have no effect here, so that keys stay as they were."""
+    if recipe["norm_ranks"] is None:  # it was 0 before, and means the same to one process
+        recipe = recipe | {"norm_ranks": 0}
     return {name: value for name, value in recipe.items() if name not in _BEFORE or value != _BEFORE[name]}
 
 

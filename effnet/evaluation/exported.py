@@ -15,7 +15,7 @@ from effnet.config import Augment
 from effnet.data.loader import Loader
 from effnet.errors import RunFailedError
 from effnet.evaluation.latency import measure_in_turn
-from effnet.evaluation.run import batch_of
+from effnet.evaluation.metrics import batch_of
 from effnet.models.build import Network
 from effnet.models.deployed import network_input
 from effnet.models.export import INPUT, random_images

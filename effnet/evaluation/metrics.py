@@ -17,6 +17,7 @@ from effnet.models.preprocess import normalize
 from effnet.statistics import Hits
 
 MISTAKES = 100
+BATCH, BATCH_PIXELS = 256, 256 * 128 * 128  # images at most, and their pixels: a process then needs 1 to 2 GB
 CALIBRATION_BINS = 15  # Guo et al., On calibration of modern neural networks, 2017
 
 
@@ -42,6 +43,11 @@ class Scores(NamedTuple):
     top5: float
     loss: float
     samples: int
+
+
+def batch_of(side: int) -> int:
+    """Return how many images of a side are scored at a time."""
+    return max(1, min(BATCH, BATCH_PIXELS // side**2))
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from effnet.evaluation.flips import Flipped
 from effnet.evaluation.latency import measure_latency, quieter, throughput
 from effnet.evaluation.metrics import (
     Predictions,
+    batch_of,
     calibration,
     calibration_error,
     confusion,
@@ -44,7 +45,6 @@ from effnet.runs import Evaluation, Latency, RunFolder
 from effnet.statistics import Hits
 from effnet.store import hold, publish, sha256_file
 
-BATCH, BATCH_PIXELS = 256, 256 * 128 * 128  # images at most, and their pixels: a child then needs 1 to 2 GB
 WAIT_SECONDS = 0.05  # between looks whether it is one's turn
 HELD_OUT = ("minival", "val")  # splits that no training learns from
 RESOLUTION_SHARES = (0.5, 0.75, 1.25, 1.5)  # of the network's own, to see how it copes with other sizes
@@ -365,11 +365,6 @@ def _opened(
     finally:
         loader.close()
         network.cpu()
-
-
-def batch_of(side: int) -> int:
-    """Return how many images of a side are scored at a time."""
-    return max(1, min(BATCH, BATCH_PIXELS // side**2))
 
 
 def other_resolutions(arch: Architecture) -> list[int]:

@@ -103,16 +103,15 @@ def lost_others(error: RuntimeError) -> bool:
 
 
 def synchronize_norms(network: nn.Module, world: World, ranks: int) -> None:
-    """Let batch norms in training take their statistics over `ranks` neighbouring ranks; 0: over all.
+    """Let batch norms in training take their statistics over `ranks` neighbouring ranks.
 
     The official code takes groups of max(8, replicas / 8) replicas (utils.py).
     """
     if world.size == 1 or ranks == 1:
         return
-    size = min(ranks or world.size, world.size)
     group = None
-    for first in range(0, world.size, size):
-        members = range(first, min(first + size, world.size))
+    for first in range(0, world.size, ranks):
+        members = range(first, min(first + ranks, world.size))
         made = dist.new_group(list(members))
         group = made if world.rank in members else group
     for name, module in list(network.named_modules()):

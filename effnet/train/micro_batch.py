@@ -73,6 +73,19 @@ def parts(images: int, at_a_time: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, images, size)]
 
 
+def norm_ranks(images: int, world: int, wanted: int | None) -> int:
+    """Return how many neighbouring ranks' batch norms share their statistics.
+
+    Args:
+        images: of a rank's micro-batch.
+        world: the number of ranks.
+        wanted: the recipe's number; 0: all; None: as few as have `FEW_IMAGES` together.
+    """
+    if wanted is None:
+        return min(world, -(-FEW_IMAGES // images))
+    return min(wanted or world, world)
+
+
 def keep_norms_pace(network: Network, micro_batches: int) -> None:
     """Let batch norms' statistics move as far in a step of several micro-batches as they do in one pass.
 

@@ -95,11 +95,14 @@ class GraphedPasses:
         self._passes, self._network, self._gradients = passes, network, gradients
         self._captured: dict[tuple[object, ...], _Captured] = {}
         self._dropout = network.dropout.p
+        # The graphs run one after the other, in the same memory: a batch's last, smaller part has a graph of its own.
+        self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """As `Passes`; the returned tensor is overwritten by the next call of the same shape."""
         if self._network.dropout.p != self._dropout:  # another stage of progressive learning: other shapes, too
             self._captured.clear()
+            self._pool = torch.cuda.graph_pool_handle()
             self._dropout = self._network.dropout.p
         shape = (tuple(inputs.images.shape), inputs.share is not None)
         if (captured := self._captured.get(shape)) is None:
@@ -121,8 +124,9 @@ class GraphedPasses:
             self._gradients.copy_(gradients)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Threads that decode allocate pinned memory meanwhile: only this thread's calls are of the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # It first gives back what the passes above left in the allocator's cache. Threads that decode allocate pinned
+        # memory meanwhile: only this thread's calls are of the capture.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             loss = self._passes(mine)
         return _Captured(graph, mine, loss)
 

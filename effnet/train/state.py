@@ -21,6 +21,7 @@ from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
 from effnet.data.shards.room import check_room
 from effnet.errors import ConfigError, DataError
+from effnet.evaluation.metrics import batch_of
 from effnet.machine import cores, raise_if_broken
 from effnet.models.build import Network, build
 from effnet.models.grow import grown_network
@@ -30,7 +31,7 @@ from effnet.store import sha256_file
 from effnet.train import checkpoint
 from effnet.train.distributed import World, synchronize_norms
 from effnet.train.journal import Journal
-from effnet.train.micro_batch import MicroBatch, device_memory, plan
+from effnet.train.micro_batch import MicroBatch, device_memory, norm_ranks, plan
 from effnet.train.optim import Optimizer
 from effnet.train.passes import Buffers, GraphedPasses, Passes
 from effnet.train.usage import Clock
@@ -122,7 +123,8 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         memory=device_memory(device), bfloat16=bfloat16, wanted=recipe.micro_batch,
     )  # fmt: skip
     if recipe.norms == "train":
-        synchronize_norms(network, world, recipe.norm_ranks)  # after the average was copied, which needs none
+        ranks = norm_ranks(micro_batch.images, world.size, recipe.norm_ranks)
+        synchronize_norms(network, world, ranks)  # after the average was copied, which needs none
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if device.type == "cpu" and named not in ("", "-1") and world.is_leader:
         warn(f"is to use {named}, where torch sees no GPU: trains on the CPU (effnet doctor says more)")
@@ -152,7 +154,8 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         gradients = optimizer.keep_gradients()
         if world.size == 1:
             passes = GraphedPasses(plain, network, gradients)
-    evaluated = EVALUATION_BATCH if device.type == "cpu" else min(EVALUATION_BATCH, micro_batch.images)
+    # On a GPU the training keeps its memory while the network is judged.
+    evaluated = EVALUATION_BATCH if device.type == "cpu" else batch_of(spec.architecture.resolution)
     return TrainingState(
         buffers=Buffers(network),
         folder=folder,

@@ -26,6 +26,7 @@ from effnet.evaluation.cam import class_activation_maps
 from effnet.evaluation.latency import throughput
 from effnet.evaluation.metrics import (
     Predictions,
+    batch_of,
     calibration,
     calibration_error,
     confusion,
@@ -34,7 +35,7 @@ from effnet.evaluation.metrics import (
     predict,
     scores_of,
 )
-from effnet.evaluation.run import WAIT_SECONDS, Turns, batch_of, evaluate_run, other_resolutions
+from effnet.evaluation.run import WAIT_SECONDS, Turns, evaluate_run, other_resolutions
 from effnet.hits import run_hits
 from effnet.models.build import build
 from effnet.models.preprocess import normalize

@@ -32,7 +32,7 @@ from effnet.train import checkpoint, loop, state, step
 from effnet.train import settle as module_of_settle
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
-from effnet.train.micro_batch import FEW_IMAGES, MicroBatch, plan
+from effnet.train.micro_batch import FEW_IMAGES, MicroBatch, norm_ranks, plan
 from effnet.train.schedule import stage
 from effnet.train.settle import settle
 from effnet.train.state import TrainingState, balanced, prepare
@@ -206,6 +206,27 @@ def test_micro_batch_is_planned_from_memory(
     share: int, memory: int | None, wanted: int | None, found: MicroBatch
 ) -> None:
     assert plan(zoo.get("efficientnet_b0"), 1000, share, memory=memory, bfloat16=True, wanted=wanted) == found
+
+
+@pytest.mark.parametrize(
+    ("images", "world", "wanted", "ranks"),
+    [
+        (32, 8, None, 1),
+        (31, 8, None, 2),
+        (8, 8, None, 4),
+        (1, 8, None, 8),
+        (512, 1, None, 1),
+        (64, 8, 0, 8),
+        (4, 8, 2, 2),
+    ],
+)
+def test_ranks_share_norms_where_each_has_few_images(images: int, world: int, wanted: int | None, ranks: int) -> None:
+    assert norm_ranks(images, world, wanted) == ranks
+
+
+def test_norms_over_all_ranks_were_the_default_and_keep_their_key(make) -> None:
+    assert make().key == make(norm_ranks=0).key
+    assert make().key != make(norm_ranks=1).key
 
 
 def test_the_largest_network_trains_on_a_small_card_by_computing_twice() -> None:
