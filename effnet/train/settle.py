@@ -38,7 +38,7 @@ def settle(training: TrainingState) -> None:
 
 def _halved(training: TrainingState) -> MicroBatch:
     images, recipe = training.micro_batch.images, training.spec.recipe
-    if training.progress.step:
+    if training.micro_batch_is_settled:
         raise MachineError(
             f"machine {name()}: the training began with {images} images at a time, which its device's memory "
             "does not hold; resume it on a larger one"

@@ -83,6 +83,7 @@ class TrainingState:
     progress: Progress = field(default_factory=Progress)
     saved: float = field(default_factory=time.monotonic)  # when the last checkpoint was written, or the training began
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
+    micro_batch_is_settled: bool = False  # by the checkpoint that the training goes on from
     new_classifier: bool = False  # the rest starts from given weights
 
     @property
@@ -323,8 +324,9 @@ def resume(training: TrainingState) -> None:
         training.network.load_state_dict(state.get("network", weights))
         training.optimizer.load_state_dict(state["optimizer"])
         training.progress = Progress(**state["progress"])
-        training.micro_batch = MicroBatch(*state.get("micro_batch", training.micro_batch))
         before = state["environment"]
+        if before["ranks"] == str(world.size) and "micro_batch" in state:  # with others each has another share
+            training.micro_batch, training.micro_batch_is_settled = MicroBatch(*state["micro_batch"]), True
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise_if_broken(error)
         raise DataError(f"{folder}: does not fit this run; remove the run's folder {training.folder.path}") from error

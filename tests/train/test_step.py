@@ -246,7 +246,7 @@ def test_what_does_not_fit_after_all_is_halved_before_the_first_step_only(
     monkeypatch.setattr(module_of_settle, "_fits", lambda training: training.micro_batch.images <= 10)
     settle(training)
     assert training.micro_batch.images == 8
-    training.progress.step = 1
+    training.micro_batch_is_settled = True
     monkeypatch.setattr(module_of_settle, "_fits", lambda _training: False)
     with pytest.raises(MachineError, match="began with 8 images at a time"):
         settle(training)
