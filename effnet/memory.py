@@ -8,8 +8,11 @@ bfloat16. Squeeze-and-excitation and padding are the rest. Counted over B0 to B7
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from effnet.arch.cost import count, count_blocks
 from effnet.arch.spec import Architecture
+from effnet.errors import ConfigError
 
 ACTIVATION_BYTES = 6.62  # in bfloat16; twice as many in float32
 # Weight, gradient, two slots of the optimizer and moving average, in float32; and under autocast a copy in bfloat16.
@@ -18,6 +21,16 @@ PIXEL_BYTES = 1 + 4  # of each channel: as it was decoded, and normalised in flo
 # The rest is for the driver's context, cuDNN's workspaces and fragmentation: the largest batches in timm's published
 # benchmark of a 24-GiB card (results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv) fill seven eighths of it.
 USABLE = 7 / 8
+# Batch norms over fewer images cost accuracy (arXiv 1803.08494, figure 1): rather compute activations twice.
+FEW_IMAGES = 32
+MORE_PARTS = 2  # so many times the fewest parts are taken if they are all equal: then one CUDA graph serves them all
+
+
+class MicroBatch(NamedTuple):
+    """How a rank's share of a batch goes through the network."""
+
+    images: int  # at a time, at most
+    recompute: bool  # each block's activations are computed again in the backward pass instead of being kept
 
 
 def training_bytes(
@@ -55,6 +68,55 @@ def largest_micro_batch(
     """
     fixed, each = _parts(arch, num_classes, bfloat16, recompute)
     return max(0, int((USABLE * memory_bytes - fixed) / each))
+
+
+def plan_micro_batch(
+    arch: Architecture, num_classes: int, share: int, *, memory: int | None, bfloat16: bool, wanted: int | None
+) -> MicroBatch:
+    """Return the largest micro-batch that the device's memory allows, in parts that are all equal, or nearly.
+
+    Args:
+        arch: the network.
+        num_classes: of its classifier.
+        share: images of a batch that are this rank's.
+        memory: bytes of the device; None if they are no concern, as on a CPU.
+        bfloat16: whether the forward pass is under autocast to bfloat16.
+        wanted: the recipe's micro-batch, if it has one.
+
+    Raises:
+        ConfigError: if not one image fits.
+    """
+    if memory is None:
+        return MicroBatch(min(wanted or share, share), recompute=False)
+    found = micro_batch_on(arch, num_classes, share, memory=memory, bfloat16=bfloat16, wanted=wanted)
+    if not found.images:
+        raise ConfigError(
+            f"{arch.name}: one image of {arch.resolution} pixels does not fit into this device's "
+            f"{memory / 1e9:.0f} GB; train it on a larger one, or scale it less"
+        )
+    return found
+
+
+def micro_batch_on(
+    arch: Architecture, num_classes: int, share: int, *, memory: int, bfloat16: bool, wanted: int | None
+) -> MicroBatch:
+    """As `plan_micro_batch`, with 0 images if not one fits."""
+    fits, fits_recomputed = (
+        largest_micro_batch(arch, num_classes, memory, bfloat16=bfloat16, recompute=recompute)
+        for recompute in (False, True)
+    )
+    if wanted:
+        return MicroBatch(min(wanted, share), recompute=fits < min(wanted, share))
+    recompute = fits < min(FEW_IMAGES, share) and fits_recomputed > fits
+    most = fits_recomputed if recompute else fits
+    return MicroBatch(_alike(share, most) if most else 0, recompute)
+
+
+def _alike(share: int, most: int) -> int:
+    """Return the size of a share's parts: the fewest that are all equal, or if those are many, nearly equal."""
+    fewest = -(-share // most)
+    equal = next((number for number in range(fewest, MORE_PARTS * fewest + 1) if share % number == 0), fewest)
+    return -(-share // equal)
 
 
 def _parts(arch: Architecture, num_classes: int, bfloat16: bool, recompute: bool) -> tuple[int, float]:

@@ -29,7 +29,7 @@ from effnet.config import (
 from effnet.devices import Device
 from effnet.errors import ConfigError, DataError
 from effnet.family import Member, plan_members
-from effnet.memory import largest_micro_batch, training_bytes
+from effnet.memory import micro_batch_on, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
@@ -267,9 +267,11 @@ def price_members(
         batch = size = None
         if speed.memory_bytes:
             half = recipe.precision != "float32"
-            fits = largest_micro_batch(member.architecture, num_classes, speed.memory_bytes, bfloat16=half)
-            batch = min(recipe.batch_size, fits)
-            size = training_bytes(member.architecture, num_classes, max(1, batch), bfloat16=half)
+            arch, memory = member.architecture, speed.memory_bytes
+            batch, recompute = micro_batch_on(
+                arch, num_classes, recipe.batch_size, memory=memory, bfloat16=half, wanted=recipe.micro_batch
+            )
+            size = training_bytes(arch, num_classes, max(1, batch), bfloat16=half, recompute=recompute)
         found.append(MemberPrice(member.name, hours, speed.dollars(hours), batch, size))
     return found
 

@@ -318,7 +318,7 @@ def norm_act(
     Args:
         x: (N, C, H, W), best channels last in memory.
         norm: of C channels.
-        act: none, silu, relu or relu6; none if there is a `drop` or a `residual`.
+        act: none, silu, relu or relu6.
         drop: float32 (N,), a factor of each sample's branch: stochastic depth.
         residual: of the shape of x.
     """

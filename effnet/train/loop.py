@@ -47,7 +47,7 @@ from effnet.train.usage import with_all_energy
 
 
 class Stop:
-    """A request to stop, checked at every block of the network; with several ranks, only after every step."""
+    """A request to stop, checked at every block, on GPUs at every micro-batch; with several ranks after every step."""
 
     def __init__(self) -> None:
         self.reason: str | None = None

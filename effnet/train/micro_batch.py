@@ -7,70 +7,29 @@ and never changes within a training.
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from effnet.arch.spec import Architecture
-from effnet.errors import ConfigError
-from effnet.memory import largest_micro_batch
+from effnet.memory import FEW_IMAGES, MicroBatch
 from effnet.models.build import Network
 
-# Batch norms over fewer images cost accuracy (arXiv 1803.08494, figure 1): rather compute activations twice.
-FEW_IMAGES = 32
 
+def number_of_parts(micro_batch: MicroBatch, batch_size: int, world: int) -> int:
+    """Return in how many parts each rank's share of a batch goes through the network: the same number on all ranks.
 
-class MicroBatch(NamedTuple):
-    """How a rank's share of a batch goes through the network."""
-
-    images: int  # at a time, at most
-    recompute: bool  # each block's activations are computed again in the backward pass instead of being kept
-
-
-def plan(
-    arch: Architecture, num_classes: int, share: int, *, memory: int | None, bfloat16: bool, wanted: int | None
-) -> MicroBatch:
-    """Return the largest micro-batch that the device's memory allows, in parts of about equal size.
-
-    Args:
-        arch: the network.
-        num_classes: of its classifier.
-        share: images of a batch that are this rank's.
-        memory: bytes of the device; None if they are no concern, as on a CPU.
-        bfloat16: whether the forward pass is under autocast to bfloat16.
-        wanted: the recipe's micro-batch, if it has one.
-
-    Raises:
-        ConfigError: if not one image fits.
+    Ranks meet in every pass, in batch norms that they share; and their shares may differ by an image.
     """
-    if memory is None:
-        return MicroBatch(min(wanted or share, share), recompute=False)
-    fits, fits_recomputed = (
-        largest_micro_batch(arch, num_classes, memory, bfloat16=bfloat16, recompute=recompute)
-        for recompute in (False, True)
-    )
-    if wanted:
-        return MicroBatch(min(wanted, share), recompute=fits < min(wanted, share))
-    recompute = fits < min(FEW_IMAGES, share) and fits_recomputed > fits
-    if (most := fits_recomputed if recompute else fits) < 1:
-        raise ConfigError(
-            f"{arch.name}: one image of {arch.resolution} pixels does not fit into this device's "
-            f"{memory / 1e9:.0f} GB; train it on a larger one, or scale it less"
-        )
-    return MicroBatch(_even(share, most), recompute)
+    largest_share = -(-batch_size // world)
+    return min(-(-largest_share // micro_batch.images), batch_size // world)
 
 
-def _even(share: int, most: int) -> int:
-    """Return the size of the fewest parts of a share, each of at most `most` images, that are about equally large."""
-    return -(-share // -(-share // most))
-
-
-def parts(images: int, at_a_time: int) -> list[slice]:
-    """Return the micro-batches of some images: as few as possible, of about equal size."""
-    size = _even(images, at_a_time) if images else 1
-    return [slice(first, first + size) for first in range(0, images, size)]
+def parts(images: int, number: int) -> list[slice]:
+    """Return the micro-batches of some images: so many, that differ by an image at most."""
+    bounds = [images * place // number for place in range(number + 1)]
+    return [slice(first, last) for first, last in itertools.pairwise(bounds)]
 
 
 def norm_ranks(images: int, world: int, wanted: int | None) -> int:

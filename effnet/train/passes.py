@@ -85,7 +85,7 @@ class _Captured(NamedTuple):
 
 
 class GraphedPasses:
-    """The same passes as CUDA graphs, one for each shape of the inputs.
+    """The same passes as a CUDA graph, captured anew where the inputs' shapes or the dropout change.
 
     The gradients must stay where they are (Optimizer.keep_gradients): a graph adds to these. Nothing in the passes may
     depend on the host, nor meet another rank.
@@ -93,40 +93,37 @@ class GraphedPasses:
 
     def __init__(self, passes: Passes, network: Network, gradients: Tensor) -> None:
         self._passes, self._network, self._gradients = passes, network, gradients
-        self._captured: dict[tuple[object, ...], _Captured] = {}
-        self._dropout = network.dropout.p
-        # The graphs run one after the other, in the same memory: a batch's last, smaller part has a graph of its own.
-        self._pool = torch.cuda.graph_pool_handle()
+        self._captured: _Captured | None = None
+        self._key: tuple[object, ...] = ()
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """As `Passes`; the returned tensor is overwritten by the next call of the same shape."""
-        if self._network.dropout.p != self._dropout:  # another stage of progressive learning: other shapes, too
-            self._captured.clear()
-            self._pool = torch.cuda.graph_pool_handle()
-            self._dropout = self._network.dropout.p
-        shape = (tuple(inputs.images.shape), inputs.share is not None)
-        if (captured := self._captured.get(shape)) is None:
-            captured = self._captured[shape] = self._capture(inputs)
-        for mine, given in zip(_tensors(captured.inputs), _tensors(inputs), strict=True):
+        """As `Passes`; the returned tensor is overwritten by the next call."""
+        key = (tuple(inputs.images.shape), inputs.share is not None, self._network.dropout.p)
+        if self._captured is None or key != self._key:
+            self._captured = None  # another stage of progressive learning: its memory goes first
+            self._captured, self._key = self._capture(inputs), key
+        for mine, given in zip(_tensors(self._captured.inputs), _tensors(inputs), strict=True):
             mine.copy_(given)
-        captured.graph.replay()
-        return captured.loss
+        self._captured.graph.replay()
+        return self._captured.loss
 
     def _capture(self, inputs: Inputs) -> _Captured:
         mine = _copied(inputs)
         buffers, gradients = Buffers(self._network), self._gradients.clone()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                self._passes(mine)
-            buffers.put_back()
-            self._gradients.copy_(gradients)
-        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP):
+                    self._passes(mine)
+                buffers.put_back()
+                self._gradients.copy_(gradients)
+        finally:  # also where the training is to stop: what is restored then must not be overtaken
+            torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # It first gives back what the passes above left in the allocator's cache. Threads that decode allocate pinned
         # memory meanwhile: only this thread's calls are of the capture.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             loss = self._passes(mine)
         return _Captured(graph, mine, loss)
 

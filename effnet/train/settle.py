@@ -6,10 +6,11 @@ import torch
 
 from effnet.errors import ConfigError, MachineError
 from effnet.machine import name
+from effnet.memory import MicroBatch
 from effnet.models.build import Noise
 from effnet.process import say
-from effnet.train.distributed import alone
-from effnet.train.micro_batch import MicroBatch, keep_norms_pace, parts
+from effnet.train.distributed import alone, synchronize_norms
+from effnet.train.micro_batch import keep_norms_pace, norm_ranks
 from effnet.train.passes import Inputs
 from effnet.train.state import TrainingState, noise_sizes
 
@@ -24,13 +25,20 @@ def settle(training: TrainingState) -> None:
         ConfigError: if not one image fits.
         MachineError: if what the training began with does not fit this device.
     """
-    share = -(-training.spec.recipe.batch_size // training.world.size)
+    recipe = training.spec.recipe
+    share = -(-recipe.batch_size // training.world.size)
     while True:
         training.network.recompute = training.micro_batch.recompute
         if training.device.type != "cuda" or training.world.least(_fits(training)):
             break
         training.micro_batch = _halved(training)
-    keep_norms_pace(training.network, len(parts(share, training.micro_batch.images)))
+    if recipe.norms == "train":
+        images = recipe.batch_size // training.world.size // training.parts
+        ranks = norm_ranks(images, training.world.size, recipe.norm_ranks)
+        synchronize_norms(training.network, training.world, ranks)
+    keep_norms_pace(training.network, training.parts)
+    if share % training.parts:  # parts of two sizes: a second graph needs as much memory as the first, once more
+        training.passes = training.trial
     if training.micro_batch.images < share or training.micro_batch.recompute:
         again = ", each block computed a second time to save memory" if training.micro_batch.recompute else ""
         say(f"a step's {share} images go through the network {training.micro_batch.images} at a time{again}")
@@ -54,12 +62,12 @@ def _halved(training: TrainingState) -> MicroBatch:
 def _fits(training: TrainingState) -> bool:
     """Say whether a forward and a backward pass of the micro-batch fit the device; no state stays."""
     arch, images, network = training.spec.architecture, training.micro_batch.images, training.network
-    pixels = torch.rand(images, arch.in_channels, arch.resolution, arch.resolution, device=training.device)
-    labels = torch.zeros(images, dtype=torch.int64, device=training.device)
-    noise = Noise(*(torch.rand(images, n, device=training.device) for n in noise_sizes(network)))
     training.buffers.keep()
     network.train()
     try:
+        pixels = torch.rand(images, arch.in_channels, arch.resolution, arch.resolution, device=training.device)
+        labels = torch.zeros(images, dtype=torch.int64, device=training.device)
+        noise = Noise(*(torch.rand(images, n, device=training.device) for n in noise_sizes(network)))
         with alone(network):
             training.trial(Inputs(pixels.contiguous(memory_format=torch.channels_last), labels, noise))
         return True

@@ -23,15 +23,16 @@ from effnet.data.shards.room import check_room
 from effnet.errors import ConfigError, DataError
 from effnet.evaluation.metrics import batch_of
 from effnet.machine import cores, raise_if_broken
+from effnet.memory import MicroBatch, plan_micro_batch
 from effnet.models.build import Network, build
 from effnet.models.grow import grown_network
 from effnet.models.weights import load_to_start
 from effnet.runs import CACHE_VERSION, RunFolder, RunSpec
 from effnet.store import sha256_file
 from effnet.train import checkpoint
-from effnet.train.distributed import World, synchronize_norms
+from effnet.train.distributed import World
 from effnet.train.journal import Journal
-from effnet.train.micro_batch import MicroBatch, device_memory, norm_ranks, plan
+from effnet.train.micro_batch import device_memory, number_of_parts
 from effnet.train.optim import Optimizer
 from effnet.train.passes import Buffers, GraphedPasses, Passes
 from effnet.train.usage import Clock
@@ -97,6 +98,11 @@ class TrainingState:
         return self.optimizer.average or self.network
 
     @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return number_of_parts(self.micro_batch, self.spec.recipe.batch_size, self.world.size)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
         return self.train_loader.steps_per_epoch
@@ -119,13 +125,12 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(network, recipe)
     bfloat16 = takes_bfloat16(recipe, device)
-    micro_batch = plan(
+    micro_batch = plan_micro_batch(
         spec.architecture, spec.num_classes, -(-recipe.batch_size // world.size),
         memory=device_memory(device), bfloat16=bfloat16, wanted=recipe.micro_batch,
     )  # fmt: skip
-    if recipe.norms == "train":
-        ranks = norm_ranks(micro_batch.images, world.size, recipe.norm_ranks)
-        synchronize_norms(network, world, ranks)  # after the average was copied, which needs none
+    # Ranks may be on devices of different sizes.
+    micro_batch = MicroBatch(world.least(micro_batch.images), world.any(micro_batch.recompute))
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if device.type == "cpu" and named not in ("", "-1") and world.is_leader:
         warn(f"is to use {named}, where torch sees no GPU: trains on the CPU (effnet doctor says more)")

@@ -36,7 +36,7 @@ def take_step(training: TrainingState, batch: Batch, stage: Stage) -> None:
     training.buffers.keep()
     loss_sum = torch.zeros_like(training.loss_sum)
     try:
-        for number, part in enumerate(parts(len(batch.labels), training.micro_batch.images)):
+        for number, part in enumerate(parts(len(batch.labels), training.parts)):
             training.look()
             loss_sum += training.passes(_inputs(training, batch, part, number, stage))
     except AbandonedError:

@@ -86,13 +86,13 @@ def find_dataset(name: str, store: Path | None) -> Path:
     from effnet.store import Store
 
     path = Path(name)
-    if (path / MANIFEST).is_file():
+    if os.path.isfile(path / MANIFEST):  # unlike Path.is_file it takes any text for a name
         return path
+    if os.path.isdir(path):
+        return path  # whoever reads it says what is wrong
     try:
         config = find_config(name)
     except ConfigError:
-        if path.exists():
-            return path  # whoever reads it says what is wrong
         raise ConfigError(
             f"'{name[:80]}': no folder of a dataset, and no config of that name here or among those of effnet"
         ) from None

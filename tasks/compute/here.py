@@ -170,7 +170,7 @@ def _places(jobs: Sequence[Job], compute: LocalCompute, say: Callable[[str], Non
     variables: dict[str, str] = {}
     sharing = [job for job in jobs if job.need is not None]
     if sharing and too_few(there, jobs):
-        variables, how = mps.share(there, compute.per_gpu)
+        variables, how = mps.share(there)
         say(f"up to {compute.per_gpu} trainings at a time on a GPU, {how}{_by_memory(sharing, there, compute.per_gpu)}")
     return Slots(jobs, there, compute, variables)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tasks.servers.gpus import VISIBLE, Gpu, what_failed
 
 CONTROL = "nvidia-cuda-mps-control"
-PIPES, LOGS, SHARE = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY", "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 SECONDS = 30.0  # for the service to start, to answer and to end
 
 # A context on the first GPU, through the service; 805 and the like mean that it cannot be reached.
@@ -39,12 +39,11 @@ _refused: list[str] = []  # why there is none
 _enders: list[subprocess.Popen[bytes]] = []  # what ends it
 
 
-def share(gpus: Sequence[Gpu], per_gpu: int) -> tuple[dict[str, str], str]:
+def share(gpus: Sequence[Gpu]) -> tuple[dict[str, str], str]:
     """Start the service, unless it runs; it ends with this process.
 
     Args:
         gpus: that children share.
-        per_gpu: children on each.
 
     Returns:
         The variables for a child, none if it has to do without; and how the children share, for people.
@@ -53,7 +52,7 @@ def share(gpus: Sequence[Gpu], per_gpu: int) -> tuple[dict[str, str], str]:
         _start(gpus)
     if _refused:
         return {}, f"in turns ({_refused[0]})"
-    return _running | {SHARE: str(100 // per_gpu)}, "through NVIDIA MPS"
+    return dict(_running), "through NVIDIA MPS"
 
 
 def _start(gpus: Sequence[Gpu]) -> None:

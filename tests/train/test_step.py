@@ -24,6 +24,7 @@ from effnet.config import Recipe
 from effnet.data.shards.manifest import Manifest
 from effnet.errors import ConfigError, DataError, MachineError, StoppedError
 from effnet.evaluation.run import judge, load_network
+from effnet.memory import FEW_IMAGES, MicroBatch, plan_micro_batch
 from effnet.models.build import Network, build
 from effnet.runs import About, RunFolder, RunSpec, Start, read_journal
 from effnet.stages import Stage
@@ -32,7 +33,7 @@ from effnet.train import checkpoint, loop, state, step
 from effnet.train import settle as module_of_settle
 from effnet.train.distributed import World
 from effnet.train.loop import Stop
-from effnet.train.micro_batch import FEW_IMAGES, MicroBatch, norm_ranks, plan
+from effnet.train.micro_batch import norm_ranks, number_of_parts, parts
 from effnet.train.schedule import stage
 from effnet.train.settle import settle
 from effnet.train.state import TrainingState, balanced, prepare
@@ -124,6 +125,21 @@ def test_micro_batches_with_frozen_norms_are_the_batch(make) -> None:
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-6)
 
 
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 300))
+def test_every_rank_passes_as_often_as_the_others(batch: int, world: int, images: int) -> None:
+    world = min(world, batch)
+    number = number_of_parts(MicroBatch(images, recompute=False), batch, world)
+    shares = [len(range(rank, batch, world)) for rank in range(world)]
+    for share in shares:
+        found = parts(share, number)
+        sizes = [part.stop - part.start for part in found]
+        assert len(found) == number
+        assert sum(sizes) == share
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= 1
+        assert max(sizes) <= images or number == min(shares)
+
+
 def test_statistics_of_norms_move_as_far_in_a_step_of_several_passes(make) -> None:
     (whole, _), (cut, _) = (steps_taken(make(micro_batch=n), 1) for n in (None, 8))
     one, two = (training.network.stem.conv.norm for training in (whole, cut))
@@ -166,7 +182,7 @@ def test_a_training_goes_on_with_the_micro_batch_it_began_with(make, monkeypatch
         planned.append(None)
         return MicroBatch(8 if len(planned) == 1 else 32, recompute=False)
 
-    monkeypatch.setattr(state, "plan", small)
+    monkeypatch.setattr(state, "plan_micro_batch", small)
     told: list[str] = []
     with pytest.raises(StoppedError):
         train(folder, stop=StopAt(300))
@@ -197,7 +213,7 @@ def test_deterministic_asks_torch_for_kernels_that_repeat(make) -> None:
         (4096, None, None, MicroBatch(4096, recompute=False)),  # a CPU
         (4096, None, 512, MicroBatch(512, recompute=False)),
         (512, 80_000_000_000, None, MicroBatch(512, recompute=False)),
-        (4096, 80_000_000_000, None, MicroBatch(1366, recompute=False)),  # three alike
+        (4096, 80_000_000_000, None, MicroBatch(1024, recompute=False)),  # four alike, where three would not be
         (256, 80_000_000_000, 100, MicroBatch(100, recompute=False)),
         (256, 24_000_000_000, 459, MicroBatch(256, recompute=False)),
     ],
@@ -205,7 +221,9 @@ def test_deterministic_asks_torch_for_kernels_that_repeat(make) -> None:
 def test_micro_batch_is_planned_from_memory(
     share: int, memory: int | None, wanted: int | None, found: MicroBatch
 ) -> None:
-    assert plan(zoo.get("efficientnet_b0"), 1000, share, memory=memory, bfloat16=True, wanted=wanted) == found
+    assert (
+        plan_micro_batch(zoo.get("efficientnet_b0"), 1000, share, memory=memory, bfloat16=True, wanted=wanted) == found
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,11 +249,11 @@ def test_norms_over_all_ranks_were_the_default_and_keep_their_key(make) -> None:
 
 def test_the_largest_network_trains_on_a_small_card_by_computing_twice() -> None:
     b7 = zoo.get("efficientnet_b7")
-    planned = plan(b7, 1000, 4096, memory=24_000_000_000, bfloat16=True, wanted=None)
+    planned = plan_micro_batch(b7, 1000, 4096, memory=24_000_000_000, bfloat16=True, wanted=None)
     assert planned.recompute
     assert planned.images >= FEW_IMAGES
     with pytest.raises(ConfigError, match="one image of 600 pixels does not fit into this device's 1 GB"):
-        plan(b7, 1000, 4096, memory=1_000_000_000, bfloat16=True, wanted=None)
+        plan_micro_batch(b7, 1000, 4096, memory=1_000_000_000, bfloat16=True, wanted=None)
 
 
 def test_what_does_not_fit_after_all_is_halved_before_the_first_step_only(

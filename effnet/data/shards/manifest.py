@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -69,3 +72,10 @@ def xxh128_file(path: Path) -> str:
         while data := file.read(1 << 20):
             checksum.update(data)
     return checksum.hexdigest()
+
+
+def shards_in(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the shards in a folder from which other processes may remove some meanwhile."""
+    for path in folder.glob("*.tar"):
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()

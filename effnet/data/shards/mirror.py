@@ -22,6 +22,7 @@ from effnet.data.shards.manifest import (
     Manifest,
     load_manifest,
     parse_manifest,
+    shards_in,
     xxh128_file,
 )
 from effnet.data.sources.files import Files, OpenFile
@@ -227,8 +228,7 @@ class ShardFiles(Files):
             numbers = {path: number for number, path in enumerate(self.paths)}
             here = [
                 (numbers.get(path) in self._soon, status.st_mtime_ns, status.st_size, path)
-                for path in self._folder.glob("*.tar")
-                if (status := path.stat())
+                for path, status in shards_in(self._folder)
             ]
             taken = self._arriving + sum(size for _, _, size, _ in here)
             for _, _, size, path in sorted(here):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effnet.config import DatasetSource, FamilyConfig, PoolCompute
-from effnet.data.shards.manifest import Manifest
+from effnet.data.shards.manifest import Manifest, shards_in
 from effnet.data.shards.mirror import ORIGIN, Origin
 from effnet.errors import ConfigError, MachineError
 from effnet.files import gigabytes
@@ -107,7 +107,7 @@ def check_room(folder: Path, manifest: Manifest, shuffle_shards: int) -> None:
             f"epoch would fetch shards many times; set compute.cache_gb (or data.source.cache_bytes) to "
             f"{gigabytes(wanted)} at least{lower}"
         )
-    here = sum(path.stat().st_size for path in folder.glob("*.tar"))
+    here = sum(status.st_size for _, status in shards_in(folder))
     free = shutil.disk_usage(folder).free
     if here + free < (most := min(cache, all_bytes(manifest))):
         raise MachineError(

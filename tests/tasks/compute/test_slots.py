@@ -71,7 +71,7 @@ class Children:
 
     def job(self, name: str, seconds: float = 0.0, work: float = 1.0, before: str = "pass") -> Job:
         told = self.folder / f"{name}.json"
-        names = (VISIBLE, SHARES_GPU, CORES, mps.SHARE)
+        names = (VISIBLE, SHARES_GPU, CORES)
         note = f"import json; v = [os.environ.get(n, '') for n in {names!r}]; b = time.time(); {before};"
         note += f" time.sleep({seconds});"
         return self._job(name, f"{note} Path({str(told)!r}).write_text(json.dumps([*v, b, time.time()]))", work)
@@ -325,19 +325,18 @@ class TestMps:
         assert told.read_text().splitlines()[-1] == "quit"
 
     def test_runs_in_folders_of_its_own_and_ends_with_the_flow(self, control: Path) -> None:
-        variables, how = mps.share([ONE, TWO], 3)
+        variables, how = mps.share([ONE, TWO])
         assert how == "through NVIDIA MPS"
-        assert variables[mps.SHARE] == "33"
         folder = Path(variables[mps.PIPES])
         assert folder.is_dir()
         assert control.read_text() == f"-d {ONE.uuid},{TWO.uuid} {folder}\n"
-        assert mps.share([ONE, TWO], 2)[0] == variables | {mps.SHARE: "50"}  # it runs already
+        assert mps.share([ONE, TWO])[0] == variables  # it runs already
         assert control.read_text().count("-d") == 1
 
     def test_ends_with_a_command_that_is_killed(self, control: Path) -> None:
         code = (
             "import os, signal; from tasks.compute import mps; mps._TRY = 'pass'\n"
-            "print(mps.share([], 2)[0][mps.PIPES], flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+            "print(mps.share([])[0][mps.PIPES], flush=True); os.kill(os.getpid(), signal.SIGKILL)"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == -signal.SIGKILL
@@ -356,7 +355,7 @@ class TestMps:
 
     def test_is_done_without_where_it_does_not_serve(self, control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mps, "_TRY", "import sys; sys.exit('CUDA error 805')")
-        assert mps.share([ONE], 2) == ({}, "in turns (NVIDIA MPS does not start: CUDA error 805)")
+        assert mps.share([ONE]) == ({}, "in turns (NVIDIA MPS does not start: CUDA error 805)")
         folder = control.read_text().splitlines()[0].split()[-1]
         assert not Path(folder).exists()
 
@@ -364,4 +363,4 @@ class TestMps:
         monkeypatch.setattr(mps, "_running", {})
         monkeypatch.setattr(mps, "_refused", [])
         monkeypatch.setenv(mps.PIPES, str(tmp_path))
-        assert mps.share([ONE], 4) == ({mps.PIPES: str(tmp_path), mps.SHARE: "25"}, "through NVIDIA MPS")
+        assert mps.share([ONE]) == ({mps.PIPES: str(tmp_path)}, "through NVIDIA MPS")
