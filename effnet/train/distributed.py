@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -124,7 +122,6 @@ class SynchronizedNorm(nn.BatchNorm2d):
     """Batch norm over the images of several ranks, which may have different numbers of them. Works on CPUs too."""
 
     group: dist.ProcessGroup | None = None
-    alone = False  # meet no other rank
 
     @classmethod
     def over(cls, norm: nn.BatchNorm2d, group: dist.ProcessGroup | None) -> SynchronizedNorm:
@@ -140,7 +137,7 @@ class SynchronizedNorm(nn.BatchNorm2d):
         wide = x.float()
         count = torch.full((1,), x.numel() / x.shape[1], device=x.device)
         moments = torch.cat([wide.sum((0, 2, 3)), (wide * wide).sum((0, 2, 3)), count])
-        total = moments if self.alone else _AllSum.apply(moments, self.group)  # type: ignore[no-untyped-call]
+        total = _AllSum.apply(moments, self.group)  # type: ignore[no-untyped-call]
         channels = self.num_features
         mean = total[:channels] / total[-1]
         variance = (total[channels:-1] / total[-1] - mean * mean).clamp(min=0)
@@ -158,19 +155,6 @@ class SynchronizedNorm(nn.BatchNorm2d):
         self.running_mean.lerp_(mean, momentum)
         self.running_var.lerp_(variance, momentum)
         self.num_batches_tracked.add_(1)
-
-
-@contextmanager
-def alone(network: nn.Module) -> Iterator[None]:
-    """Let batch norms take their statistics over this rank alone, so that one rank can fail without the others."""
-    norms = [module for module in network.modules() if isinstance(module, SynchronizedNorm)]
-    for norm in norms:
-        norm.alone = True
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.alone = False
 
 
 class _AllSum(torch.autograd.Function):

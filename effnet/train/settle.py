@@ -9,7 +9,7 @@ from effnet.machine import name
 from effnet.memory import MicroBatch
 from effnet.models.build import Noise
 from effnet.process import say
-from effnet.train.distributed import alone, synchronize_norms
+from effnet.train.distributed import synchronize_norms
 from effnet.train.micro_batch import keep_norms_pace, norm_ranks
 from effnet.train.passes import Inputs
 from effnet.train.state import TrainingState, noise_sizes
@@ -60,7 +60,10 @@ def _halved(training: TrainingState) -> MicroBatch:
 
 
 def _fits(training: TrainingState) -> bool:
-    """Say whether a forward and a backward pass of the micro-batch fit the device; no state stays."""
+    """Say whether a forward and a backward pass of the micro-batch fit the device; no state stays.
+
+    The norms are not shared with other ranks yet, so that one rank can fail without the others.
+    """
     arch, images, network = training.spec.architecture, training.micro_batch.images, training.network
     training.buffers.keep()
     network.train()
@@ -68,8 +71,7 @@ def _fits(training: TrainingState) -> bool:
         pixels = torch.rand(images, arch.in_channels, arch.resolution, arch.resolution, device=training.device)
         labels = torch.zeros(images, dtype=torch.int64, device=training.device)
         noise = Noise(*(torch.rand(images, n, device=training.device) for n in noise_sizes(network)))
-        with alone(network):
-            training.trial(Inputs(pixels.contiguous(memory_format=torch.channels_last), labels, noise))
+        training.trial(Inputs(pixels.contiguous(memory_format=torch.channels_last), labels, noise))
         return True
     except torch.OutOfMemoryError:
         return False
