@@ -211,3 +211,14 @@ def test_what_means_nothing_or_several_things_is_told(training: Training, monkey
         find("b0", store)
     assert find("./b0", store) == Path("b0")
     shutil.rmtree("b0")
+
+
+def test_a_folder_is_not_taken_for_a_shipped_config_nor_a_long_name_for_a_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()  # a dataset that lost its manifest: `effnet verify mnist` must not read another
+    assert find_dataset("mnist", None) == Path("mnist")
+    assert find_dataset("mnist/", None) == Path("mnist")
+    with pytest.raises(ConfigError, match="no folder of a dataset, and no config of that name"):
+        find_dataset("x" * 5000, None)
