@@ -88,7 +88,7 @@ def find_dataset(name: str, store: Path | None) -> Path:
     path = Path(name)
     if os.path.isfile(path / MANIFEST):  # unlike Path.is_file it takes any text for a name
         return path
-    of_config = os.path.isfile(f"{name}.yaml") and not name.endswith("/")  # photos.yaml beside the folder of photos
+    of_config = os.path.isfile(f"{name.rstrip('/')}.yaml")  # photos.yaml beside the folder of photos
     if os.path.isdir(path) and not of_config:
         return path  # whoever reads it says what is wrong
     try:
