@@ -178,9 +178,9 @@ def test_plan_prices_for_a_device_of_ones_own_and_several_of_them(tmp_path: Path
     assert stage["dollars"] == pytest.approx(0.5 * stage["hours"])
     assert stage["wall_hours"] == pytest.approx(large["hours"])
     assert stage["hours"] == pytest.approx(small["hours"] + large["hours"])
-    assert (small["micro_batch"], large["micro_batch"]) == (459, 9)
+    assert (small["micro_batch"], large["micro_batch"]) == (256, 64)
     text = run_effnet(*plan, cwd=tmp_path).stdout
-    assert "459 of 4,096" in text
+    assert "256 of 4,096" in text
     assert "on L4 (as stated): 5 G activations" in text
     assert "at least, on 2 GPUs, a network on each" in text
     assert "dollars, at 0.5 an hour (as stated)" in text

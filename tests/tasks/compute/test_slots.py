@@ -58,7 +58,7 @@ class Child:
     ended: float
     shares: bool
     cores: int
-    percent: str
+    pipes: str
 
 
 class Children:
@@ -71,7 +71,7 @@ class Children:
 
     def job(self, name: str, seconds: float = 0.0, work: float = 1.0, before: str = "pass") -> Job:
         told = self.folder / f"{name}.json"
-        names = (VISIBLE, SHARES_GPU, CORES)
+        names = (VISIBLE, SHARES_GPU, CORES, mps.PIPES)
         note = f"import json; v = [os.environ.get(n, '') for n in {names!r}]; b = time.time(); {before};"
         note += f" time.sleep({seconds});"
         return self._job(name, f"{note} Path({str(told)!r}).write_text(json.dumps([*v, b, time.time()]))", work)
@@ -81,8 +81,8 @@ class Children:
         return [self.read(job.name) for job in jobs]
 
     def read(self, name: str) -> Child:
-        gpus, shares, number, percent, begun, ended = json.loads((self.folder / f"{name}.json").read_text())
-        return Child(gpus, begun, ended, bool(shares), int(number), percent)
+        gpus, shares, number, pipes, begun, ended = json.loads((self.folder / f"{name}.json").read_text())
+        return Child(gpus, begun, ended, bool(shares), int(number), pipes)
 
 
 @pytest.fixture
@@ -349,9 +349,9 @@ class TestMps:
     @pytest.mark.usefixtures("two_gpus", "control")
     def test_children_that_share_reach_it(self, made: Children) -> None:
         found = made.run(*(replace(made.job(f"j{number}", 0.2), need=1e9) for number in range(3)), per_gpu=2)
-        assert [child.percent for child in found] == ["50"] * 3
+        assert all(child.pipes for child in found)
         (alone,) = made.run(made.job("alone"), per_gpu=2)
-        assert alone.percent == ""
+        assert alone.pipes == ""
 
     def test_is_done_without_where_it_does_not_serve(self, control: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mps, "_TRY", "import sys; sys.exit('CUDA error 805')")
