@@ -38,7 +38,10 @@ def main() -> None:
     if options.section:
         section(options.section, options.out, options.device)
         return
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{options.out}: no folder to write to ({error.strerror})")
     found = [start(name, options.out, options.device) for name in options.only]
     page = "\n".join(told(one) for one in found)
     (options.out / "gpu.md").write_text(page)

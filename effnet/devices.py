@@ -77,7 +77,7 @@ DEVICES = {
         name="H100 80 GB",
         memory_gb=80,
         activations_per_second=37e9,
-        rate_from="this package's own steps: B0 37.6, B4 40.5, B7 34.0 G (benchmarks/results/2026-11-27-gpu.md)",
+        rate_from="this package's own steps: B0 37.6, B4 40.5, B7 33.8 G (benchmarks/results/2026-11-27-gpu.md)",
         dollars_per_hour=4.916,
         price_from=_BLOCKS,
     ),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from effnet import gpu
 from effnet.arch.spec import Architecture, Block, out_size
 
 
@@ -76,16 +75,7 @@ class ConvNormAct(nn.Sequential):
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
-    """Return the fused kernels for a tensor on a GPU, if Triton is there to compile them."""
-    return _triton_kernels() if x.is_cuda else None
-
-
-@cache
-def _triton_kernels() -> ModuleType | None:
-    try:
-        return import_module("effnet.models.kernels")
-    except ImportError:  # torch for CUDA brings Triton along; other builds may not
-        return None
+    return gpu.kernels("effnet.models.kernels", x)
 
 
 def padding(rule: str, size: int, kernel: int, stride: int) -> tuple[int, int]:

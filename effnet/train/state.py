@@ -21,7 +21,7 @@ from effnet.data.loader import Loader
 from effnet.data.shards.manifest import load_manifest
 from effnet.data.shards.room import check_room
 from effnet.errors import ConfigError, DataError
-from effnet.evaluation.metrics import batch_of
+from effnet.evaluation.metrics import BATCH, batch_of
 from effnet.machine import cores, raise_if_broken
 from effnet.memory import MicroBatch, plan_micro_batch
 from effnet.models.build import Network, build
@@ -36,8 +36,6 @@ from effnet.train.micro_batch import device_memory, number_of_parts
 from effnet.train.optim import Optimizer
 from effnet.train.passes import Buffers, GraphedPasses, Passes
 from effnet.train.usage import Clock
-
-EVALUATION_BATCH = 256
 
 
 class AbandonedError(Exception):
@@ -161,7 +159,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         if world.size == 1:
             passes = GraphedPasses(plain, network, gradients)
     # On a GPU the training keeps its memory while the network is judged.
-    evaluated = EVALUATION_BATCH if device.type == "cpu" else batch_of(spec.architecture.resolution)
+    evaluated = BATCH if device.type == "cpu" else batch_of(spec.architecture.resolution)
     return TrainingState(
         buffers=Buffers(network),
         folder=folder,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from effnet.data.augment.draws import mix, uniform
 from effnet.data.augment.policies import augment_batch, mix_batch
-from effnet.data.augment.upload import uploaded
 from effnet.data.loader import Batch
 from effnet.errors import MachineError
+from effnet.gpu import uploaded
 from effnet.machine import name
 from effnet.models.build import Noise
 from effnet.models.preprocess import normalize
@@ -86,7 +86,7 @@ def draw_noise(training: TrainingState, samples: NDArray[np.int64], epoch: int) 
 
     def draw(stream: int, number: int) -> Tensor:
         numbers = uniform(seed, epoch, stream, samples[:, None], np.arange(number))
-        return uploaded(numbers.astype(np.float32), training.device)
+        return uploaded(torch.from_numpy(numbers.astype(np.float32)), training.device)
 
     depth, features = noise_sizes(training.network)
     return Noise(draw(_DEPTH, depth), draw(_FEATURES, features))

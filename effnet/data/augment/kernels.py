@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effnet.data.augment import codes
 from effnet.data.augment.pillow_ops import FILL
-from effnet.data.augment.upload import uploaded
+from effnet.gpu import uploaded
 
 _PIXELS = 1024  # that a program looks at at a time
 
@@ -189,7 +189,7 @@ def apply(images: Tensor, lines: NDArray[np.int64]) -> Tensor:
     samples, height, width, _ = now.shape
     tables = torch.empty(samples, 3, 256, dtype=torch.uint8, device=now.device)
     grid = (samples, triton.cdiv(height * width, _PIXELS))
-    for layer, host in zip(uploaded(lines, now.device), lines, strict=True):
+    for layer, host in zip(uploaded(torch.from_numpy(lines), now.device), lines, strict=True):
         if (host[:, 0] >= codes.INVERT).any():
             # Products and sums are rounded one by one, as on the CPU.
             _write_tables[(samples, 3)](now, layer, tables, height * width, PIXELS=_PIXELS, enable_fp_fusion=False)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
-from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -18,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from effnet import gpu
 from effnet.config import Augment
 from effnet.data.augment import codes, pillow_ops
 from effnet.data.augment.codes import Layer
 from effnet.data.augment.draws import mix, uniform
-from effnet.data.augment.upload import uploaded
+from effnet.gpu import uploaded
 
 LEVELS = 10.0  # the strongest usual magnitude; the tables' go from 0 to this
 FAINT = 0.1  # the smallest factor of brightness, colour, contrast and sharpness
@@ -212,7 +211,9 @@ class Mixed(NamedTuple):
 
 def mixup(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float) -> Mixed:
     """Blend each (float, normalised) image with another of the batch (arXiv 1710.09412), by shares from Beta(α, α)."""
-    share, other = (uploaded(drawn, images.device) for drawn in _pairs(len(images), seed, step, alpha))
+    share, other = (
+        uploaded(torch.from_numpy(drawn), images.device) for drawn in _pairs(len(images), seed, step, alpha)
+    )
     weights = share.to(images.dtype)[:, None, None, None]
     return Mixed(weights * images + (1 - weights) * images[other], labels[other], share)
 
@@ -226,7 +227,7 @@ def cutmix(images: Tensor, labels: Tensor, seed: int, step: int, *, alpha: float
     x, y = uniform(seed, step, _STREAM + 3, np.arange(len(images))[:, None], np.arange(2)).T
     left, top = np.floor(x * width) - w // 2, np.floor(y * height) - h // 2  # the centre is anywhere; the edge clips
     boxes = _inside(_corners(left, top, w, h), height, width, images.device)
-    stays, place = 1 - boxes.float().mean((1, 2)), uploaded(other, images.device)
+    stays, place = 1 - boxes.float().mean((1, 2)), uploaded(torch.from_numpy(other), images.device)
     return Mixed(torch.where(boxes[:, None], images[place], images), labels[place], stays)
 
 
@@ -243,7 +244,7 @@ def _corners(
 
 def _inside(corners: NDArray[np.float64], height: int, width: int, device: torch.device) -> Tensor:
     """Return bool (n, height, width), true inside each rectangle."""
-    x0, y0, x1, y1 = (corner[:, None] for corner in uploaded(corners, device).T)
+    x0, y0, x1, y1 = (corner[:, None] for corner in uploaded(torch.from_numpy(corners), device).T)
     columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
     across = (columns >= x0) & (columns < x1)
     down = (rows >= y0) & (rows < y1)
@@ -262,13 +263,4 @@ def _apply(images: Tensor, layers: Sequence[Layer]) -> Tensor:
 
 
 def _kernels(images: Tensor) -> ModuleType | None:
-    """Return the kernels for images on a GPU, if Triton is there to compile them."""
-    return _triton_kernels() if images.is_cuda else None
-
-
-@cache
-def _triton_kernels() -> ModuleType | None:
-    try:
-        return import_module("effnet.data.augment.kernels")
-    except ImportError:  # torch for CUDA brings Triton along; other builds may not
-        return None
+    return gpu.kernels("effnet.data.augment.kernels", images)
