@@ -104,8 +104,17 @@ class SqueezeExcite(nn.Module):
         """Scale the channels of x (N, C, H, W)."""
         if self.training and self.act_name in ("silu", "relu") and (kernels := _kernels(x)):
             return kernels.squeeze_excite(x, self.reduce, self.expand, self.act_name)  # type: ignore[no-any-return]
-        gate: Tensor = self.expand(self.act(self.reduce(functional.adaptive_avg_pool2d(x, 1))))
+        pooled = functional.adaptive_avg_pool2d(x, 1)
+        if self.training:  # as matrices: setting a convolution up costs more than its arithmetic on one pixel
+            gate = _linear(self.expand, self.act(_linear(self.reduce, pooled.flatten(1))))[:, :, None, None]
+        else:
+            gate = self.expand(self.act(self.reduce(pooled)))
         return x * gate.sigmoid()
+
+
+def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Map (N, C_in) to (N, C_out) as the 1x1 convolution does."""
+    return functional.linear(x, conv.weight.flatten(1), conv.bias)
 
 
 class Residual(nn.Module):

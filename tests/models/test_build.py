@@ -10,6 +10,7 @@ import torch
 from effnet.arch import zoo
 from effnet.arch.scaling import Multipliers, scale
 from effnet.arch.spec import Architecture
+from effnet.models.blocks import SqueezeExcite
 from effnet.models.build import build
 
 
@@ -59,3 +60,16 @@ def test_stochastic_depth_drops_samples_in_training_only(baseline: Architecture)
     outputs = {tuple(row) for row in network(image).detach().round(decimals=4).tolist()}
     assert len(outputs) == 2  # with the branch (scaled up), or without it
     assert len({tuple(row) for row in network.eval()(image).detach().round(decimals=4).tolist()}) == 1
+
+
+def test_squeeze_and_excitation_is_one_function_in_training_and_evaluation(baseline: Architecture) -> None:
+    module = SqueezeExcite(baseline, channels=24, squeezed=6)
+    images, weight = torch.randn(5, 24, 7, 6), torch.randn(5, 24, 7, 6)
+    found = []
+    for mode in (module.train(), module.eval()):
+        x = images.clone().requires_grad_()
+        out = mode(x)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), [x, *module.parameters()])])
+        module.zero_grad()
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
