@@ -24,6 +24,9 @@ from effnet.errors import ConfigError, DataError, EffnetError
 # parent is gone, however it ended: nobody is left to take the result, so the child saves its state and stops.
 PARENT_PIPE = "EFFNET_PARENT_PIPE"
 
+# Set in a process that does one job after the other: the Unix time in seconds at which it began the one that it does.
+BEGUN = "EFFNET_BEGUN"
+
 LOGS = "EFFNET_LOGS"  # names the folder for tracebacks: of the store that a command works in
 
 _LINE = 300  # characters of a library's own line that are kept
@@ -33,6 +36,7 @@ GRACE_SECONDS = 20.0  # a process that is asked to stop has this long to save; P
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PR_SET_PDEATHSIG = 1  # prctl.h
 _stopping = False  # a plain value: the signal handler that sets it must not wait for a lock
+_on_parent_gone: Callable[[str], None] | None = None  # of the job that this process does; a thread waits for it
 WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
 
 
@@ -200,10 +204,13 @@ def stop_on_signals(request: Callable[[str], None]) -> None:
         note_stopping()
         request(reason)
 
+    global _on_parent_gone
     signal.signal(signal.SIGTERM, lambda *_: stop("asked to stop"))
     signal.signal(signal.SIGINT, lambda *_: stop("asked to stop"))
     if os.environ.get(PARENT_PIPE):
-        threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
+        if _on_parent_gone is None:
+            threading.Thread(target=_watch_parent, daemon=True).start()
+        _on_parent_gone = stop
 
 
 def note_stopping(asked: bool = True) -> None:
@@ -218,10 +225,10 @@ def stopping() -> bool:
 
 
 def process_started() -> float:
-    """Return the Unix time in seconds at which this process began."""
+    """Return the Unix time in seconds at which this process began, or the job that it does."""
     import psutil  # imported here: every import delays the command's start
 
-    return float(psutil.Process().create_time())
+    return float(os.environ.get(BEGUN) or psutil.Process().create_time())
 
 
 def _print(line: str) -> None:
@@ -229,8 +236,9 @@ def _print(line: str) -> None:
     sys.stderr.flush()
 
 
-def _watch_parent(request: Callable[[str], None]) -> None:
+def _watch_parent() -> None:
     # Unbuffered: the interpreter cannot shut down while a daemon thread holds the buffer's lock.
     while os.read(0, 1):
         pass
-    request("the process that started it is gone")
+    if _on_parent_gone:
+        _on_parent_gone("the process that started it is gone")

@@ -27,6 +27,8 @@ class Clock:
     def __init__(self, started: float, device: torch.device) -> None:
         self._started, self._device, self._process = started, device, psutil.Process()
         self._meter = find_meter(device) if device.type == "cuda" else None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # this process may have trained another network before
         self.begin()
 
     def seconds(self) -> float:

@@ -21,13 +21,13 @@ from effnet.errors import BusyError, ConfigError, DataError, MachineError, RunFa
 from effnet.memory import USABLE, training_bytes
 from effnet.order import Order
 from effnet.process import GRACE_SECONDS, WARNING
-from effnet.runs import RunFolder
+from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
 from tasks.compute import interrupt, mps
-from tasks.compute.forkserver import Fork, ForkServer
+from tasks.compute.forkserver import Fork, ForkServer, Place
 from tasks.compute.slots import Slot, Slots, fitting, too_few
 from tasks.compute.watch import Watch
-from tasks.servers.gpus import Gpu, gpus
+from tasks.servers.gpus import VISIBLE, Gpu, gpus
 
 POLL_SECONDS = 0.05
 LOOK_SECONDS = 1.0  # between looks for warnings in the output of children
@@ -54,6 +54,7 @@ class Job:
     ranks: int = 1  # its processes; each uses a GPU of its own, where there are GPUs
     on_gpu: bool = True  # whether it uses them
     need: float | None = None  # bytes of each of its GPUs that it takes; None: it shares them with no other job
+    keep: bool = False  # whether a process that has begun to use a GPU may do it, and others after it
 
 
 @dataclass
@@ -98,8 +99,10 @@ def _job(order: Order, store: Store, compute: LocalCompute) -> Job:
     elif order.action == "train":
         machine = order.rendezvous.machine if order.rendezvous else 0
         log = store.runs / order.runs[0] / (f"output-{machine}.log" if machine else "output.log")
-    alone = order.rendezvous is None
-    need = _need(order, store) if order.action == "train" and compute.per_gpu > 1 and gpus() else None
+    on_gpu, alone = order.shards is None, order.rendezvous is None
+    trained = RunFolder(store.runs / order.runs[0]).spec() if order.action == "train" and gpus() else None
+    # What makes a training deterministic has to be said before a process begins to use a GPU.
+    fresh = trained is not None and trained.recipe.deterministic
     return Job(
         order.name,
         "effnet.child",
@@ -108,14 +111,14 @@ def _job(order: Order, store: Store, compute: LocalCompute) -> Job:
         order.size,
         alone=alone,
         ranks=order.ranks,
-        on_gpu=order.shards is None,
-        need=need,
+        on_gpu=on_gpu,
+        need=_need(order, trained) if trained and compute.per_gpu > 1 else None,
+        keep=on_gpu and alone and order.ranks == 1 and not fresh,
     )
 
 
-def _need(order: Order, store: Store) -> float:
+def _need(order: Order, spec: RunSpec) -> float:
     """Return the bytes that a training is predicted to take of each of its GPUs."""
-    spec = RunFolder(store.runs / order.runs[0]).spec()
     share = -(-spec.recipe.batch_size // (order.ranks * order.machines))
     images, bfloat16 = min(spec.recipe.micro_batch or share, share), spec.recipe.precision != "float32"
     return CONTEXT_BYTES + training_bytes(spec.architecture, spec.num_classes, images, bfloat16=bfloat16)
@@ -232,7 +235,8 @@ def _start(job: Job, compute: LocalCompute, slot: Slot) -> _Child:
             server = _servers[compute.threads] = ForkServer(compute.threads)
     job.log.touch()  # a child may die before it opens it
     log_start = job.log.stat().st_size
-    fork = server.start(job.name, job.module, job.arguments, job.log, slot.environment)
+    place = Place(slot.environment[VISIBLE], slot.mps) if job.keep and slot.gpus else None
+    fork = server.start(job.name, job.module, job.arguments, job.log, slot.environment, place)
     return _Child(job, fork, log_start, slot)
 
 
