@@ -107,7 +107,7 @@ def test_slow_tests_are_asked_for_only_where_they_were_to_run(house: Path) -> No
 
 
 def test_a_sample_of_the_slow_tests_is_the_same_in_each_process() -> None:
-    command = [sys.executable, "-m", "pytest", "tests", "-m", "slow", "--collect-only"]
+    command = [sys.executable, "-m", "pytest", "tests/faults", "-m", "slow", "--collect-only"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "EFFNET_"))}
 
     def collected(sample: str) -> list[str]:
@@ -125,7 +125,7 @@ def test_a_sample_of_the_slow_tests_is_the_same_in_each_process() -> None:
     first = collected("2")
     assert len(set(first)) == 2
     assert collected("2") == first
-    assert len(set(collected(""))) > 20
+    assert len(set(collected(""))) > 8
 
 
 def test_a_run_in_which_promised_tests_are_missing_fails() -> None:
