@@ -106,26 +106,33 @@ def test_slow_tests_are_asked_for_only_where_they_were_to_run(house: Path) -> No
     assert not_kept([], [], slow=True) == ["tests/test_a.py::test_lies did not run"]
 
 
+_SAMPLE = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from tests import parallel
+
+tests = [SimpleNamespace(nodeid=f"tests/test_{n % 7}.py::test_{n}[{case}]") for n in range(30) for case in "ab"]
+left = []
+config = SimpleNamespace(rootpath=Path.cwd(), hook=SimpleNamespace(pytest_deselected=lambda items: left.extend(items)))
+parallel.keep_sample(config, tests, 2)
+print(len(left), *[test.nodeid for test in tests])
+"""
+
+
 def test_a_sample_of_the_slow_tests_is_the_same_in_each_process() -> None:
-    command = [sys.executable, "-m", "pytest", "tests/faults", "-m", "slow", "--collect-only"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "EFFNET_"))}
+    def drawn(hashes: str) -> list[str]:
+        environment = os.environ | {"PYTHONHASHSEED": hashes}
+        command = [sys.executable, "-c", _SAMPLE]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=300
+        ).stdout.split()
 
-    def collected(sample: str) -> list[str]:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment | {"EFFNET_SAMPLE": sample},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
-        return [line.partition("[")[0] for line in done.stdout.splitlines() if "::" in line]
-
-    first = collected("2")
-    assert len(set(first)) == 2
-    assert collected("2") == first
-    assert len(set(collected(""))) > 8
+    left, *kept = drawn("1")
+    assert len({name.partition("[")[0] for name in kept}) == 2
+    assert len(kept) == 4  # each with all its parameters
+    assert int(left) == 60 - 4
+    assert drawn("2") == [left, *kept]
 
 
 def test_a_run_in_which_promised_tests_are_missing_fails() -> None:
