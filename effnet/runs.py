@@ -156,6 +156,17 @@ class Pace(Value):
 
     epochs: float  # trained, of the recipe's
     images_per_second: float
+    images_per_epoch: int = 0  # 0: written before this was told
+
+    def is_after(self, whole: int) -> bool:
+        """Say whether it is of the epoch that follows so many whole ones, and not of one that is over."""
+        return whole < self.epochs <= whole + 1
+
+    def seconds_left(self, epochs: int) -> float | None:
+        """Return how long the training takes to the end of so many epochs; None if that cannot be said."""
+        if not self.images_per_epoch or self.images_per_second <= 0:
+            return None
+        return max(epochs - self.epochs, 0) * self.images_per_epoch / self.images_per_second
 
 
 class Latency(Value):

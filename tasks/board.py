@@ -14,7 +14,7 @@ from tasks.terminal.screen import duration, short
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
-COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "images/s", "time")
+COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "images/s", "time", "left")
 
 
 class Board:
@@ -115,15 +115,18 @@ def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
     """Return a training's epochs done, also in part, and its row of the table."""
     lines, _ = read_journal(training.folder.metrics_path)
     pace = training.folder.pace()
-    within = pace and len(lines) < pace.epochs <= len(lines) + 1  # and not of an epoch that is over
-    epochs = pace.epochs if pace and within else float(len(lines))
+    if pace and not pace.is_after(len(lines)):
+        pace = None
+    epochs = pace.epochs if pace else float(len(lines))
+    left = pace.seconds_left(goal) if pace else None
     best = max((line["minival_top1"] for line in lines), default=None)
     return epochs, (
         training.name,
         short(training.cost.params),
         short(training.cost.macs),
-        f"{math.floor(10 * epochs) / 10:.1f}/{goal}" if within else f"{len(lines)}/{goal}",
+        f"{math.floor(10 * epochs) / 10:.1f}/{goal}" if pace else f"{len(lines)}/{goal}",
         "" if best is None else f"{best:.1%}",
-        f"{pace.images_per_second:,.0f}" if pace and within else "",
+        f"{pace.images_per_second:,.0f}" if pace else "",
         duration(lines[-1]["seconds"]) if lines else "",
+        "" if left is None else duration(left),
     )

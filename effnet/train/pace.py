@@ -38,7 +38,11 @@ class Pacer:
         if not self.writes or now - self._at < SECONDS:
             return
         rate = (step - self._step) * self.batch_size / (now - self._at)
-        pace = Pace(epochs=step / self.steps_per_epoch, images_per_second=rate)
+        pace = Pace(
+            epochs=step / self.steps_per_epoch,
+            images_per_second=rate,
+            images_per_epoch=self.steps_per_epoch * self.batch_size,
+        )
         with suppress(OSError, EffnetError), new_file(self.folder.pace_path, flush=False) as temporary:
             temporary.write_text(pace.model_dump_json())  # a full disk is told where something is lost by it
         self._step, self._at = step, now

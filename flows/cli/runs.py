@@ -25,13 +25,21 @@ KINDS = [stage.value for stage in Stage]
 @click.command()
 @click.option("--kind", type=click.Choice(KINDS), help="Only runs of this kind.")
 @click.option("--family", help="Only runs of this family.")
+@click.option("--watch", "is_watched", is_flag=True, help="Show those under way, again and again, until Ctrl-C.")
 @options.HOME
 @options.JSON
-def runs(kind: str | None, family: str | None, store: Path, as_json: bool) -> None:
+def runs(kind: str | None, family: str | None, is_watched: bool, store: Path, as_json: bool) -> None:
     """List the trainings of the store, newest first."""
     from effnet.runs import RunFolder
 
     root = _store(store)
+    if is_watched:
+        from flows.cli.watch import watch
+
+        if as_json:
+            raise ConfigError("--watch shows a table that changes; leave --json away, or --watch")
+        watch(root, lambda of_family, of_kind: kind in (None, of_kind) and family in (None, of_family))
+        return
     paths = sorted(root.runs.glob("*/config.json"), key=lambda path: -path.stat().st_mtime)
     found = [row for path in paths if (row := _row(RunFolder(path.parent)))]
     found = [row for row in found if kind in (None, row["kind"]) and family in (None, row["family"])]

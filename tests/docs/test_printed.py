@@ -134,7 +134,7 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def test_the_records_are_looked_at_as_printed(user: Path) -> None:
-    runs, show, compare = shell("docs/records.md", "effnet runs").commands
+    runs, _, show, compare = shell("docs/records.md", "effnet runs").commands  # watched: tests/flows/cli/test_watch.py
     assert do(runs, user).count("B3") >= 1
     assert "B3" in do(show, user)
     assert "phi" in do(compare, user) or "φ" in do(compare, user)

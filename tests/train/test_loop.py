@@ -115,6 +115,7 @@ def test_it_tells_how_far_it_is_within_an_epoch(run_folder: RunFolder, monkeypat
     assert told is not None
     assert told.epochs == pytest.approx(11 / 33)
     assert told.images_per_second > 0
+    assert told.images_per_epoch == 33 * 32
     about = About(experiment="f", name="B0", kind=Stage.MEMBER, labels={}, family="")
     epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
     assert epochs == told.epochs
