@@ -101,7 +101,7 @@ class Screen:
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table; the first column is text, which a narrow terminal breaks, the others are numbers, which stay whole."""
+    """Return a table: text first, which a narrow terminal breaks, then numbers, which stay whole."""
     table = Table(box=None, padding=(0, 1), header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=number > 0)

@@ -35,7 +35,7 @@ def test_work_that_may_end_early_takes_at_most_so_long() -> None:
 
 
 def test_a_narrow_terminal_breaks_names_and_cuts_no_number() -> None:
-    console = Console(file=io.StringIO(), width=40)
+    console = Console(file=io.StringIO(), width=60)
     name = "study efficientnet_small resolution ×4 seed 1"
     console.print(make_table(("", "epoch", "images/s", "left"), [(name, "12.3/15", "1,234,567", "59 min 59 s")]))
     assert isinstance(console.file, io.StringIO)
