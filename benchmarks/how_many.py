@@ -68,7 +68,7 @@ def trained(photos: Path, folder: Path, count: int, draw: int) -> dict[str, Any]
         dataset=manifest.digest,
         num_classes=classes,
         recipe=recipe,
-        start=member_starts(config, [member], CONFIG.parent)[member.name],
+        start=member_starts(config, [member], CONFIG.parent, store.cache)[member.name],
     )
     run, began = RunFolder.create(store, spec), time.process_time()
     train(run, started=time.time(), stop=Stop(), warn=lambda _line: None)

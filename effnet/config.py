@@ -151,6 +151,10 @@ class DataConfig(Value):
             "files, a column",
         ),
     ] = None
+    fold: Annotated[
+        tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None,
+        Field(description="set by `members.folds`: minival is this fold (which, of how many) of all that is not val"),
+    ] = None
     images: ImagePolicy = ImagePolicy()
     shard_samples: Annotated[int, Field(ge=1, le=1_000_000, description="samples per shard")] = 512
     seed: Annotated[int, Field(ge=0, lt=2**32, description="of the split and of the order in the shards")] = 0
@@ -168,6 +172,13 @@ class DataConfig(Value):
                 f"group needs a source of kind folder, parquet or webdataset: {self.source.kind} says nothing of its "
                 "images that could group them"
             )
+        if self.fold and isinstance(self.source, DatasetSource):
+            raise ValueError(
+                "members.folds splits images anew, and a source of kind dataset was split when it was written: name "
+                "what it was made from in its place, or leave members.folds out"
+            )
+        if self.fold and self.fold[0] > self.fold[1]:
+            raise ValueError(f"fold must be at most the number of folds (got {list(self.fold)})")
         return self
 
 
@@ -427,12 +438,36 @@ class MembersConfig(Value):
             description="trainings of each member; its top-1 is their mean, its model the one that is best on minival",
         ),
     ] = 1
+    folds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=32,
+            description="for few images: trainings of each member and seed, each with another part of all that is not "
+            "val as its minival, in place of the share data.minival (docs/how-many.md)",
+        ),
+    ] = 1
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if list(self.phi) != sorted(set(self.phi)):
             raise ValueError("phi must rise from member to member, without repeats")
         return self
+
+
+def _with_first_fold(family: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a family's plain data with the dataset of members.folds' first fold: the one that it is built on."""
+    members, data = family.get("members"), family.get("data", {})
+    folds = members.folds if isinstance(members, MembersConfig) else 1
+    if isinstance(members, Mapping):
+        folds = members.get("folds", 1)
+    if not isinstance(folds, int) or folds < 2:
+        return family
+    if isinstance(data, DataConfig):
+        return {**family, "data": data.model_copy(update={"fold": data.fold or (1, folds)})}
+    if isinstance(data, Mapping):
+        return {**family, "data": {**data, "fold": data.get("fold") or (1, folds)}}
+    return family
 
 
 def _names_pool(given: Any) -> bool:
@@ -553,9 +588,10 @@ class FamilyConfig(Value):
     @model_validator(mode="before")
     @classmethod
     def _of_published(cls, data: object) -> object:
-        """Fill in what published members and their weights leave no choice about."""
+        """Fill in what published members, their weights and folds leave no choice about."""
         if not isinstance(data, Mapping):
             return data
+        data = _with_first_fold(data)
         members, defaults = data.get("members"), dict[str, Any]()
         published = members.get("published") if isinstance(members, Mapping) else None
         if published and isinstance(published, list | tuple):
@@ -563,6 +599,14 @@ class FamilyConfig(Value):
         if data.get("weights"):
             defaults["recipe"] = "finetune"
         return with_tuples(defaults | dict(data))
+
+    @property
+    def fold_data(self) -> tuple[DataConfig, ...]:
+        """The data of each fold; `data` alone, if members.folds is 1."""
+        folds = self.members.folds
+        if folds == 1:
+            return (self.data,)
+        return tuple(self.data.model_copy(update={"fold": (number, folds)}) for number in range(1, folds + 1))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -580,6 +624,8 @@ class FamilyConfig(Value):
                 "weights need members.published: the networks that they belong to (a scaled shape has none); or, if "
                 "they are the baseline's, `grow: true`"
             )
+        if (folds := self.members.folds) > 1 and self.data.fold != (1, folds):
+            raise ValueError(f"data.fold follows from members.folds: leave it out (got {self.data.fold})")
         seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
         if self.seed + seeds > 2**32:
             raise ValueError(f"seed must leave room for {seeds} seeds below 2^32 (got {self.seed})")

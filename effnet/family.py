@@ -33,6 +33,16 @@ class SeedResult(Value):
 
     run_key: str
     top1: float
+    fold: int = 1  # from 1 on; of folds the trainings on one come first
+
+
+class OutOfFold(Value):
+    """Top-1 of a member whose trainings' folds were minival in turn, on all their images."""
+
+    top1: float  # each image judged by the network that did not learn from it; mean over seeds
+    low: float  # of its 95 % interval, over images and seeds
+    high: float
+    images: int  # of train and minival
 
 
 class MemberResult(Value):
@@ -43,22 +53,31 @@ class MemberResult(Value):
     resolution: int
     params: int
     macs: int
-    top1: float  # mean over seeds
+    top1: float  # on val, as all that follows unless it says otherwise; mean over its trainings
     top5: float
     latency_ms: float
     latency_on: str = ""  # threads and processor, and whether other work disturbed it
-    seconds: float  # of a training, mean over seeds
-    run_key: str  # of the training whose model is the member's: the one that is best on minival
+    seconds: float  # of a training, mean over all
+    run_key: str  # of the training whose model is the member's: best on minival of those on the first fold
     mlflow_run_id: str | None
     reused: bool  # all of its trainings were there before
     grown_from: str | None = None  # network whose weights its trainings started from, grown
     features_alone: float | None = None  # top-1 of the probe of its model's training, if that started from weights
-    seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by seed; none in files of earlier versions
+    seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by fold and seed; none in files of earlier versions
+    out_of_fold: OutOfFold | None = None  # with members.folds
 
     @property
     def runs(self) -> list[str]:
         """Keys of all its trainings."""
         return [seed.run_key for seed in self.seeds] or [self.run_key]
+
+    @property
+    def folds(self) -> list[list[str]]:
+        """Keys of its trainings on each fold, by seed; all of them in one list if there are no folds."""
+        found: dict[int, list[str]] = {}
+        for seed in self.seeds:
+            found.setdefault(seed.fold, []).append(seed.run_key)
+        return list(found.values()) or [[self.run_key]]
 
     @property
     def scores(self) -> list[float]:
@@ -137,8 +156,11 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffl
         (data, "grow"),
         (data["data"], "group"),
         (data["members"], "published"),
+        (data["data"], "fold"),
         (data["study"] or {}, "multipliers"),
     )
+    if config.members.folds == 1:
+        del data["members"]["folds"]
     for holder, name in later:
         if not holder.get(name):  # it came later: without it a family keeps its key
             holder.pop(name, None)
@@ -177,6 +199,27 @@ def floor_story(members: Sequence[MemberResult]) -> str:
     """Say what a classifier on the weights' features alone reaches; empty where no member started from weights."""
     told = [f"{each.name} {each.features_alone:.1%}" for each in members if each.features_alone is not None]
     return f"The features alone, without fine-tuning, give {', '.join(told)}." if told else ""
+
+
+def folds_story(members: Sequence[MemberResult]) -> str:
+    """Say what out-of-fold scores are, and which fold's networks are the members'; empty without folds."""
+    found = members[0].out_of_fold
+    if found is None:
+        return ""
+    return (
+        f"Out of fold is top-1 on the {found.images:,} images of train and minival, each judged by the one of "
+        f"{len(members[0].folds)} networks that did not learn from it; a member's model is that of the first fold."
+    )
+
+
+def folds_scores(members: Sequence[MemberResult]) -> str:
+    """Say each member's top-1 out of fold, with its interval; empty without folds."""
+    told = [
+        f"{member.name} {found.top1:.1%} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+        for member in members
+        if (found := member.out_of_fold)
+    ]
+    return f"Out of fold: {', '.join(told)}." if told else ""
 
 
 def latency_story(members: Sequence[MemberResult]) -> str:

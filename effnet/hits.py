@@ -91,6 +91,20 @@ def hits_of(folders: Iterable[RunFolder], split: str) -> Hits:
     return np.stack(found)
 
 
+def out_of_fold(folds: Iterable[Iterable[RunFolder]]) -> Hits:
+    """Return the hits on minival of trainings on folds, (seeds, images), one fold's images after the other's.
+
+    Each image is in one fold's minival, so each is judged by a network that did not learn from it.
+
+    Args:
+        folds: of each, its trainings by seed.
+
+    Raises:
+        DataError: if one of them keeps none.
+    """
+    return np.concatenate([hits_of(trainings, "minival") for trainings in folds], axis=1)
+
+
 def run_hits(folder: RunFolder, split: str) -> Hits | None:
     """Return a run's hits on a split of its dataset, (images,); None if it is not finished or kept none yet."""
     result = folder.result()

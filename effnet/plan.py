@@ -129,7 +129,8 @@ def known_of(data: DataConfig, base: Path, datasets: Path) -> Known:
 
     source = data.source
     if isinstance(source, ImageNetSource):
-        return Known(CLASSES, round(COUNTS["train"] * (1 - data.minival)), sum(ARCHIVE_BYTES.values()), None)
+        minival = 1 / data.fold[1] if data.fold else data.minival
+        return Known(CLASSES, round(COUNTS["train"] * (1 - minival)), sum(ARCHIVE_BYTES.values()), None)
     if isinstance(source, DatasetSource):
         location = source.location
         return _known(remote_manifest(open_folder(location if is_remote(location) else base / location)))
@@ -163,9 +164,10 @@ def disk(config: FamilyConfig, members: Sequence[Member], dataset: int | None) -
     from effnet.data.shards.room import cache_of
 
     cache = cache_of(config)
-    weights = sum(member.params for member in members) * config.members.seeds
+    folds = config.members.folds
+    weights = sum(member.params for member in members) * config.members.seeds * folds
     return Disk(
-        dataset=None if isinstance(config.data.source, DatasetSource) else dataset,
+        dataset=None if isinstance(config.data.source, DatasetSource) or dataset is None else dataset * folds,
         cache=min(cache.bytes, dataset or cache.bytes) if cache else None,
         checkpoints=weights * (CHECKPOINTS * CHECKPOINT_BYTES + WEIGHT_BYTES),
     )
@@ -322,7 +324,9 @@ def price(
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
     seen = float(config.recipe.sized(images).epochs * images)
     each = [work(seen, count(member.architecture, num_classes)) for member in members]
-    found.append(_stage("members", each, config.members.seeds))
+    seeds, folds = config.members.seeds, config.members.folds
+    note = f"each is trained on {folds} folds{f', with {seeds} seeds' if seeds > 1 else ''}" if folds > 1 else ""
+    found.append(_stage("members", each, seeds * folds)._replace(note=note))
     return found
 
 

@@ -28,7 +28,7 @@ from tasks.report import family_metrics, report_files, write_report
 from tasks.search import search_baseline
 from tasks.servers.prefect_setup import quiet_worker, untagged
 from tasks.servers.relocation import settle
-from tasks.shard import shard_dataset
+from tasks.shard import shard_dataset, shard_folds
 from tasks.study import study_scaling
 from tasks.terminal.flow_page import FlowPage
 from tasks.terminal.screen import Screen
@@ -50,7 +50,7 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
     with opened(config, base, store) as build:
-        build = with_baseline(build)
+        build = shard_folds(with_baseline(build))
         coefficients = None if config.members.published else fit_coefficients(build)
         if config.study:
             study_scaling(build, config.study, coefficients or PAPER)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,14 @@ class Build:
     screen: Screen
     base: Path = Path()  # folder of the config; its relative paths begin there
     key: str = ""  # of the build; empty where no family is built
+    folds: Sequence[Manifest] = ()  # datasets of members.folds, the first of which is the manifest; none without
+    fold: int = 0  # whose dataset the manifest is of, from 1 on; of builds from `of_folds`
+
+    @property
+    def of_folds(self) -> list[Build]:
+        """The build on the dataset of each fold; itself alone without folds."""
+        numbered = enumerate(self.folds, 1)
+        return [dataclasses.replace(self, manifest=manifest, fold=fold) for fold, manifest in numbered] or [self]
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""Members: trained with every seed, then scored on val.
+"""Members: trained with every seed, on every fold, then scored on val.
 
 These are not Prefect tasks: the flow calls them itself, so that the timeline shows every member's training and
 evaluation directly. Those of other stages are folded into their stage.
@@ -10,49 +10,71 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+
 from effnet.answer import conclude
 from effnet.arch.scaling import Coefficients
 from effnet.champion import Contender
-from effnet.family import FamilyResult, Member, MemberResult, SeedResult
-from effnet.hits import hits_of
+from effnet.config import Recipe
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import INDEX
+from effnet.family import FamilyResult, Member, MemberResult, OutOfFold, SeedResult
+from effnet.hits import hits_of, out_of_fold
 from effnet.runs import Start
 from effnet.stages import Stage
 from effnet.starts import member_starts
+from effnet.statistics import Hits, Scatter, band, scatter
 from tasks.build import Build, Training
-from tasks.trainings import evaluate, train
+from tasks.trainings import evaluate, keep_minival_hits, train
 
 
 class Entrant(NamedTuple):
-    """A member and its trainings, one per seed."""
+    """A member and its trainings."""
 
     member: Member
-    trainings: Sequence[Training]
+    folds: Sequence[Sequence[Training]]  # of each fold, one per seed; a single fold without members.folds
+
+    @property
+    def trainings(self) -> list[Training]:
+        """All of them, by fold and seed."""
+        return [training for fold in self.folds for training in fold]
 
     @property
     def chosen(self) -> Training:
-        """The finished training whose model is the member's: best on minival, of equals the first."""
+        """The finished training whose model is the member's: best on minival, of equals the first.
+
+        Of the first fold: scores on the minivals of several cannot be compared.
+        """
 
         def on_minival(training: Training) -> tuple[float, float]:
             result = training.folder.trained()
             return result.top1, -result.loss
 
-        return max(self.trainings, key=on_minival)
+        return max(self.folds[0], key=on_minival)
+
+    def out_of_fold(self) -> Hits:
+        """Return the hits on every fold's minival, (seeds, images)."""
+        return out_of_fold([training.folder for training in fold] for fold in self.folds)
 
 
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     """Return the members with the trainings that the config wants of each."""
     starts = member_starts(build.config, members, build.base, build.store.cache)
+    seeds = range(build.config.members.seeds)
     return [
         Entrant(
             member,
-            [_training(build, member, seed, starts.get(member.name)) for seed in range(build.config.members.seeds)],
+            [
+                [_training(on_fold, build.recipe, member, seed, starts.get(member.name)) for seed in seeds]
+                for on_fold in build.of_folds
+            ],
         )
         for member in members
     ]
 
 
 def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
-    """Train every member with every seed; return the keys of the runs that were there already."""
+    """Train every member with every seed on every fold; return the keys of the runs that were there already."""
     every = [training for entrant in family for training in entrant.trainings]
     reused = {training.folder.key for training in every if training.folder.result()}
     train(build, list({training.folder.key: training for training in every}.values()))  # rounding may make equals
@@ -62,7 +84,11 @@ def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
 def evaluate_members(
     build: Build, family: Sequence[Entrant], coefficients: Coefficients | None, reused: set[str]
 ) -> FamilyResult:
-    """Score every training on the validation split, once, and return the family with its answer."""
+    """Score every training on the validation split, once, and return the family with its answer.
+
+    With folds the answer goes by all images that are not val, each judged by a network that did not learn from it: they
+    are more, and val remains for reporting.
+    """
     every = [training for entrant in family for training in entrant.trainings]
     kept = evaluate(build, every)
     again = f"; {kept} of {len(every)} trainings had been evaluated before" if kept else ""
@@ -71,30 +97,65 @@ def evaluate_members(
     distinct: dict[str, Entrant] = {}  # by the first run: rounding may make equals, and they count once
     for entrant in family:
         distinct.setdefault(entrant.trainings[0].folder.key, entrant)
-    scored = [
-        Contender(each.member.name, hits_of((training.folder for training in each.trainings), "val"), each.member.macs)
-        for each in distinct.values()
-    ]
-    use, grown = conclude(scored, family[0].chosen.folder.evaluated().class_samples)
-    return FamilyResult(
+    if build.folds:
+        keep_minival_hits(build, every)
+    scored = [Contender(each.member.name, _hits(build, each), each.member.macs) for each in distinct.values()]
+    use, grown = conclude(scored, _class_samples(build, family[0]))
+    if build.folds:
+        of = f"top-1 here is out of fold, of {scored[0].hits.shape[1]:,} images"
+        use = use.model_copy(update={"because": f"{use.because}; {of}"})
+        grown = grown.model_copy(update={"told": f"{grown.told}; {of}"}) if grown else None
+    pooled = scatter(each.hits.mean(1) for each in scored)
+    result = FamilyResult(
         family=build.config.family,
         key=build.key,
         dataset=build.manifest.digest,
         val_samples=samples,
         coefficients=coefficients._asdict() if coefficients else {},
-        members=tuple(_member_result(build, each, reused) for each in family),
+        members=tuple(_member_result(build, each, reused, pooled) for each in family),
         answer=use,
         growth=grown,
     )
+    for entrant, member in zip(family, result.members, strict=True):
+        if member.out_of_fold:
+            build.tracker.add_metrics(entrant.chosen.folder, {"folds_top1": member.out_of_fold.top1})
+    return result
 
 
-def _training(build: Build, member: Member, seed: int, start: Start | None) -> Training:
-    name = f"{member.name} seed {seed}" if seed else member.name
-    labels = {"phi": member.phi}
-    return build.training(Stage.MEMBER, name, member.architecture, build.recipe, labels, start=start, seed=seed)
+def _training(build: Build, recipe: Recipe, member: Member, seed: int, start: Start | None) -> Training:
+    """Return a training of a member on the build's dataset, by a recipe that is the same for all folds."""
+    name, labels = member.name, {"phi": member.phi}
+    if fold := build.fold:
+        labels["fold"] = fold
+        name += f" fold {fold}" if fold > 1 else ""
+    name += f" seed {seed}" if seed else ""
+    return build.training(Stage.MEMBER, name, member.architecture, recipe, labels, start=start, seed=seed)
 
 
-def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:
+def _hits(build: Build, entrant: Entrant) -> Hits:
+    """Return the hits by which members are compared, (trainings, images): on val, or out of fold."""
+    if build.folds:
+        return entrant.out_of_fold()
+    return hits_of((training.folder for training in entrant.trainings), "val")
+
+
+def _class_samples(build: Build, entrant: Entrant) -> Sequence[int]:
+    """Return the images of each class among those that members are compared on."""
+    if not build.folds:
+        return entrant.chosen.folder.evaluated().class_samples
+    labels = np.concatenate([Index.read(each.dataset / INDEX, "minival").labels for each in build.of_folds])
+    return [int(number) for number in np.bincount(labels, minlength=build.num_classes)]
+
+
+def _out_of_fold(build: Build, entrant: Entrant, pooled: Scatter | None) -> OutOfFold | None:
+    if not build.folds:
+        return None
+    hits = entrant.out_of_fold()
+    found = band(hits.mean(1).tolist(), hits.shape[1], pooled)
+    return OutOfFold(top1=found.mean, low=found.low, high=found.high, images=hits.shape[1])
+
+
+def _member_result(build: Build, entrant: Entrant, reused: set[str], pooled: Scatter | None) -> MemberResult:
     member, chosen = entrant.member, entrant.chosen.folder
     evaluations = [training.folder.evaluated() for training in entrant.trainings]
     timed = chosen.evaluated()
@@ -114,5 +175,9 @@ def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberRe
         grown_from=start.grown_from.name if (start := entrant.chosen.spec.start) and start.grown_from else None,
         features_alone=timed.features_alone,
         reused=all(training.folder.key in reused for training in entrant.trainings),
-        seeds=tuple(SeedResult(run_key=each.key, top1=each.top1) for each in evaluations),
+        seeds=tuple(
+            SeedResult(run_key=each.key, top1=each.top1, fold=place // build.config.members.seeds + 1)
+            for place, each in enumerate(evaluations)
+        ),
+        out_of_fold=_out_of_fold(build, entrant, pooled),
     )

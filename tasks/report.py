@@ -89,6 +89,7 @@ def family_metrics(facts: Facts) -> dict[str, float]:
         "macs": chosen.result.macs,
         "latency_ms": chosen.evaluation.latency_ms,
         "members": len(facts.members),
+        **({"folds_top1": each.top1} if (each := chosen.result.out_of_fold) else {}),
         "train_hours": sum(cost.hours for cost in facts.costs),
         **facts.family.coefficients,
     }
@@ -177,6 +178,7 @@ def _learning_caption(facts: Facts) -> str:
     seeds = len(facts.members[0].curve.seeds)
     told = f"Top-1 on minival by epoch{f', mean of {seeds} trainings' if seeds > 1 else ''}; bands: 95 % over images"
     told += " and seeds" if seeds > 1 else ""
+    told += " of those on the first fold" if facts.config.members.folds > 1 else ""
     told += "; red: the epoch that was kept."
     if any(epoch == 0 for each in facts.members for seed in each.curve.seeds for epoch, _ in seed):
         told += " Epoch 0: a classifier on the features of the weights that it started from, before any training."

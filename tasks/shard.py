@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from prefect import task
@@ -12,6 +13,7 @@ from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.parts import gather, split_work
 from effnet.order import Order
 from effnet.store import Store
+from tasks.build import Build
 from tasks.compute.outage import Patience
 from tasks.compute.place import carry_out
 from tasks.compute.watch import Watch
@@ -36,6 +38,15 @@ def shard_dataset(config: FamilyConfig, store: Store, base: Path, screen: Screen
         finally:
             screen.settle()
     return shard(config.data, store, base, screen)
+
+
+def shard_folds(build: Build) -> Build:
+    """Return the build with the datasets of members.folds, which are written or found."""
+    if build.config.members.folds == 1:
+        return build
+    others = [build.config.model_copy(update={"data": data}) for data in build.config.fold_data[1:]]
+    manifests = [shard_dataset(config, build.store, build.base, build.screen) for config in others]
+    return dataclasses.replace(build, folds=(build.manifest, *manifests))
 
 
 def _shard_on_pool(data: DataConfig, compute: PoolCompute, store: Store, base: Path, screen: Screen) -> None:

@@ -41,6 +41,14 @@ def test_families_keep_the_key_that_they_had_before_configs_had_more_fields(
     )
 
 
+def test_families_with_folds_have_keys_of_their_own(baseline: Architecture) -> None:
+    given = {"family": "f", "baseline": "efficientnet_b0"}
+    configs = [FamilyConfig.parse(given | {"members": {"folds": folds}}, "f.yaml") for folds in (1, 2, 3)]
+    keys = [build_key(config, baseline, "0123456789abcdef") for config in configs]
+    assert len({*keys}) == 3
+    assert keys[0] == build_key(FamilyConfig.parse(given, "f.yaml"), baseline, "0123456789abcdef")
+
+
 @pytest.mark.parametrize("phi", [(0.0,), (1.0, 3.0)])
 def test_any_list_of_phi(config: FamilyConfig, baseline: Architecture, phi: tuple[float, ...]) -> None:
     changed = config.model_copy(update={"members": config.members.model_copy(update={"phi": phi})})

@@ -27,7 +27,7 @@ from effnet.devices import DEVICES, find
 from effnet.errors import ConfigError
 from effnet.family import plan_members
 from effnet.memory import plan_micro_batch, training_bytes
-from effnet.plan import Speed, _price_of_search, disk, price, price_members, speed_of, work
+from effnet.plan import Speed, _price_of_search, disk, known_of, price, price_members, speed_of, work
 from effnet.train.speed import line, measure_speed
 
 B0 = zoo.get("efficientnet_b0")
@@ -115,6 +115,26 @@ def test_disk_is_dataset_cache_and_checkpoints() -> None:
     assert disk(pool, members, 40 * 10**9).cache == 40 * 10**9
     far = config.model_copy(update={"data": DataConfig(source=DatasetSource(kind="dataset", location="/far"))})
     assert disk(far, members, 147 * 10**9)[:2] == (None, 147 * 10**9)
+
+
+def test_folds_multiply_trainings_hours_and_disk() -> None:
+    plain = FamilyConfig(family="f", baseline="efficientnet_b0", coefficients=PAPER, members=MembersConfig(seeds=2))
+    folded = FamilyConfig(
+        family="f", baseline="efficientnet_b0", coefficients=PAPER, members=MembersConfig(seeds=2, folds=5)
+    )
+    members = plan_members(B0, plain, PAPER, 1000)
+    (once,), (often,) = (price(each, B0, PAPER, members, num_classes=1000, images=1000) for each in (plain, folded))
+    assert often.trainings == 5 * once.trainings == 5 * 2 * len(members)
+    assert often.work == pytest.approx(once.work.times(5))
+    assert often.longest == once.longest
+    assert (once.note, often.note) == ("", "each is trained on 5 folds, with 2 seeds")
+    small, large = disk(plain, members, 10**9), disk(folded, members, 10**9)
+    assert (large.dataset, large.checkpoints) == (5 * 10**9, 5 * small.checkpoints)
+    archives = {"kind": "imagenet", "train": "a", "val": "b", "devkit": "c"}
+    data = FamilyConfig.parse(
+        {"family": "f", "baseline": "efficientnet_b0", "data": {"source": archives}, "members": {"folds": 5}}, "f"
+    ).data
+    assert known_of(data, Path(), Path()).images == round(1_281_167 * 0.8)
 
 
 def test_a_device_is_one_of_the_table_or_a_file_that_may_begin_with_one(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def model_card(
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     start = spec.start.told() if spec.start else f"drawn from seed {spec.seed}"
     place = evaluation.latency.where() if evaluation.latency else "1 thread"
+    fold = f", fold {manifest.settings.fold[0]} of {manifest.settings.fold[1]}" if manifest.settings.fold else ""
     device = result.environment.get("device", "an unknown device")
     return f"""\
 # {name}
@@ -46,7 +47,7 @@ def model_card(
 {spec.num_classes:,} classes ({_some(manifest.class_names)}).
 {use}
 
-**Data.** Dataset `{manifest.digest}` ({manifest.settings.source.kind}): {counts} images. Licence of the images: \
+**Data.** Dataset `{manifest.digest}` ({manifest.settings.source.kind}{fold}): {counts} images. Licence of the images: \
 {licence or "not stated (`licence:` in the config)"}.
 
 **Training.** Run `{result.key}`: {result.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size},

@@ -20,7 +20,7 @@ TOP = 5  # guesses that top-5 counts
 
 
 class MemberFacts(NamedTuple):
-    """A member and what its run folder says."""
+    """A member and what its run folder says; with folds the curve is of those on the first."""
 
     result: MemberResult
     spec: RunSpec
@@ -84,7 +84,7 @@ def load_facts(store: Store, key: str) -> Facts:
 def _member(store: Store, result: MemberResult) -> MemberFacts:
     folder = RunFolder(store.runs / result.run_key)
     run = folder.trained()
-    curve = Curve(tuple(curve_of(RunFolder(store.runs / key)) for key in result.runs), run.best_epoch)
+    curve = Curve(tuple(curve_of(RunFolder(store.runs / key)) for key in result.folds[0]), run.best_epoch)
     return MemberFacts(result, folder.spec(), run, folder.evaluated(), curve)
 
 

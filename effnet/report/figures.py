@@ -94,7 +94,7 @@ def noise_story(points: Sequence[Point]) -> str:
     """Say what the intervals of a figure are over."""
     samples = ", ".join(f"{number:,}" for number in sorted({point.samples for point in points}))
     seeds = min(len(point.scores) for point in points)
-    of_seeds = f" and {seeds} seeds; dashes: seeds" if seeds > 1 else ""
+    of_seeds = f" and {seeds} trainings; dashes: trainings" if seeds > 1 else ""
     return f"band and bars: 95 % interval over {samples} images{of_seeds}"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from effnet.family import MemberResult
-from effnet.hits import hits_of
+from effnet.hits import hits_of, out_of_fold
 from effnet.report.facts import Facts
 from effnet.runs import RunFolder
-from effnet.statistics import Band, Difference, band, difference, scatter
+from effnet.statistics import Band, Difference, Hits, band, difference, scatter
 
 
 class MemberRow(NamedTuple):
@@ -16,7 +16,8 @@ class MemberRow(NamedTuple):
 
     result: MemberResult
     band: Band  # of its top-1, over images and seeds
-    against: Difference | None  # its lead over the member to use, on the same images; None for that one itself
+    against: Difference | None  # its lead over the member to use, on the same images of val, or of all folds' minivals;
+    # None for that one itself
     macs_ratio: float  # to the first member
     params_ratio: float
 
@@ -33,18 +34,23 @@ class MemberRow(NamedTuple):
 def member_rows(facts: Facts) -> list[MemberRow]:
     """Return the members in their order, from small to large."""
     members, chosen = facts.family.members, facts.chosen.result
-    distinct = {member.run_key: member.scores for member in members}
-    pooled = scatter(distinct.values())
-    hits = {
-        member.name: hits_of((RunFolder(facts.store.runs / key) for key in member.runs), "val") for member in members
-    }
+    distinct = {member.run_key: member for member in members}.values()
+    pooled = scatter(member.scores for member in distinct)
+    hits = {member.name: _hits(facts, member) for member in members}
+    scattered = scatter(hits[member.name].mean(1) for member in distinct)
     return [
         MemberRow(
             member,
             band(member.scores, facts.family.val_samples, pooled),
-            None if member.name == chosen.name else difference(hits[member.name], hits[chosen.name], pooled),
+            None if member.name == chosen.name else difference(hits[member.name], hits[chosen.name], scattered),
             member.macs / members[0].macs,
             member.params / members[0].params,
         )
         for member in members
     ]
+
+
+def _hits(facts: Facts, member: MemberResult) -> Hits:
+    """Return the hits that the family's answer goes by, (trainings, images): on val; with folds, out of fold."""
+    folds = [[RunFolder(facts.store.runs / key) for key in runs] for runs in member.folds]
+    return out_of_fold(folds) if member.out_of_fold else hits_of(folds[0], "val")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.champion import RULE
 from effnet.config import Recipe
-from effnet.family import floor_story, growth_story, how_scaled, latency_story
+from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
@@ -86,6 +86,7 @@ def render(page: Page) -> str:
             latency=latency_story(facts.family.members),
             floor=floor_story(facts.family.members),
             grown=growth_story(facts.family.members),
+            folds=folds_story(facts.family.members),
             scaled=how_scaled(facts.family),
             total_hours=sum(cost.hours for cost in facts.costs),
             samples=facts.manifest.samples,
@@ -132,21 +133,23 @@ def _points(share: float) -> str:
 def markdown(facts: Facts) -> str:
     """Return the report in brief."""
     lines = [f"# {facts.family.family}", "", *_answer(facts), _summary(facts), ""]
-    heads = ["φ", "pixels", "top-1", *(["top-5"] if facts.shows_top5 else [])]
+    folds = folds_story(facts.family.members)
+    heads = ["φ", "pixels", "top-1", *(["out of fold"] if folds else []), *(["top-5"] if facts.shows_top5 else [])]
     heads += ["params", "ratio", "MACs", "ratio", "latency, 1 thread"]
     lines += [f"| | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
     for row in member_rows(facts):
         member = row.result
         top5 = f"{member.top5:.2%} | " if facts.shows_top5 else ""
+        own = f"{each.top1:.2%} ({each.low:.1%} to {each.high:.1%}) | " if (each := member.out_of_fold) else ""
         lines.append(
             f"| {member.name} | {member.phi:g} | {member.resolution} | {member.top1:.2%} "
-            f"({row.band.low:.1%} to {row.band.high:.1%}) | {top5}"
+            f"({row.band.low:.1%} to {row.band.high:.1%}) | {own}{top5}"
             f"{member.params:,} | {row.params_ratio:.2f} | {member.macs:,} | {row.macs_ratio:.2f} | "
             f"{member.latency_ms:.2f} ms |"
         )
     members = facts.family.members
     lines += ["", f"In brackets 95 % intervals over {facts.family.val_samples:,} images of val.", ""]
-    lines += [latency_story(members), floor_story(members), growth_story(members)]
+    lines += [folds, latency_story(members), floor_story(members), growth_story(members)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     if facts.family.coefficients:

@@ -255,6 +255,16 @@ class Tracker:
 
         self.attempt(call, uploads=files)
 
+    def add_metrics(self, folder: RunFolder, metrics: Mapping[str, float]) -> None:
+        """Give a training's run numbers that its folder does not hold: what it and others came to together."""
+
+        def call() -> None:
+            self._forward(folder)
+            if folder.key in self._known:
+                self._log_final(self._known[folder.key].run_id, metrics, time.time())
+
+        self.attempt(call)
+
     def pause(self, key: str) -> None:
         """Mark a run that has not finished as stopped."""
 

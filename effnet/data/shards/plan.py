@@ -6,7 +6,7 @@ would have no image in one of the splits gives that split its next image in the 
 (`Thresholds.bounds`); docs/data.md says what that means for images that are added.
 
 If the config names a rule that groups images (`data.group`), groups are split in place of images
-(effnet.data.shards.groups).
+(effnet.data.shards.groups). With folds val is the same, and the rest is dealt out (effnet.data.shards.folds).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from effnet.config import DataConfig
+from effnet.data.shards.folds import check_folds, deal
 from effnet.data.shards.groups import Shares, joined, split_groups
 from effnet.data.sources import Entry, Source
 from effnet.data.sources.groups import Grouped
@@ -80,6 +81,9 @@ def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
         splits, found = split_by_group(entries, found, names, config)
     else:
         splits = split_entries(entries, found, config)
+    if config.fold and all(splits.values()):
+        units = {entry.key: unit for entry, unit in zip(entries, found, strict=True)}
+        splits = _with_fold(splits, units, source.class_names, config)
     plans = []
     for split, members in splits.items():
         if not members:
@@ -159,6 +163,30 @@ def split_by_group(
     by_key = {entries[place].key: chosen[group] for place, group in zip(places, groups, strict=True)}
     whole = dict(enumerate(names)) | dict(zip(places, groups, strict=True))
     return _shuffled(entries, by_key, config), [whole[place].encode() for place in range(len(entries))]
+
+
+def _with_fold(
+    splits: Mapping[str, Sequence[Entry]], unit_of: Mapping[str, bytes], names: Sequence[str], config: DataConfig
+) -> dict[str, list[Entry]]:
+    """Return the splits with the config's fold as minival, and the other folds as train; val stays as it is.
+
+    Args:
+        splits: without folds.
+        unit_of: what has to stay together with an image, by its key: copies of it, or its group.
+        names: of the classes.
+        config: with a fold.
+    """
+    assert config.fold is not None  # noqa: S101 - or it would not be called
+    fold, folds = config.fold
+    free = [entry for split in ("train", "minival") for entry in splits[split]]
+    labels, units = [entry.label for entry in free], [unit_of[entry.key] for entry in free]
+    seed = f"{config.seed}/fold/".encode()
+    dealt = deal(labels, units, {unit: _draw(seed + unit) for unit in {*units}}, folds)
+    what = "groups" if config.group else "different images"
+    check_folds(labels, units, dealt, folds, what, names)
+    chosen = ("minival" if dealt[unit] == fold - 1 else "train" for unit in units)
+    by_key = dict(zip((entry.key for entry in free), chosen, strict=True))
+    return _shuffled([*free, *splits["val"]], by_key, config)
 
 
 def _shuffled(entries: Sequence[Entry], by_key: Mapping[str, str], config: DataConfig) -> dict[str, list[Entry]]:

@@ -39,11 +39,17 @@ def remarks(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def told_of(folder: Path, manifest: Manifest, *, reused: bool) -> Iterator[str]:
-    """Yield what a person is told of a dataset that was written, or found: its splits, then its remarks."""
+    """Yield what a person is told of a dataset that was written, or found: its splits, then its remarks.
+
+    Other folds than the first have their splits told alone: they are of the same images.
+    """
     counts = ", ".join(f"{split} {num:,}" for split, num in manifest.samples.items())
-    yield f"dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}"
-    for line in remarks(folder, manifest):
-        yield f"  {line}"
+    fold = manifest.settings.fold
+    of_fold = f"fold {fold[0]} of {fold[1]}, " if fold else ""
+    yield f"{of_fold}dataset {manifest.digest}: {counts} images{' (reused)' if reused else ''}"
+    if fold is None or fold[0] == 1:
+        for line in remarks(folder, manifest):
+            yield f"  {line}"
 
 
 def notes(
@@ -71,7 +77,10 @@ def _groups(
         splits = {entry.key: plan.split for plan in plans for entry in plan.entries}
         bytes_of = {row["key"]: row["sha256"] for row in rows}  # an image that was left out is like no other
         marks = [bytes_of.get(entry.key, entry.key.encode()) for entry in entries]
-        yield from told(entries, names, marks, splits, wanted_shares(entries, config))
+        shares = wanted_shares(entries, config)
+        if config.fold:
+            shares = shares._replace(minival=(1 - shares.val) / config.fold[1])
+        yield from told(entries, names, marks, splits, shares)
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Iterator[str]:

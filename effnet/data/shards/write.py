@@ -208,8 +208,9 @@ def source_key(config: DataConfig, source: Source) -> str:
     """Return 16 hex digits that equal sources and settings share, wherever the source lies. Reads no image."""
     settings = config.model_dump(mode="json", exclude={"source"})
     del settings["images"]["max_bad"]  # decides whether there is a dataset, not what is in it
-    if config.group is None:
-        del settings["group"]  # it came later: without it a source keeps its key
+    for name in ("group", "fold"):
+        if settings[name] is None:
+            del settings[name]  # it came later: without it a source keeps its key
     return digest({"format": FORMAT, "source": dict(source.fingerprint()), "settings": settings})[:16]
 
 
