@@ -11,12 +11,15 @@ import pytest
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest
+from effnet.family import OutOfFold
+from effnet.hits import keep_hits
 from effnet.report.data import ClassRow, Contents
 from effnet.report.facts import Facts
 from effnet.report.members import member_rows
 from effnet.report.page import Shown, markdown
 from effnet.report.quality import classes_figure
 from effnet.report.use import Links
+from effnet.runs import RunFolder
 from effnet.statistics import wilson_interval
 from effnet.store import Store
 from tests.report.made import hits, made_facts, made_page
@@ -134,3 +137,37 @@ def test_the_code_names_the_run_and_the_store(made: Made) -> None:
     page, key = made_page(facts), facts.chosen.result.run_key
     assert f"effnet predict {key[:12]} IMAGES --store {facts.store.root.absolute()}" in page
     assert f"runs/{key}" in page
+
+
+def test_members_on_folds_are_shown_and_compared_out_of_fold(made: Made) -> None:
+    facts = made_facts(*made, {"B0": [hits(270), hits(270)], "B1": [hits(290), hits(290)]})  # B1 leads on val
+    right = {"B0": (90, 80), "B1": (80, 80)}  # and B0 out of fold
+    members = []
+    for member in facts.family.members:
+        for seed, number in zip(member.seeds, right[member.name], strict=True):
+            run = RunFolder(facts.store.runs / seed.run_key)
+            keep_hits(run.hits_path, facts.family.dataset, "0" * 64, "minival", hits(number, 100))
+        seeds = tuple(seed.model_copy(update={"fold": fold}) for fold, seed in enumerate(member.seeds, 1))
+        found = OutOfFold(top1=sum(right[member.name]) / 200, low=0.71, high=0.91, images=200)
+        members.append(member.model_copy(update={"seeds": seeds, "out_of_fold": found}))
+    folded = facts._replace(family=facts.family.model_copy(update={"members": tuple(members)}))
+    rows = member_rows(folded)
+    (lead,) = (row.against.lead for row in rows if row.against)
+    assert folded.chosen.result.name == "B1"
+    assert lead == pytest.approx(0.05)
+    assert rows[0].band.mean == 0.9  # of val, as before
+    page, brief = made_page(folded), markdown(folded)
+    html5lib.HTMLParser(strict=True).parse(page)
+    text = words(page)
+    story = (
+        "Out of fold is top-1 on the 200 images of train and minival, each judged by the one of 2 networks that did "
+        "not learn from it; a member's model is that of the first fold."
+    )
+    assert story.replace("'", "&#39;") in text
+    assert "counted on the same images, out of fold, in points" in text
+    assert "model top-1 out of fold lead" in text
+    low, high = (f"{100 * end:.1f}%" for end in rows[0].band[1:])
+    assert re.search(r"85\.0 ?% ?71\.0 to 91\.0 \+5\.00 ± \d", text)
+    assert f"| 90.00% ({low} to {high}) | 85.00% (71.0% to 91.0%) | " in brief
+    assert story in brief
+    assert "out of fold" not in words(made_page(facts)).lower() + markdown(facts).lower()
