@@ -1,9 +1,10 @@
 """What folds find out with few photos: minivals one by one, out of fold, and photos that nothing learnt from.
 
-    nice -n 10 python benchmarks/folds.py FILE.parquet FOLDER [--count 30] [--folds 5] [--epochs 4] [--out FILE.json]
+    nice -n 10 python benchmarks/folds.py FILE.parquet FOLDER [--count 30] [--val 60] [--folds 5] [--epochs 4]
+        [--networks efficientnet_lite0 efficientnet_lite1] [--out FILE.json]
 
-FILE holds columns `image` and `label`. Of each class COUNT photos are drawn to learn from and to decide by, and at most
-twice as many others are val, which stands for the truth here. EfficientNet-Lite0 and Lite1, recipe `finetune`.
+FILE holds columns `image` and `label`. Of each class COUNT photos are drawn to learn from and to decide by, and so many
+others are val, which stands for the truth here. Recipe `finetune`; the first network is compared with the last.
 """
 
 from __future__ import annotations
@@ -33,8 +34,6 @@ from effnet.statistics import Hits, difference, wilson_interval
 from effnet.store import Store
 from effnet.train.loop import Stop, train
 
-NETWORKS = ["efficientnet_lite0", "efficientnet_lite1"]
-
 
 def main() -> None:
     """Train every network on every fold, print, write."""
@@ -42,13 +41,15 @@ def main() -> None:
     parser.add_argument("photos", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=30)
+    parser.add_argument("--val", type=int, default=60)
+    parser.add_argument("--networks", nargs="+", default=["efficientnet_lite0", "efficientnet_lite1"])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    _draw(options.photos, options.folder, options.count)
-    config = _config(options.folder, options.folds, options.epochs)
+    _draw(options.photos, options.folder, options.count, options.val)
+    config = _config(options.folder, options.networks, options.folds, options.epochs)
     store = Store(options.folder / "store")
     manifests = [write_shards(data, store.datasets)[0] for data in config.fold_data]
     images = manifests[0].samples["train"]
@@ -62,8 +63,10 @@ def main() -> None:
         "samples": [manifest.samples for manifest in manifests],
         "epochs": options.epochs,
         "networks": {name: _scores(folders) for name, folders in runs.items()},
-        "leads": _leads(*runs.values()),
     }
+    if len(runs) > 1:
+        folders = list(runs.values())
+        found["leads"] = _leads(folders[0], folders[-1])
     print(json.dumps(found, indent=1))
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
@@ -120,7 +123,7 @@ def _leads(small: list[RunFolder], large: list[RunFolder]) -> dict[str, Any]:
     }
 
 
-def _draw(photos: Path, folder: Path, count: int) -> None:
+def _draw(photos: Path, folder: Path, count: int, others: int) -> None:
     """Write the photos to learn from, and val."""
     table = pq.read_table(photos)
     by_class: dict[str, list[int]] = defaultdict(list)
@@ -131,18 +134,18 @@ def _draw(photos: Path, folder: Path, count: int) -> None:
     for label, places in sorted(by_class.items()):
         random.Random(f"0 {label}").shuffle(places)
         few += places[:count]
-        val += places[count : 3 * count]
+        val += places[count : count + others]
     for name, places in (("few", few), ("val", val)):
         pq.write_table(table.take(pa.array(np.array(places))), folder / f"{name}.parquet")
 
 
-def _config(folder: Path, folds: int, epochs: int) -> FamilyConfig:
+def _config(folder: Path, networks: list[str], folds: int, epochs: int) -> FamilyConfig:
     files = {name: str(folder.absolute() / f"{name}.parquet") for name in ("few", "val")}
     return FamilyConfig.parse(
         {
             "family": "folds",
             "data": {"source": {"kind": "parquet", "train": files["few"], "val": files["val"]}},
-            "members": {"published": NETWORKS, "folds": folds},
+            "members": {"published": networks, "folds": folds},
             "weights": "packages",
             "recipe": {"base": "finetune", "epochs": epochs, "augment": {"flip": False}},
         },
