@@ -57,8 +57,7 @@ def member_files(config: FamilyConfig, members: Sequence[Member], base: Path) ->
         return {}
     if config.grow:
         baseline = load_baseline(config, base)
-        for member in members:
-            check_grows(baseline, member.architecture)
+        _check_all_grow(baseline, members)
         file = _of_baseline(config.weights, baseline, base)
         return {member.name: file for member in members}
     return _found(config.weights, {member.name: member.architecture for member in members}, base)
@@ -78,6 +77,23 @@ def fetch_start(address: str, cache: Path) -> Start:
         AwayError: if the server does not answer.
     """
     return _one(address).start(cache)
+
+
+def _check_all_grow(baseline: Architecture, members: Sequence[Member]) -> None:
+    """Raise ConfigError in one line unless all members can be grown: why the first cannot, and which φ can be."""
+    problems = dict[str, str]()
+    for member in members:
+        try:
+            check_grows(baseline, member.architecture)
+        except ConfigError as error:
+            problems[member.name] = str(error)
+    if not problems:
+        return
+    first, *others = problems
+    likewise = f"; nor can {', '.join(others)}" if others else ""
+    possible = [f"{member.phi:g}" for member in members if member.name not in problems]
+    advice = f"members: {{phi: [{', '.join(possible)}]}}" if len(possible) > 1 else "leave grow and weights out"
+    raise ConfigError(f"{problems[first]}{likewise}; {advice}{' can be grown' if len(possible) > 1 else ''}")
 
 
 def _of_baseline(weights: str, baseline: Architecture, base: Path) -> WeightsFile:

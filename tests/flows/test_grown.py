@@ -22,7 +22,7 @@ from effnet.models.grow import grown_network
 from effnet.models.weights import load, load_model, save_model, save_weights
 from effnet.runs import RunFolder, RunSpec, Start
 from effnet.stages import Stage
-from effnet.starts import member_starts
+from effnet.starts import member_files, member_starts
 from effnet.store import sha256_file
 from effnet.train.state import first_network
 from tests.docs.printed import blocks
@@ -87,6 +87,22 @@ def test_a_member_that_cannot_be_grown_is_told_before_anything_is_made(tmp_path:
     narrower = members[1].architecture.model_copy(update={"stages": stages})
     with pytest.raises(ConfigError, match="grown_b1 cannot be grown from tiny: stage 2: 8 channels are fewer than 12"):
         member_starts(config, [members[1].model_copy(update={"architecture": narrower})], tmp_path, tmp_path / "cache")
+
+
+def test_lite0_with_the_default_phi_is_told_which_can_be_grown() -> None:
+    given = {"baseline": "efficientnet_lite0", "coefficients": [1.2, 1.1, 1.15], "weights": "packages", "grow": True}
+    config = FamilyConfig.parse({"family": "f", **given}, "f.yaml")
+    baseline = zoo.get("efficientnet_lite0")
+    members = plan_members(baseline, config, Coefficients(1.2, 1.1, 1.15), 10)
+    with pytest.raises(ConfigError) as caught:
+        member_files(config, members, Path())
+    assert str(caught.value) == (
+        "f_b6 cannot be grown from efficientnet_lite0: stage 1: with 32 channels in and 32 out its first block gets a "
+        "residual connection; nor can B7; members: {phi: [0, 1, 2, 3, 4, 5]} can be grown"
+    )
+    assert len(member_files(config, members[:6], Path())) == 6
+    with pytest.raises(ConfigError, match=r"; leave grow and weights out$"):
+        member_files(config, [members[0], members[7]], Path())
 
 
 @pytest.mark.parametrize(
@@ -181,6 +197,7 @@ def runs(folder: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in (folder / "store/runs").glob("*/config.json")]
 
 
+@pytest.mark.slow
 def test_members_alone_are_grown_never_what_decides_how_to_scale(grown: tuple[Path, dict[str, Any], str]) -> None:
     folder, result, source = grown
     members = {member["name"]: member for member in result["members"]}
@@ -196,6 +213,7 @@ def test_members_alone_are_grown_never_what_decides_how_to_scale(grown: tuple[Pa
         assert (start.grown_from is None) == (name == "B0")
 
 
+@pytest.mark.slow
 def test_a_member_begins_as_its_baseline(grown: tuple[Path, dict[str, Any], str]) -> None:
     folder, result, source = grown
     run = RunFolder(folder / "store/runs" / result["members"][1]["run_key"])
@@ -216,6 +234,7 @@ def test_a_member_begins_as_its_baseline(grown: tuple[Path, dict[str, Any], str]
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_it_is_told_wherever_the_members_are_shown(grown: tuple[Path, dict[str, Any], str]) -> None:
     folder, result, _ = grown
     told = "B1 started from the weights of tiny, grown to compute the same: their lead over it is not due to scale"
@@ -232,6 +251,7 @@ def test_it_is_told_wherever_the_members_are_shown(grown: tuple[Path, dict[str, 
     assert "of tiny, grown" in card
 
 
+@pytest.mark.slow
 def test_again_nothing_is_trained_and_it_can_be_used(grown: tuple[Path, dict[str, Any], str]) -> None:
     folder, result, _ = grown
     again = run_effnet("family", "tiny.yaml", cwd=folder)
