@@ -116,6 +116,15 @@ def test_bands_are_wilsons_and_students() -> None:
     assert band([0.8, 0.8, 0.8], 100)[1:] == pytest.approx(wilson_interval(0.8, 100))  # seeds multiply no images
 
 
+@pytest.mark.parametrize(
+    ("images", "points"),
+    [(50, 8.3), (100, 5.9), (200, 4.2), (400, 2.9), (1000, 1.9), (2000, 1.3), (30, 11.1), (240, 3.8), (500, 2.6)],
+)
+def test_how_far_a_top_1_of_90_percent_is_known(images: int, points: float) -> None:
+    low, high = wilson_interval(0.9, images)
+    assert 50 * (high - low) == pytest.approx(points, abs=0.051)
+
+
 def test_wilson_interval_of_a_textbook_case() -> None:
     # 81 of 263: Newcombe (1998), table I, method 3: 0.2553 to 0.3662
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
