@@ -99,7 +99,8 @@ def _scores(folders: list[RunFolder]) -> dict[str, Any]:
         "minivals": [folder.trained().top1 for folder in folders],
         "out_of_fold": _with_interval(pooled),
         "val": _with_interval(val),
-        "cpu_seconds": [round(folder.trained().seconds, 1) for folder in folders],
+        "best_epochs": [folder.trained().best_epoch for folder in folders],  # 0: the features alone were kept
+        "seconds": [round(folder.trained().seconds, 1) for folder in folders],
     }
 
 
