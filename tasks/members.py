@@ -6,16 +6,17 @@ evaluation directly. Those of other stages are folded into their stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from effnet.answer import conclude
-from effnet.arch.scaling import Coefficients
+from effnet.arch.scaling import PAPER, Coefficients
 from effnet.champion import Contender
-from effnet.family import FamilyResult, Member, MemberResult, SeedResult
+from effnet.config import given_coefficients
+from effnet.family import FamilyResult, Member, MemberResult, SeedResult, plan_members, teaching_member
 from effnet.hits import hits_of
-from effnet.runs import Start
+from effnet.runs import Start, Teacher
 from effnet.stages import Stage
 from effnet.starts import member_starts
 from tasks.build import Build, Training
@@ -39,23 +40,83 @@ class Entrant(NamedTuple):
         return max(self.trainings, key=on_minival)
 
 
+class School(NamedTuple):
+    """Who teaches a family's members: one of them, who is trained first, or a network from elsewhere; or nobody."""
+
+    member: Member | None
+    outside: Teacher | None
+
+    @classmethod
+    def of(cls, build: Build, members: Sequence[Member]) -> School:
+        """Return who teaches; see `Build.outside_teacher` for what is raised."""
+        member = teaching_member(build.recipe.teacher, members)
+        return cls(member, None if member else build.outside_teacher)
+
+    def first(self, build: Build, starts: Mapping[str, Start], seed: int) -> Training | None:
+        """Return the training of the member who teaches, with this seed; None if none does."""
+        return _training(build, self.member, seed, starts.get(self.member.name)) if self.member else None
+
+    def teaches(self, member: Member) -> bool:
+        """Say whether a member learns from the one who teaches: not that one, nor one that rounding makes its equal."""
+        return self.member is None or self.member.architecture.key() != member.architecture.key()
+
+
+def check_teacher(build: Build) -> None:
+    """Refuse a teacher that is neither a member nor a network here, before any work; see `Build.outside_teacher`."""
+    School.of(build, _named(build))
+
+
+def teacher_of(build: Build, member: Member | None) -> tuple[Training | None, Teacher | None]:
+    """Return what a training with the first seed learns from, and the training of it that comes first, if any does.
+
+    Args:
+        build: the family.
+        member: to be trained; None for another network.
+    """
+    school = School.of(build, _named(build))
+    if member and not school.teaches(member):
+        return None, None
+    teachers = [school.member] if school.member else []
+    first = school.first(build, member_starts(build.config, teachers, build.base, build.store.cache), 0)
+    return first, as_teacher(first) or school.outside
+
+
+def _named(build: Build) -> list[Member]:
+    """Return the members as far as nothing has to be fitted first: their names are the same by any coefficients."""
+    return plan_members(build.baseline, build.config, given_coefficients(build.config) or PAPER, build.num_classes)
+
+
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
-    """Return the members with the trainings that the config wants of each."""
+    """Return the members with the trainings that the config wants of each; each seed has a teacher of its own seed."""
     starts = member_starts(build.config, members, build.base, build.store.cache)
-    return [
-        Entrant(
-            member,
-            [_training(build, member, seed, starts.get(member.name)) for seed in range(build.config.members.seeds)],
-        )
-        for member in members
-    ]
+    school = School.of(build, members)
+    firsts = [school.first(build, starts, seed) for seed in range(build.config.members.seeds)]
+
+    def trainings(member: Member) -> list[Training]:
+        teachers = [as_teacher(first) or school.outside for first in firsts]
+        teachers = teachers if school.teaches(member) else [None] * len(firsts)
+        start = starts.get(member.name)
+        return [_training(build, member, seed, start, teacher) for seed, teacher in enumerate(teachers)]
+
+    return [Entrant(member, trainings(member)) for member in members]
+
+
+def as_teacher(training: Training | None) -> Teacher | None:
+    """Return what learns from a training's network calls it."""
+    return Teacher(run=training.folder.key, architecture=training.spec.architecture) if training else None
 
 
 def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
-    """Train every member with every seed; return the keys of the runs that were there already."""
+    """Train every member with every seed; return the keys of the runs that were there already.
+
+    Those that others learn from are trained first.
+    """
     every = [training for entrant in family for training in entrant.trainings]
     reused = {training.folder.key for training in every if training.folder.result()}
-    train(build, list({training.folder.key: training for training in every}.values()))  # rounding may make equals
+    distinct = list({training.folder.key: training for training in every}.values())  # rounding may make equals
+    teaching = {each.spec.teacher.run for each in distinct if each.spec.teacher}
+    train(build, [training for training in distinct if training.folder.key in teaching])
+    train(build, [training for training in distinct if training.folder.key not in teaching])
     return reused
 
 
@@ -82,19 +143,29 @@ def evaluate_members(
         dataset=build.manifest.digest,
         val_samples=samples,
         coefficients=coefficients._asdict() if coefficients else {},
-        members=tuple(_member_result(build, each, reused) for each in family),
+        members=tuple(_member_result(build, each, family, reused) for each in family),
         answer=use,
         growth=grown,
     )
 
 
-def _training(build: Build, member: Member, seed: int, start: Start | None) -> Training:
+def _training(build: Build, member: Member, seed: int, start: Start | None, teacher: Teacher | None = None) -> Training:
     name = f"{member.name} seed {seed}" if seed else member.name
     labels = {"phi": member.phi}
-    return build.training(Stage.MEMBER, name, member.architecture, build.recipe, labels, start=start, seed=seed)
+    return build.training(
+        Stage.MEMBER, name, member.architecture, build.recipe, labels, start=start, teacher=teacher, seed=seed
+    )
 
 
-def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberResult:
+def _teacher_name(entrant: Entrant, members: Sequence[Entrant]) -> str | None:
+    """Return what people call the network that a member learnt from."""
+    if (teacher := entrant.chosen.spec.teacher) is None:
+        return None
+    keys = {training.folder.key: each.member.name for each in members for training in each.trainings}
+    return keys.get(teacher.run or "", teacher.architecture.name)
+
+
+def _member_result(build: Build, entrant: Entrant, family: Sequence[Entrant], reused: set[str]) -> MemberResult:
     member, chosen = entrant.member, entrant.chosen.folder
     evaluations = [training.folder.evaluated() for training in entrant.trainings]
     timed = chosen.evaluated()
@@ -112,6 +183,7 @@ def _member_result(build: Build, entrant: Entrant, reused: set[str]) -> MemberRe
         run_key=chosen.key,
         mlflow_run_id=build.tracker.run_id(chosen.key),
         grown_from=start.grown_from.name if (start := entrant.chosen.spec.start) and start.grown_from else None,
+        teacher=_teacher_name(entrant, family),
         features_alone=timed.features_alone,
         reused=all(training.folder.key in reused for training in entrant.trainings),
         seeds=tuple(SeedResult(run_key=each.key, top1=each.top1) for each in evaluations),
