@@ -2,7 +2,7 @@
 
     nice -n 10 python benchmarks/taught.py FOLDER [--seeds 3] [--out docs/results/….json]
 
-For each seed a teacher, the baseline of configs/mnist.yaml at φ = 3 of that config's α, β, γ, is trained as the config
+For each seed a teacher, the baseline of configs/mnist.yaml at φ = 3 of the paper's α, β, γ, is trained as the config
 says. The baseline then trains for as many epochs: from the labels, and by its teacher with several shares of the loss
 and temperatures; and for three times as many, both ways. Scores are of val, which decides nothing.
 """
