@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import yaml
 
 from effnet.arch import zoo
 from effnet.arch.scaling import Coefficients
@@ -29,6 +30,7 @@ from tasks.build import Build, Training
 from tasks.members import Entrant, check_teacher, entrants, teacher_of, train_members
 from tasks.records.tracking import Tracker
 from tasks.terminal.screen import Screen
+from tests.docs.printed import blocks
 
 SCALED = Coefficients(1.2, 1.2, 1.2)
 
@@ -234,6 +236,12 @@ def test_alone_a_member_learns_as_in_its_family(make) -> None:
     assert first.folder.key == keys(family(build)[1])[0]
     assert teacher == family(build)[0].trainings[0].spec.teacher
     assert teacher_of(build, large) == (None, None)
+
+
+def test_the_printed_recipe_has_a_teacher() -> None:
+    (printed,) = (block.text for block in blocks("docs/training.md", "yaml") if "teacher:" in block.text)
+    recipe = Recipe.parse(yaml.safe_load(printed)["recipe"], "recipe")
+    assert (recipe.base, recipe.teacher, recipe.teacher_weight, recipe.temperature) == ("modern", "largest", 0.5, 1.0)
 
 
 def test_the_story_names_who_learnt_from_whom() -> None:
