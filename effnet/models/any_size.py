@@ -79,16 +79,18 @@ def _resizing(metadata: Metadata) -> tuple[list[NodeProto], list[TensorProto]]:
     end = do("Add", [start, length], "cut_end")
     cut = do("Slice", [INPUT, start, end, numbers("axes", 1, 2)], "cut_image")
     planes = do("Transpose", [cut], "cut_planes", perm=[0, 3, 1, 2])
+    # Of all four axes: with `axes` some graphs do not load, since onnxruntime moves transposes through a Resize wrongly.
+    others = do("Shape", [planes], "cut_others", start=0, end=2)
+    sizes = do("Concat", [others, numbers("square", side, side)], "cut_sizes", axis=0)
     resized = do(
         "Resize",
-        [planes, "", "", numbers("sizes", side, side)],
+        [planes, "", "", sizes],
         "cut_resized",
         mode="cubic",
         cubic_coeff_a=-0.5,
         antialias=1,
         exclude_outside=1,
         coordinate_transformation_mode="half_pixel",
-        axes=[2, 3],
     )
     do("Transpose", [resized], _SQUARE, perm=[0, 2, 3, 1])
     return nodes, constants
