@@ -79,7 +79,7 @@ def _resizing(metadata: Metadata) -> tuple[list[NodeProto], list[TensorProto]]:
     end = do("Add", [start, length], "cut_end")
     cut = do("Slice", [INPUT, start, end, numbers("axes", 1, 2)], "cut_image")
     planes = do("Transpose", [cut], "cut_planes", perm=[0, 3, 1, 2])
-    # Of all four axes: with `axes` some graphs do not load, since onnxruntime moves transposes through a Resize wrongly.
+    # Of all four axes: with `axes`, onnxruntime 1.32 refuses some of the graphs that it can be part of.
     others = do("Shape", [planes], "cut_others", start=0, end=2)
     sizes = do("Concat", [others, numbers("square", side, side)], "cut_sizes", axis=0)
     resized = do(
