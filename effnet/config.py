@@ -280,6 +280,22 @@ class Recipe(Value):
         ),
     ] = "train"
     head_rate: Annotated[float, Field(gt=0, le=1_000, description="factor of the classifier's learning rate")] = 1.0
+    teacher: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=1_000,
+            description="network whose answers members learn as well: `largest` or another member's name, such as b3, "
+            "which is then trained first; a run's key; or a run folder, a model folder or a weights file",
+        ),
+    ] = None
+    teacher_weight: Annotated[
+        float,
+        Field(gt=0, le=1, description="share of the loss that the teacher's answers have; the labels' is the rest"),
+    ] = 0.5
+    temperature: Annotated[
+        float, Field(gt=0, le=100, description="that logits are divided by where a network learns from its teacher")
+    ] = 1.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="auto: bfloat16 where the device gains by it")
     ] = "auto"

@@ -3,7 +3,7 @@
     datasets/<digest>/       a dataset, or origin.json, which says where it lies
     runs/<key>/              a run folder in its current state, without its checkpoints
     checkpoints/<key>/       a run's checkpoints, which a lifecycle rule of the bucket can remove after some time
-    weights/<sha256>         weights that runs start from
+    weights/<sha256>         weights that runs start from or learn from
     jobs/<id>                what jobs post: a heartbeat, the address of a rendezvous
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
@@ -22,9 +22,10 @@ from effnet.data.shards.manifest import load_manifest
 from effnet.data.shards.mirror import ORIGIN, Origin, mirror, set_cache
 from effnet.data.shards.write import publish_dataset
 from effnet.errors import ConfigError, DataError
-from effnet.runs import RunFolder, Start, read_value
+from effnet.runs import RunFolder, Teacher, read_value
 from effnet.storage import File, open_folder
 from effnet.store import Store, publish, publish_folder, sha256_file
+from effnet.values import Value
 
 CHECKPOINT = "MANIFEST.json"  # of a checkpoint: written last (effnet.train.checkpoint)
 _FIRST = ("config.json", "about.json")
@@ -38,6 +39,7 @@ _RESULTS = (
     "hits.json",
     "evaluation.json",
 )  # result.json after the weights
+_TEACHER = ("config.json", "model.safetensors", "result.json")  # of a run that others learn from
 
 
 class Exchange:
@@ -54,11 +56,13 @@ class Exchange:
         self._published: set[str] = set()  # datasets
 
     def publish(self, key: str) -> None:
-        """Publish a run: its spec, its dataset, the weights that it starts from, and the files it has so far."""
+        """Publish a run: its spec, its dataset, what it starts from and learns from, and the files it has so far."""
         folder = RunFolder(self._store.runs / key)
         spec = folder.spec()
         if spec.start:
-            self._publish_weights(spec.start)
+            self._publish_weights(spec.start.path, spec.start.sha256)
+        if spec.teacher:
+            self._publish_teacher(spec.teacher)
         if spec.dataset not in self._published:
             self._publish_dataset(spec.dataset)
             self._published.add(spec.dataset)
@@ -80,9 +84,14 @@ class Exchange:
         self._fetch_checkpoints(folder, there)
         spec = folder.spec()
         self._fetch_dataset(spec.dataset, cache_bytes)
-        if spec.start:
-            start = self._fetch_weights(spec.start)
-            publish(folder.config_path, spec.model_copy(update={"start": start}).model_dump_json(indent=2).encode())
+        found: dict[str, Value] = {}
+        if start := spec.start:
+            path = self._fetch_weights(start.path, start.sha256)
+            found["start"] = start.model_copy(update={"path": path})
+        if teacher := spec.teacher:
+            found["teacher"] = self._fetch_teacher(teacher)
+        if found:
+            publish(folder.config_path, spec.model_copy(update=found).model_dump_json(indent=2).encode())
         return folder
 
     def push(self, folder: RunFolder) -> None:
@@ -127,20 +136,32 @@ class Exchange:
                 raise DataError(f"{folder}: no dataset here; run the command again to write it")
             publish_dataset(folder, manifest, f"{self._place.url}/{prefix}")
 
-    def _publish_weights(self, start: Start) -> None:
-        name = _weights_name(start)
+    def _publish_weights(self, path: str, sha256: str) -> None:
+        name = _weights_name(path, sha256)
         if not any(file.name == name for file in self._place.list(name)):
-            path = Path(start.path)
-            if not path.is_file() or sha256_file(path) != start.sha256:
-                raise DataError(f"{path}: missing, or not the weights that the run starts from")
-            self._place.upload(path, name)
+            if not Path(path).is_file() or sha256_file(Path(path)) != sha256:
+                raise DataError(f"{path}: missing, or not the weights that the run starts from or learns from")
+            self._place.upload(Path(path), name)
 
-    def _fetch_weights(self, start: Start) -> Start:
+    def _fetch_weights(self, path: str, sha256: str) -> str:
         """Return where the weights are here; the training checks that they are the right ones."""
-        path = self._store.root / _weights_name(start)
-        if not path.exists():
-            self._place.fetch(_weights_name(start), path)
-        return start.model_copy(update={"path": str(path)})
+        here = self._store.root / _weights_name(path, sha256)
+        if not here.exists():
+            self._place.fetch(_weights_name(path, sha256), here)
+        return str(here)
+
+    def _publish_teacher(self, teacher: Teacher) -> None:
+        if teacher.run:
+            self._send(self._store.runs / teacher.run, _TEACHER)
+        elif teacher.path and teacher.sha256:
+            self._publish_weights(teacher.path, teacher.sha256)
+
+    def _fetch_teacher(self, teacher: Teacher) -> Teacher:
+        if teacher.run:
+            self._fetch(self._store.runs / teacher.run, self._files(teacher.run), _TEACHER)
+        elif teacher.path and teacher.sha256:
+            return teacher.model_copy(update={"path": self._fetch_weights(teacher.path, teacher.sha256)})
+        return teacher
 
     def _fetch_dataset(self, digest: str, cache_bytes: int) -> None:
         if load_manifest(self._store.datasets / digest):
@@ -217,8 +238,8 @@ class Exchange:
             del self._sent[name]
 
 
-def _weights_name(start: Start) -> str:
-    return f"weights/{start.sha256}{Path(start.path).suffix}"
+def _weights_name(path: str, sha256: str) -> str:
+    return f"weights/{sha256}{Path(path).suffix}"
 
 
 def _full(key: str, name: str) -> str:

@@ -28,6 +28,21 @@ class Member(Value):
     macs: int
 
 
+LARGEST = "largest"
+
+
+def teaching_member(name: str | None, members: Sequence[Member]) -> Member | None:
+    """Return the member that a recipe's teacher names; None if it names none, but a run or a file.
+
+    Args:
+        name: `largest`, which means most multiply-adds, or a member's name, in any case; or something else, or nothing.
+        members: of the family.
+    """
+    if name == LARGEST:
+        return max(members, key=lambda member: member.macs)
+    return next((member for member in members if name and member.name.lower() == name.lower()), None)
+
+
 class SeedResult(Value):
     """One training of a member."""
 
@@ -62,6 +77,7 @@ class MemberResult(Value):
     mlflow_run_id: str | None
     reused: bool  # all of its trainings were there before
     grown_from: str | None = None  # network whose weights its trainings started from, grown
+    teacher: str | None = None  # member or network that its trainings learnt from
     features_alone: float | None = None  # top-1 of the probe of its model's training, if that started from weights
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by fold and seed; none in files of earlier versions
     out_of_fold: OutOfFold | None = None  # with members.folds
@@ -193,6 +209,16 @@ def growth_story(members: Sequence[MemberResult]) -> str:
         f"{names} started from the weights of {source}, grown to compute the same: their lead over it is not due to "
         "scale alone."
     )
+
+
+def teacher_story(members: Sequence[MemberResult]) -> str:
+    """Say which members learnt from a teacher; empty where none did."""
+    taught: dict[str, list[str]] = {}
+    for member in members:
+        if member.teacher:
+            taught.setdefault(member.teacher, []).append(member.name)
+    told = "; ".join(f"{', '.join(names)} learnt from {teacher} as well" for teacher, names in taught.items())
+    return f"{told}: what they reach is not due to scale alone." if told else ""
 
 
 def floor_story(members: Sequence[MemberResult]) -> str:

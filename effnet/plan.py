@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from effnet.arch.cost import Cost, count
+from effnet.arch.cost import FORWARD_SHARE, Cost, count
 from effnet.arch.scaling import PAPER, Coefficients, same_network
 from effnet.arch.spec import Architecture
 from effnet.config import (
@@ -28,7 +28,7 @@ from effnet.config import (
 )
 from effnet.devices import Device
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, plan_members
+from effnet.family import Member, plan_members, teaching_member
 from effnet.memory import micro_batch_on, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
@@ -205,9 +205,27 @@ class Work(NamedTuple):
         return Work(*(number * amount for amount in self))
 
 
-def work(images: float, cost: Cost) -> Work:
-    """Return the work of training a network of this cost on so many images."""
-    return Work(images, images * cost.macs, images * cost.activations)
+def work(images: float, cost: Cost, teacher: Cost | None = None) -> Work:
+    """Return the work of training a network of this cost on so many images, with the forward passes of a teacher."""
+    macs, activations = float(cost.macs), float(cost.activations)
+    if teacher:
+        macs, activations = macs + FORWARD_SHARE * teacher.macs, activations + FORWARD_SHARE * teacher.activations
+    return Work(images, images * macs, images * activations)
+
+
+def teachers_of(members: Sequence[Member], name: str | None, outside: Architecture | None) -> dict[str, Architecture]:
+    """Return the network that each member learns from, by the member's name; none without a teacher.
+
+    Args:
+        members: of the family.
+        name: the recipe's teacher.
+        outside: what it means, where it is no member.
+    """
+    member = teaching_member(name, members)
+    teacher = member.architecture if member else outside
+    if teacher is None:
+        return {}
+    return {each.name: teacher for each in members if member is None or each.architecture.key() != teacher.key()}
 
 
 def together(parts: Iterable[Work]) -> Work:
@@ -260,22 +278,35 @@ class MemberPrice(NamedTuple):
 
 
 def price_members(
-    members: Sequence[Member], recipe: Recipe, speed: Speed, *, num_classes: int, images: int
+    members: Sequence[Member],
+    recipe: Recipe,
+    speed: Speed,
+    *,
+    num_classes: int,
+    images: int,
+    teachers: Mapping[str, Architecture] | None = None,
 ) -> list[MemberPrice]:
     """Return the price of one training of each member, for `images` images in the training split."""
     found = []
     for member in members:
-        hours = speed.hours(work(recipe.epochs * images, count(member.architecture, num_classes)))
+        teacher = (teachers or {}).get(member.name)
+        hours = speed.hours(_work_of(member, recipe.epochs * images, num_classes, teacher))
         batch = size = None
         if speed.memory_bytes:
             half = recipe.precision != "float32"
             arch, memory = member.architecture, speed.memory_bytes
             batch, recompute = micro_batch_on(
-                arch, num_classes, recipe.batch_size, memory=memory, bfloat16=half, wanted=recipe.micro_batch
-            )
-            size = training_bytes(arch, num_classes, max(1, batch), bfloat16=half, recompute=recompute)
+                arch, num_classes, recipe.batch_size,
+                memory=memory, bfloat16=half, wanted=recipe.micro_batch, teacher=teacher,
+            )  # fmt: skip
+            size = training_bytes(arch, num_classes, max(1, batch), bfloat16=half, recompute=recompute, teacher=teacher)
         found.append(MemberPrice(member.name, hours, speed.dollars(hours), batch, size))
     return found
+
+
+def _work_of(member: Member, images: float, num_classes: int, teacher: Architecture | None) -> Work:
+    taught = count(teacher, num_classes) if teacher else None
+    return work(images, count(member.architecture, num_classes), taught)
 
 
 class StagePrice(NamedTuple):
@@ -300,6 +331,7 @@ def price(
     *,
     num_classes: int,
     images: int,
+    teachers: Mapping[str, Architecture] | None = None,
 ) -> list[StagePrice]:
     """Return the price of every stage that the config has, for `images` images in the training split.
 
@@ -323,10 +355,16 @@ def price(
     if config.coefficients is None and not config.members.published:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
     seen = float(config.recipe.sized(images).epochs * images)
-    each = [work(seen, count(member.architecture, num_classes)) for member in members]
+    teachers = teachers or {}
+    each = [_work_of(member, seen, num_classes, teachers.get(member.name)) for member in members]
     seeds, folds = config.members.seeds, config.members.folds
     note = f"each is trained on {folds} folds{f', with {seeds} seeds' if seeds > 1 else ''}" if folds > 1 else ""
-    found.append(_stage("members", each, seeds * folds)._replace(note=note))
+    priced = _stage("members", each, seeds * folds)._replace(note=note)
+    if teachers and teaching_member(config.recipe.teacher, members):  # it is trained before all others
+        taught = [part for part, member in zip(each, members, strict=True) if member.name in teachers]
+        first = next(part for part, member in zip(each, members, strict=True) if member.name not in teachers)
+        priced = priced._replace(longest=together([first, max(taught, key=lambda training: training.macs)]))
+    found.append(priced)
     return found
 
 

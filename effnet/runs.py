@@ -24,9 +24,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
@@ -35,7 +35,8 @@ from effnet.stages import Stage
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
 
-NOT_DECIDING = {"base", "checkpoint_minutes", "left_open"}  # fields of a recipe that no result depends on
+# Fields of a recipe that no result depends on; what its teacher's name means is the spec's own `teacher`.
+NOT_DECIDING = {"base", "checkpoint_minutes", "left_open", "teacher"}
 CACHE_VERSION = 4  # raise it when a change makes stored results wrong
 # Fields that came later, as they have been before: with these a run keeps its key.
 _BEFORE = {
@@ -45,6 +46,9 @@ _BEFORE = {
     "balance": False,
     "micro_batch": None,
     "deterministic": False,
+    "teacher": None,
+    "teacher_weight": 0.5,
+    "temperature": 1.0,
 }
 DIVERGED = "lower recipe.learning_rate"  # ends the message of a training whose loss is no longer a number
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
@@ -72,6 +76,38 @@ class Start(Value):
         return f"weights {self.sha256[:16]}{of}{came}"
 
 
+class Teacher(Value):
+    """A network that a training learns from: a finished run of the same store, or a weights file."""
+
+    architecture: Architecture
+    run: Annotated[str | None, Field(pattern=r"^[0-9a-f]{16}$", description="its key, for a run of the store")] = None
+    path: str | None = None  # of the weights file of any other; where it lies is not part of a run's key
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-f]{64}$", description="of that file")] = None
+    outputs: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        Field(description="which of its outputs each class of the dataset is; none: they are the same"),
+    ] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.run is None) != (self.path is not None and self.sha256 is not None):
+            raise ValueError("a teacher is a run, or a path with its sha256")
+        return self
+
+    def told(self) -> str:
+        """Return what it is, for people: `run 0123456789abcdef, efficientnet_b3`."""
+        what = f"run {self.run}" if self.run else f"weights {str(self.sha256)[:16]}"
+        return f"{what}, {self.architecture.name}"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides its answers, for the key of what learns from it."""
+        if self.run:
+            found: dict[str, Any] = {"run": self.run}
+        else:
+            found = {"sha256": self.sha256, "architecture": self.architecture.key()}
+        return found | ({"outputs": self.outputs} if self.outputs else {})
+
+
 class RunSpec(Value):
     """All that decides a training's result: equal specs are trained once."""
 
@@ -81,6 +117,13 @@ class RunSpec(Value):
     recipe: Recipe
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     start: Annotated[Start | None, Field(description="weights to start from; none: initialised from the seed")] = None
+    teacher: Annotated[Teacher | None, Field(description="whose answers it learns besides the labels")] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.recipe.teacher is None) != (self.teacher is None):
+            raise ValueError("recipe.teacher is a name, and `teacher` the network that it means: give both or neither")
+        return self
 
     def key(self) -> str:
         """Return 16 hex digits that equal specs share; the architecture's name is not part of them."""
@@ -95,6 +138,9 @@ class RunSpec(Value):
             if self.start.grown_from:  # it came later: without it runs keep their keys
                 data["start"]["grown_from"] = self.start.grown_from.key()
             data["start"]["classifier"] = "zero"  # where it is new; it was drawn before
+        del data["teacher"]  # it came later
+        if self.teacher:
+            data["teacher"] = self.teacher.identity()
         return digest({"version": CACHE_VERSION, **data})[:16]
 
 

@@ -20,7 +20,7 @@ from effnet.store import Store
 from tasks import again
 from tasks.build import Build
 from tasks.fit import fit_coefficients
-from tasks.members import entrants, evaluate_members, train_members
+from tasks.members import check_teacher, entrants, evaluate_members, train_members
 from tasks.records.story import experiment_note
 from tasks.records.tracking import store_tracker
 from tasks.register import register_members
@@ -50,6 +50,7 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         store: folder for everything the family leaves behind, instead of the one that the config names.
     """
     with opened(config, base, store) as build:
+        check_teacher(build)
         build = shard_folds(with_baseline(build))
         coefficients = None if config.members.published else fit_coefficients(build)
         if config.study:

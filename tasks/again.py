@@ -28,6 +28,8 @@ def note(build: Build, result: FamilyResult) -> None:
     settled = all(latency and latency.settled for latency in latencies)  # or they are measured again
     # Weights in a folder of somebody's own may get better ones beside them: where they lie is not looked at here.
     settled &= build.config.weights in (None, PACKAGES)
+    teachers = [spec.teacher for folder in members if (spec := folder.spec()).teacher]
+    settled &= all(teacher.run for teacher in teachers if teacher)  # a path may lead to another one
     if settled and tracker.uri == mlflow_uri(store.root) and not tracker.missed:
         runs = [RunFolder(store.runs / key) for key in tracker.forwarded]
         with contextlib.suppress(OSError):  # packages with other weights than those that a run once started from

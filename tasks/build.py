@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from effnet.arch.cost import Cost, count
+from effnet.arch.cost import FORWARD_SHARE, Cost, count
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, Recipe
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.room import Order, order_that_fits
 from effnet.errors import ConfigError
-from effnet.runs import About, RunFolder, RunSpec, Start
+from effnet.runs import About, RunFolder, RunSpec, Start, Teacher
 from effnet.stages import Stage
 from effnet.store import Store
 from tasks.records.tracking import Tracker
@@ -52,7 +52,10 @@ class Training:
     @property
     def size(self) -> float:
         """Expected size of the training, in multiply-adds per sample."""
-        return float(self.cost.macs * self.epochs)
+        macs = float(self.cost.macs)
+        if self.spec.teacher:
+            macs += FORWARD_SHARE * count(self.spec.teacher.architecture, self.spec.num_classes).macs
+        return macs * self.epochs
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,23 @@ class Build:
         if self.order.note:
             self.screen.say(self.order.note)
 
+    @cached_property
+    def outside_teacher(self) -> Teacher | None:
+        """The network that the recipe's teacher means, where that is no member of the family; None without a teacher.
+
+        Raises:
+            ConfigError: if there is none, or its classes are not the dataset's.
+            DataError: if its weights are broken.
+        """
+        if self.recipe.teacher is None:
+            return None
+        from effnet.evaluation.teacher import find_teacher
+
+        found, told = find_teacher(self.recipe.teacher, self.base, self.store, self.manifest)
+        if told:
+            self.screen.say(f"teacher {self.recipe.teacher}: {told}")
+        return found
+
     def training(
         self,
         stage: Stage,
@@ -121,6 +141,7 @@ class Build:
         labels: Mapping[str, float],
         *,
         start: Start | None = None,
+        teacher: Teacher | None = None,
         seed: int = 0,
     ) -> Training:
         """Return the training of an architecture on the dataset; its run folder is made if it is new.
@@ -129,13 +150,15 @@ class Build:
             stage: that wants it.
             name: for people.
             architecture: of the network.
-            recipe: to train it by.
+            recipe: to train it by; without a `teacher` its fields about one have no effect, and are left out.
             labels: logged as parameters beside the run's spec: φ, α, ...
             start: weights to start from.
+            teacher: that it learns from.
             seed: added to the config's.
 
         Raises:
-            ConfigError: if the recipe is for starting from weights, and there are none.
+            ConfigError: if the recipe is for starting from weights, and there are none; or if the teacher takes other
+                images.
             DataError: if the weights are not the architecture's.
         """
         if recipe.norms == "frozen" and start is None:
@@ -143,13 +166,20 @@ class Build:
                 f"{name}: a recipe with frozen norms, such as finetune, is for starting from weights; give some, or "
                 "another recipe"
             )
+        if teacher and teacher.architecture.in_channels != architecture.in_channels:
+            raise ConfigError(
+                f"{name}: its teacher takes images of {teacher.architecture.in_channels} channels, it takes "
+                f"{architecture.in_channels}; name another teacher"
+            )
+        changes: dict[str, object] = {"shuffle_shards": self.order.shuffle_shards}
         spec = RunSpec(
             architecture=architecture,
             dataset=self.manifest.digest,
             num_classes=self.num_classes,
-            recipe=recipe.model_copy(update={"shuffle_shards": self.order.shuffle_shards}),
+            recipe=(recipe if teacher else untaught(recipe)).model_copy(update=changes),
             seed=self.config.seed + seed,
             start=start,
+            teacher=teacher,
         )
         if start and not (self.store.runs / spec.key()).exists():
             from effnet.models.weights import load_to_start
@@ -158,3 +188,10 @@ class Build:
             load_to_start(Path(start.path), start.grown_from or architecture, self.num_classes)
         about = About(experiment=self.config.family, name=name, kind=stage, labels=dict(labels), family=self.key)
         return Training(spec, RunFolder.create(self.store, spec), about)
+
+
+def untaught(recipe: Recipe) -> Recipe:
+    """Return a recipe as it is without a teacher."""
+    return recipe.model_copy(
+        update={name: Recipe.model_fields[name].default for name in ("teacher", "teacher_weight", "temperature")}
+    )

@@ -6,21 +6,21 @@ evaluation directly. Those of other stages are folded into their stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 
 from effnet.answer import conclude
-from effnet.arch.scaling import Coefficients
+from effnet.arch.scaling import PAPER, Coefficients
 from effnet.champion import Contender
-from effnet.config import Recipe
+from effnet.config import Recipe, given_coefficients
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import INDEX
-from effnet.family import FamilyResult, Member, MemberResult, OutOfFold, SeedResult
+from effnet.family import FamilyResult, Member, MemberResult, OutOfFold, SeedResult, plan_members, teaching_member
 from effnet.hits import hits_of, out_of_fold
-from effnet.runs import Start
+from effnet.runs import Start, Teacher
 from effnet.stages import Stage
 from effnet.starts import member_starts
 from effnet.statistics import Hits, Scatter, band, scatter
@@ -57,27 +57,89 @@ class Entrant(NamedTuple):
         return out_of_fold([training.folder for training in fold] for fold in self.folds)
 
 
+class School(NamedTuple):
+    """Who teaches a family's members: one of them, who is trained first, or a network from elsewhere; or nobody."""
+
+    member: Member | None
+    outside: Teacher | None
+
+    @classmethod
+    def of(cls, build: Build, members: Sequence[Member]) -> School:
+        """Return who teaches; see `Build.outside_teacher` for what is raised."""
+        member = teaching_member(build.recipe.teacher, members)
+        return cls(member, None if member else build.outside_teacher)
+
+    def first(self, build: Build, recipe: Recipe, starts: Mapping[str, Start], seed: int) -> Training | None:
+        """Return the training of the member who teaches, with this seed; None if none does."""
+        return _training(build, recipe, self.member, seed, starts.get(self.member.name)) if self.member else None
+
+    def teaches(self, member: Member) -> bool:
+        """Say whether a member learns from the one who teaches: not that one, nor one that rounding makes its equal."""
+        return self.member is None or self.member.architecture.key() != member.architecture.key()
+
+
+def check_teacher(build: Build) -> None:
+    """Refuse a teacher that is neither a member nor a network here, before any work; see `Build.outside_teacher`."""
+    School.of(build, _named(build))
+
+
+def teacher_of(build: Build, member: Member | None) -> tuple[Training | None, Teacher | None]:
+    """Return what a training with the first seed learns from, and the training of it that comes first, if any does.
+
+    Args:
+        build: the family.
+        member: to be trained; None for another network.
+    """
+    school = School.of(build, _named(build))
+    if member and not school.teaches(member):
+        return None, None
+    teachers = [school.member] if school.member else []
+    starts = member_starts(build.config, teachers, build.base, build.store.cache)
+    first = school.first(build, build.recipe, starts, 0)
+    return first, as_teacher(first) or school.outside
+
+
+def _named(build: Build) -> list[Member]:
+    """Return the members as far as nothing has to be fitted first: their names are the same by any coefficients."""
+    return plan_members(build.baseline, build.config, given_coefficients(build.config) or PAPER, build.num_classes)
+
+
 def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
-    """Return the members with the trainings that the config wants of each."""
+    """Return the members with the trainings that the config wants of each; each seed has a teacher of its own seed."""
     starts = member_starts(build.config, members, build.base, build.store.cache)
-    seeds = range(build.config.members.seeds)
-    return [
-        Entrant(
-            member,
-            [
-                [_training(on_fold, build.recipe, member, seed, starts.get(member.name)) for seed in seeds]
-                for on_fold in build.of_folds
-            ],
-        )
-        for member in members
-    ]
+    school, seeds = School.of(build, members), range(build.config.members.seeds)
+
+    def on_fold(fold: Build) -> dict[str, list[Training]]:
+        """Return the members' trainings on a fold; a teacher has not seen its minival either."""
+        firsts = [school.first(fold, build.recipe, starts, seed) for seed in seeds]
+        teachers = [as_teacher(first) or school.outside for first in firsts]
+
+        def training(member: Member, seed: int) -> Training:
+            teacher = teachers[seed] if school.teaches(member) else None
+            return _training(fold, build.recipe, member, seed, starts.get(member.name), teacher)
+
+        return {member.name: [training(member, seed) for seed in seeds] for member in members}
+
+    folds = [on_fold(fold) for fold in build.of_folds]
+    return [Entrant(member, [fold[member.name] for fold in folds]) for member in members]
+
+
+def as_teacher(training: Training | None) -> Teacher | None:
+    """Return what learns from a training's network calls it."""
+    return Teacher(run=training.folder.key, architecture=training.spec.architecture) if training else None
 
 
 def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
-    """Train every member with every seed on every fold; return the keys of the runs that were there already."""
+    """Train every member with every seed on every fold; return the keys of the runs that were there already.
+
+    Those that others learn from are trained first.
+    """
     every = [training for entrant in family for training in entrant.trainings]
     reused = {training.folder.key for training in every if training.folder.result()}
-    train(build, list({training.folder.key: training for training in every}.values()))  # rounding may make equals
+    distinct = list({training.folder.key: training for training in every}.values())  # rounding may make equals
+    teaching = {each.spec.teacher.run for each in distinct if each.spec.teacher}
+    train(build, [training for training in distinct if training.folder.key in teaching])
+    train(build, [training for training in distinct if training.folder.key not in teaching])
     return reused
 
 
@@ -112,7 +174,7 @@ def evaluate_members(
         dataset=build.manifest.digest,
         val_samples=samples,
         coefficients=coefficients._asdict() if coefficients else {},
-        members=tuple(_member_result(build, each, reused, pooled) for each in family),
+        members=tuple(_member_result(build, each, family, reused, pooled) for each in family),
         answer=use,
         growth=grown,
     )
@@ -122,14 +184,18 @@ def evaluate_members(
     return result
 
 
-def _training(build: Build, recipe: Recipe, member: Member, seed: int, start: Start | None) -> Training:
+def _training(
+    build: Build, recipe: Recipe, member: Member, seed: int, start: Start | None, teacher: Teacher | None = None
+) -> Training:
     """Return a training of a member on the build's dataset, by a recipe that is the same for all folds."""
     name, labels = member.name, {"phi": member.phi}
     if fold := build.fold:
         labels["fold"] = fold
         name += f" fold {fold}" if fold > 1 else ""
     name += f" seed {seed}" if seed else ""
-    return build.training(Stage.MEMBER, name, member.architecture, recipe, labels, start=start, seed=seed)
+    return build.training(
+        Stage.MEMBER, name, member.architecture, recipe, labels, start=start, teacher=teacher, seed=seed
+    )
 
 
 def _hits(build: Build, entrant: Entrant) -> Hits:
@@ -155,7 +221,17 @@ def _out_of_fold(build: Build, entrant: Entrant, pooled: Scatter | None) -> OutO
     return OutOfFold(top1=found.mean, low=found.low, high=found.high, images=hits.shape[1])
 
 
-def _member_result(build: Build, entrant: Entrant, reused: set[str], pooled: Scatter | None) -> MemberResult:
+def _teacher_name(entrant: Entrant, members: Sequence[Entrant]) -> str | None:
+    """Return what people call the network that a member learnt from."""
+    if (teacher := entrant.chosen.spec.teacher) is None:
+        return None
+    keys = {training.folder.key: each.member.name for each in members for training in each.trainings}
+    return keys.get(teacher.run or "", teacher.architecture.name)
+
+
+def _member_result(
+    build: Build, entrant: Entrant, family: Sequence[Entrant], reused: set[str], pooled: Scatter | None
+) -> MemberResult:
     member, chosen = entrant.member, entrant.chosen.folder
     evaluations = [training.folder.evaluated() for training in entrant.trainings]
     timed = chosen.evaluated()
@@ -173,6 +249,7 @@ def _member_result(build: Build, entrant: Entrant, reused: set[str], pooled: Sca
         run_key=chosen.key,
         mlflow_run_id=build.tracker.run_id(chosen.key),
         grown_from=start.grown_from.name if (start := entrant.chosen.spec.start) and start.grown_from else None,
+        teacher=_teacher_name(entrant, family),
         features_alone=timed.features_alone,
         reused=all(training.folder.key in reused for training in entrant.trainings),
         seeds=tuple(

@@ -11,7 +11,7 @@ import pytest
 from effnet.errors import DataError
 from effnet.exchange import Exchange
 from effnet.outage import impatient
-from effnet.runs import RunFolder, Start, read_journal
+from effnet.runs import RunFolder, Start, Teacher, read_journal
 from effnet.storage import open_folder, s3
 from effnet.store import Store, sha256_file
 
@@ -105,6 +105,36 @@ def test_weights_to_start_from_come_along(run_folder: RunFolder, tmp_path: Path)
         assert found is not None
         assert Path(found.path).is_relative_to(elsewhere.root)
         assert Path(found.path).read_bytes() == b"weights"
+
+
+def test_a_teacher_comes_along(run_folder: RunFolder, tmp_path: Path) -> None:
+    spec, store = run_folder.spec(), run_folder.store
+    weights = tmp_path / "efficientnet_b0.safetensors"
+    weights.write_bytes(b"weights")
+    for name in ("model.safetensors", "result.json", "metrics.jsonl"):
+        (run_folder.path / name).write_text(name)
+    file = Teacher(architecture=spec.architecture, path=str(weights), sha256=sha256_file(weights))
+    run = Teacher(architecture=spec.architecture, run=run_folder.key)
+    recipe = spec.recipe.model_copy(update={"teacher": "largest"})
+    folders = [
+        RunFolder.create(store, spec.model_copy(update={"teacher": each, "recipe": recipe})) for each in (file, run)
+    ]
+    for folder in folders:
+        Exchange(str(tmp_path / "exchange"), store).publish(folder.key)
+    weights.unlink()
+
+    elsewhere = Store(tmp_path / "elsewhere")
+    elsewhere.prepare()
+    by_file, by_run = (
+        Exchange(str(tmp_path / "exchange"), elsewhere).fetch(folder.key, 1 << 30).spec().teacher for folder in folders
+    )
+    assert by_file is not None
+    assert by_file.path is not None
+    assert Path(by_file.path).is_relative_to(elsewhere.root)
+    assert Path(by_file.path).read_bytes() == b"weights"
+    assert by_run == run
+    there = {path.name for path in (elsewhere.runs / run_folder.key).iterdir()}
+    assert there == {"config.json", "model.safetensors", "result.json"}
 
 
 def test_weights_that_changed_are_not_offered(run_folder: RunFolder, tmp_path: Path) -> None:

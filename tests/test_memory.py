@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
+from typing import Any
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.memory import CLASSES, saved_bytes
 from effnet.arch import zoo
 from effnet.arch.cost import count
+from effnet.arch.spec import Architecture
 from effnet.config import Recipe
-from effnet.memory import largest_micro_batch, training_bytes
+from effnet.memory import ACTIVATION_BYTES, _forward_bytes, largest_micro_batch, plan_micro_batch, training_bytes
 from effnet.models.build import build
 from effnet.train.optim import Optimizer
+from effnet.train.teacher import TeacherNetwork
 
 GB = 10**9
 # The batches of timm's results/benchmark-train-amp-nhwc-pt112-cu113-rtx3090.csv, tf_efficientnet_b0 to b7, 24 GiB.
@@ -68,6 +74,58 @@ def test_what_fits_is_the_largest_that_does() -> None:
     assert training_bytes(arch, CLASSES, fits) <= 70 * GB < training_bytes(arch, CLASSES, fits + 1)
     assert largest_micro_batch(arch, CLASSES, 80 * GB, bfloat16=False) == pytest.approx(fits / 2, abs=2)
     assert largest_micro_batch(arch, CLASSES, GB // 4) == 0
+
+
+class Living(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.most, self._known = 0, 0, set[int]()
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple) else (found,):
+            if isinstance(tensor, torch.Tensor) and tensor._base is None and id(tensor) not in self._known:
+                size = tensor.numel() * tensor.element_size()
+                self.now += size
+                self._known.add(id(tensor))
+                weakref.finalize(tensor, self._gone, id(tensor), size)
+        self.most = max(self.most, self.now)
+        return found
+
+    def _gone(self, name: int, size: int) -> None:
+        self.now -= size
+        self._known.discard(name)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2", "resnet50", "mobilenet_v2"])
+def test_a_teacher_takes_no_more_than_is_planned(name: str) -> None:
+    arch = zoo.get(name).model_copy(update={"resolution": 128})
+    images = torch.randn(2, 3, 96, 96)
+    asked = TeacherNetwork(build(arch, CLASSES, seed=0), zoo.get("efficientnet_lite0"))
+    with Living() as living:
+        asked(images)
+    planned = 2 * _forward_bytes(arch, 2 * ACTIVATION_BYTES)
+    assert planned / 4 < living.most <= planned
+
+
+def test_a_teachers_weights_and_its_forward_pass_are_planned() -> None:
+    b0, b5 = zoo.get("efficientnet_b0"), zoo.get("efficientnet_b5")
+
+    def more(student: Architecture, teacher: Architecture, images: int) -> int:
+        alone = training_bytes(student, CLASSES, images)
+        return training_bytes(student, CLASSES, images, teacher=teacher) - alone
+
+    assert more(b0, b5, 0) == 4 * count(b5, CLASSES).params
+    assert more(b5, b0, 8) == 4 * count(b0, CLASSES).params  # its forward pass is done before the other begins
+    assert more(b0, b5, 8) > more(b0, b5, 0)
+    for memory in (16 * GB, 80 * GB):
+        fits = largest_micro_batch(b0, CLASSES, memory, teacher=b5)
+        assert training_bytes(b0, CLASSES, fits, teacher=b5) <= 7 / 8 * memory
+        assert fits < largest_micro_batch(b0, CLASSES, memory)
+        planned = plan_micro_batch(b0, CLASSES, 4096, memory=memory, bfloat16=True, wanted=None, teacher=b5)
+        assert 0 < planned.images <= fits
 
 
 def test_memory_needs_no_torch() -> None:

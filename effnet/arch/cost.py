@@ -21,6 +21,8 @@ from effnet.arch.spec import (
     se_channels,
 )
 
+FORWARD_SHARE = 1 / 3  # of a training step's work: the backward pass takes about twice as much as the forward pass
+
 
 class Cost(NamedTuple):
     """Price of a network, or of a part of one, for one image of the network's resolution."""

@@ -147,6 +147,10 @@ class Loader:
         with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return _wait(*self._submit(pool, samples, epoch, resolution or self.resolution))
 
+    def whole(self, sample: int) -> Pixels:
+        """Return a sample of the index, by its position, whole and in its own size: uint8 (height, width, 3)."""
+        return self._pixels(sample, Box(0, 0, int(self.index.widths[sample]), int(self.index.heights[sample])))
+
     def close(self) -> None:
         """Close the shards."""
         self._files.close()

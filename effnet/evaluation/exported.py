@@ -16,6 +16,7 @@ from effnet.data.loader import Loader
 from effnet.errors import RunFailedError
 from effnet.evaluation.latency import measure_in_turn
 from effnet.evaluation.metrics import batch_of
+from effnet.evaluation.predictor import Predictor
 from effnet.models.build import Network
 from effnet.models.deployed import network_input
 from effnet.models.export import INPUT, random_images
@@ -23,6 +24,7 @@ from effnet.runs import Latency
 from effnet.statistics import Difference, difference
 
 RANDOM = 32  # images drawn at random, where there are no others
+SIZES = ((1, 1), (1.5, 2.25), (2.4, 1.3), (0.6, 0.4), (0.5, 1.2), (3, 0.7))  # of such, in sides: height, width
 
 
 class Images(NamedTuple):
@@ -40,6 +42,7 @@ class Comparison(NamedTuple):
     top1: float | None = None  # of the file; None where nobody knows the images' classes
     top1_network: float | None = None
     drop: Difference | None = None  # how much more often the network is right
+    apart: float | None = None  # largest difference of a probability; of files that take whole images
 
 
 class Times(NamedTuple):
@@ -124,6 +127,31 @@ def split_images(
         loader.close()
 
 
+class Whole(NamedTuple):
+    """An image in its own size."""
+
+    pixels: NDArray[np.uint8]  # (height, width, 3)
+    label: int | None  # output of the network, where it is known
+
+
+def whole_images(dataset: Path, split: str, most: int) -> Iterator[Whole]:
+    """Yield a split's images in their own sizes; `most` of them, spread evenly, if there are more."""
+    loader = Loader(dataset, split, batch_size=1, resolution=1, augment=Augment())
+    try:
+        number = len(loader.index)
+        for sample in np.linspace(0, number - 1, min(most, number)).round().astype(int).tolist():
+            yield Whole(loader.whole(sample), int(loader.index.labels[sample]))
+    finally:
+        loader.close()
+
+
+def drawn_whole_images(arch: Architecture) -> Iterator[Whole]:
+    """Yield images that show nothing: of the network's side, larger and smaller, portrait and landscape."""
+    random, side = np.random.default_rng(RANDOM), arch.resolution
+    for height, width in (np.array(SIZES) * side).astype(int).clip(1).tolist():
+        yield Whole(random.integers(0, 256, (height, width, arch.in_channels), dtype=np.uint8), None)
+
+
 def drawn_images(arch: Architecture) -> Iterator[Images]:
     """Yield images that show nothing."""
     yield Images(random_images(arch, RANDOM).numpy(), None)
@@ -139,11 +167,27 @@ def compare(network: Network, exported: Exported, images: Iterable[Images]) -> C
         theirs.append(exported.run(exported.given(batch.pixels)).argmax(1))
         labels.append(batch.labels)
     own, found = np.concatenate(ours), np.concatenate(theirs)
-    agreement = float(np.mean(own == found))
     known = [each for each in labels if each is not None]
-    if len(known) < len(labels):
+    return _compared(own, found, np.concatenate(known) if len(known) == len(labels) else None)
+
+
+def compare_whole(predictor: Predictor, exported: Exported, images: Iterable[Whole]) -> Comparison:
+    """Ask a predictor, on the CPU, and a file that takes whole images about the same ones."""
+    predictor.network.eval()
+    ours, theirs, labels = [], [], []
+    for image in images:
+        ours.append(predictor.probabilities([image.pixels])[0])
+        theirs.append(exported.run(image.pixels[None])[0])
+        labels.append(image.label)
+    one, two = np.stack(ours), np.stack(theirs)
+    truth = None if None in labels else np.array(labels, np.int64)
+    return _compared(one.argmax(1), two.argmax(1), truth)._replace(apart=float(np.abs(one - two).max()))
+
+
+def _compared(own: NDArray[np.int64], found: NDArray[np.int64], truth: NDArray[np.int64] | None) -> Comparison:
+    agreement = float(np.mean(own == found))
+    if truth is None:
         return Comparison(len(own), agreement)
-    truth = np.concatenate(known)
     hits, right = found == truth, own == truth
     return Comparison(len(own), agreement, float(hits.mean()), float(right.mean()), difference(right, hits))
 

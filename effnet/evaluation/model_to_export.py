@@ -23,12 +23,14 @@ class ModelToExport(NamedTuple):
     dataset: Path | None  # that it was trained on, if that is here
 
 
-def open_to_export(folder: Path, *, preprocessing: bool = False, precision: str = "float32") -> ModelToExport:
+def open_to_export(
+    folder: Path, *, preprocessing: bool = False, any_size: bool = False, precision: str = "float32"
+) -> ModelToExport:
     """Read a run's folder or a model folder; see `open_predictor` for what is raised."""
     predictor = open_predictor(folder)
     arch = predictor.network.architecture
     padding = padding_at(arch.resolution, predictor.crop_padding)
-    asked = {"preprocessing": preprocessing, "precision": precision}
+    asked = {"preprocessing": preprocessing, "any_size": any_size, "precision": precision}
     metadata = Metadata.of(arch, predictor.class_names, padding).model_copy(update=asked)
     if not (folder / "config.json").is_file():
         return ModelToExport(predictor, metadata, None, None)

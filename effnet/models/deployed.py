@@ -24,6 +24,7 @@ class Metadata(Value):
     mean: tuple[float, ...]  # of pixels, 0..255; one per channel
     std: tuple[float, ...]
     preprocessing: Annotated[bool, Field(description="inside: uint8 pixels in, probabilities out")]
+    any_size: Annotated[bool, Field(description="cutting and resizing are inside, too: whole images in")] = False
     network: str
     effnet: str  # version
     precision: str = "float32"
@@ -49,9 +50,11 @@ class Metadata(Value):
 
     def told(self) -> dict[str, Any]:
         """Return what goes into a file, for JSON; what is not known is left out."""
-        known = self.model_dump(mode="json", exclude={"crop_padding", "preprocessing"}, exclude_none=True)
+        known = self.model_dump(mode="json", exclude={"crop_padding", "preprocessing", "any_size"}, exclude_none=True)
         ways = {
-            "input": "uint8 RGB pixels, (N, side, side, 3)"
+            "input": "uint8 RGB pixels, (N, height, width, 3), of any size: cut and resized inside"
+            if self.any_size
+            else "uint8 RGB pixels, (N, side, side, 3)"
             if self.preprocessing
             else "float32 RGB, (N, 3, side, side), (pixel - mean) / std",
             "output": "probabilities" if self.preprocessing else "logits",

@@ -81,6 +81,16 @@ def export_onnx(network: Network, path: Path, metadata: Metadata) -> float:
     return difference
 
 
+def add_resizing(path: Path, metadata: Metadata) -> None:
+    """Let an ONNX file that `export_onnx` or `quantize_onnx` wrote, preprocessing inside, take images of any size."""
+    import onnx
+
+    from effnet.models.any_size import with_any_size
+
+    model = with_metadata(with_any_size(onnx.load(path), metadata), metadata)
+    publish(path, model.SerializeToString())
+
+
 def require_onnx() -> None:
     """Raise ConfigError, with what to install, if a package of the extra `onnx` is missing."""
     try:

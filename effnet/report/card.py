@@ -37,6 +37,8 @@ def model_card(
     notes = "".join(f"\nThe training is short for its recipe: {note}." for note in result.notes)
     sides = ", ".join(f"{side} px {top1:.1%}" for side, top1 in evaluation.resolutions.items())
     start = spec.start.told() if spec.start else f"drawn from seed {spec.seed}"
+    if spec.teacher:
+        start += f"; {recipe.teacher_weight:g} of the loss were the answers of a teacher ({spec.teacher.told()})"
     place = evaluation.latency.where() if evaluation.latency else "1 thread"
     fold = f", fold {manifest.settings.fold[0]} of {manifest.settings.fold[1]}" if manifest.settings.fold else ""
     device = result.environment.get("device", "an unknown device")

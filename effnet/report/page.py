@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.champion import RULE
 from effnet.config import Recipe
-from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story
+from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story, teacher_story
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
@@ -87,6 +87,7 @@ def render(page: Page) -> str:
             floor=floor_story(facts.family.members),
             grown=growth_story(facts.family.members),
             folds=folds_story(facts.family.members),
+            taught=teacher_story(facts.family.members),
             scaled=how_scaled(facts.family),
             total_hours=sum(cost.hours for cost in facts.costs),
             samples=facts.manifest.samples,
@@ -149,7 +150,7 @@ def markdown(facts: Facts) -> str:
         )
     members = facts.family.members
     lines += ["", f"In brackets 95 % intervals over {facts.family.val_samples:,} images of val.", ""]
-    lines += [folds, latency_story(members), floor_story(members), growth_story(members)]
+    lines += [folds, latency_story(members), floor_story(members), growth_story(members), teacher_story(members)]
     lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
     lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
     if facts.family.coefficients:

@@ -56,6 +56,9 @@ def recipe_rows(used: Recipe, run: RunResult) -> list[tuple[str, str]]:
         rows.insert(-1, ("progressive learning", f"{used.stages} stages from {used.first_resolution:g} of the side"))
     if used.balance:
         rows.insert(-1, ("loss", "every class counts the same"))
+    if used.teacher:
+        told = f"{used.teacher}, {used.teacher_weight:g} of the loss, temperature {used.temperature:g}"
+        rows.insert(-1, ("teacher", told))
     return rows
 
 

@@ -255,7 +255,8 @@ def _look_often(training: TrainingState, stop: Stop) -> None:
 
     gpu = training.device.type == "cuda"
     training.look = look
-    for network in {training.network, training.judged}:
+    networks = {training.network, training.judged}
+    for network in networks | ({training.teacher.network} if training.teacher else set()):
         for block in network.blocks:
             block.register_forward_hook(after)
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from effnet.config import Recipe
 from effnet.models.build import Network, Noise
+from effnet.train.teacher import TeacherNetwork, soft_losses
 
 _WARM_UP = 2  # passes before a capture: libraries choose their kernels and allocate in the first ones
 
@@ -52,22 +53,36 @@ class Passes:
         recipe: its batch size, label smoothing.
         bfloat16: whether the forward pass is under autocast to bfloat16.
         class_weights: float32 (classes,), of losses; or none.
+        teacher: whose answers to the same images are learnt as well; or none.
     """
 
-    def __init__(self, network: Network, recipe: Recipe, *, bfloat16: bool, class_weights: Tensor | None) -> None:
-        self._network, self._recipe = network, recipe
+    def __init__(
+        self,
+        network: Network,
+        recipe: Recipe,
+        *,
+        bfloat16: bool,
+        class_weights: Tensor | None,
+        teacher: TeacherNetwork | None = None,
+    ) -> None:
+        self._network, self._recipe, self._teacher = network, recipe, teacher
         self._bfloat16, self._class_weights = bfloat16, class_weights
         self._device = next(network.parameters()).device
 
     def __call__(self, inputs: Inputs) -> Tensor:
         """Add the images' share of the gradient to the weights'; return the sum of their losses, on the device."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            # First, so that its memory is free again before the network keeps any.
+            taught = self._teacher(inputs.images) if self._teacher else None
             logits = self._network(inputs.images, inputs.noise)
         logits = logits.float()
         losses = self._losses(logits, inputs.labels)
         if inputs.other_labels is not None and inputs.share is not None:
             others = self._losses(logits, inputs.other_labels)
             losses = inputs.share * losses + (1 - inputs.share) * others
+        if taught is not None:
+            weight, soft = self._recipe.teacher_weight, soft_losses(logits, taught, self._recipe.temperature)
+            losses = (1 - weight) * losses + weight * self._weighed(soft, inputs)
         loss = losses.sum()
         (loss / self._recipe.batch_size).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
@@ -76,6 +91,15 @@ class Passes:
         smoothing = self._recipe.label_smoothing
         losses = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
         return losses if self._class_weights is None else losses * self._class_weights[labels]
+
+    def _weighed(self, losses: Tensor, inputs: Inputs) -> Tensor:
+        """Weigh losses that are of no label by those of the images' labels."""
+        if self._class_weights is None:
+            return losses
+        weights = self._class_weights[inputs.labels]
+        if inputs.other_labels is not None and inputs.share is not None:
+            weights = inputs.share * weights + (1 - inputs.share) * self._class_weights[inputs.other_labels]
+        return losses * weights
 
 
 class _Captured(NamedTuple):

@@ -35,6 +35,7 @@ from effnet.train.journal import Journal
 from effnet.train.micro_batch import device_memory, number_of_parts
 from effnet.train.optim import Optimizer
 from effnet.train.passes import Buffers, GraphedPasses, Passes
+from effnet.train.teacher import TeacherNetwork, open_teacher
 from effnet.train.usage import Clock
 
 
@@ -84,6 +85,7 @@ class TrainingState:
     look: Callable[[], None] = _go_on  # raises AbandonedError if the training is to stop
     micro_batch_is_settled: bool = False  # by the checkpoint that the training goes on from
     new_classifier: bool = False  # the rest starts from given weights
+    teacher: TeacherNetwork | None = None
 
     @property
     def device(self) -> torch.device:
@@ -122,10 +124,12 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         be_deterministic()
     network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = Optimizer(network, recipe)
+    teacher = open_teacher(folder, spec, device)
     bfloat16 = takes_bfloat16(recipe, device)
     micro_batch = plan_micro_batch(
         spec.architecture, spec.num_classes, -(-recipe.batch_size // world.size),
         memory=device_memory(device), bfloat16=bfloat16, wanted=recipe.micro_batch,
+        teacher=spec.teacher.architecture if spec.teacher else None,
     )  # fmt: skip
     # Ranks may be on devices of different sizes.
     micro_batch = MicroBatch(world.least(micro_batch.images), world.any(micro_batch.recompute))
@@ -152,7 +156,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         **shared,  # type: ignore[arg-type]
     )
     weights = balanced(train_loader.index.labels, spec.num_classes).to(device) if recipe.balance else None
-    plain = Passes(network, recipe, bfloat16=bfloat16, class_weights=weights)
+    plain = Passes(network, recipe, bfloat16=bfloat16, class_weights=weights, teacher=teacher)
     passes: Passes | GraphedPasses = plain
     if device.type == "cuda":
         gradients = optimizer.keep_gradients()
@@ -178,6 +182,7 @@ def prepare(folder: RunFolder, world: World, started: float, warn: Callable[[str
         passes=passes,
         trial=plain,
         new_classifier=new_classifier,
+        teacher=teacher,
     )
 
 
@@ -249,9 +254,11 @@ def environment(training: TrainingState) -> dict[str, str]:
     """Return what a result depends on, to the bit, besides its spec."""
     device, micro_batch = training.device, training.micro_batch
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
-    split = {}
+    more = {}
     if micro_batch.images < -(-training.spec.recipe.batch_size // training.world.size) or micro_batch.recompute:
-        split["micro_batch"] = f"{micro_batch.images}{', recomputed' if micro_batch.recompute else ''}"
+        more["micro_batch"] = f"{micro_batch.images}{', recomputed' if micro_batch.recompute else ''}"
+    if training.teacher:
+        more["teacher"] = training.teacher.sha256[:16]
     return {
         "torch": str(torch.__version__),
         "device": f"{device.type} ({name})",
@@ -259,7 +266,7 @@ def environment(training: TrainingState) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "ranks": str(training.world.size),
         "precision": "bfloat16" if training.bfloat16 else "float32",
-        **split,
+        **more,
     }
 
 

@@ -62,6 +62,11 @@ class _Made(NamedTuple):
     help="onnx, torch: uint8 RGB pixels (N, side, side, 3) in, probabilities out.",
 )
 @click.option(
+    "--any-size",
+    is_flag=True,
+    help="onnx, --with-preprocessing: cut and resize inside, too; pixels (N, height, width, 3) in.",
+)
+@click.option(
     "--precision", type=click.Choice(["float32", "int8"]), default="float32", show_default=True, help="int8: of onnx."
 )
 @click.option(
@@ -91,6 +96,7 @@ def export(
     kind: str,
     out: Path,
     preprocessing: bool,
+    any_size: bool,
     precision: str,
     calibrate: Path | None,
     limit: int,
@@ -115,13 +121,13 @@ def export(
     if out.exists():
         raise ConfigError(f"{out}: exists already; name another path")
     wanted = _Wanted(kind, precision, calibrate, limit, max_drop, force)
-    _check(wanted, preprocessing)
+    _check(wanted, preprocessing, any_size)
     if kind not in PROGRAMS:
         _refuse_given(kind, ("limit", "max_drop", "force"))
     path = find(model, store)
     from effnet.evaluation.model_to_export import open_to_export
 
-    subject = open_to_export(path, preprocessing=preprocessing, precision=precision)
+    subject = open_to_export(path, preprocessing=preprocessing, any_size=any_size, precision=precision)
     if kind == "timm":
         from effnet.models.timm_folder import timm_name
 
@@ -151,8 +157,10 @@ def _say(line: str) -> None:
     click.echo(f"effnet: {line}", err=True)
 
 
-def _check(wanted: _Wanted, preprocessing: bool) -> None:
+def _check(wanted: _Wanted, preprocessing: bool, any_size: bool) -> None:
     """Refuse options that go together with nothing."""
+    if any_size and not (preprocessing and wanted.kind == "onnx"):
+        raise ConfigError("export: --any-size is of --format onnx --with-preprocessing")
     if preprocessing and wanted.kind not in PROGRAMS:
         raise ConfigError(f"export: --with-preprocessing is of --format onnx or torch; {wanted.kind} has weights alone")
     if wanted.precision == "int8" and wanted.kind != "onnx":
@@ -208,6 +216,9 @@ def _write_program(subject: ModelToExport, wanted: _Wanted, out: Path) -> _Made:
             path = Path(scratch) / "int8.onnx"
             _say(f"int8: calibrating on at most {CALIBRATION} images of minival")
             calibrated = _quantize(subject, wanted, base, path)
+        if metadata.any_size:
+            for file in {base, path}:
+                exports.add_resizing(file, metadata)
         _say(f"scoring the file beside its network on {'val' if subject.dataset else 'random images'}")
         comparison = _compare(subject, wanted, path)
         if calibrated and subject.dataset is None and not wanted.force:
@@ -254,9 +265,17 @@ def _quantize(subject: ModelToExport, wanted: _Wanted, source: Path, target: Pat
 def _compare(subject: ModelToExport, wanted: _Wanted, path: Path) -> Comparison:
     import torch
 
+    from effnet.evaluation import exported as files
     from effnet.evaluation.exported import compare, drawn_images, split_images
 
     network, metadata = subject.predictor.network, subject.metadata
+    if metadata.any_size:
+        whole = (
+            files.whole_images(subject.dataset, "val", wanted.limit)
+            if subject.dataset
+            else files.drawn_whole_images(network.architecture)
+        )
+        return files.compare_whole(subject.predictor, _opened(subject, path, torch.get_num_threads()), whole)
     images = (
         split_images(subject.dataset, "val", metadata.side, metadata.crop_padding, most=wanted.limit)
         if subject.dataset
@@ -274,6 +293,8 @@ def _show_program(made: _Made, subject: ModelToExport, wanted: _Wanted, out: Pat
     click.echo(f"{file}: {what} checked, they differ by at most {made.difference:.1e}")
     click.echo(f"{out}: {made.size / 1e6:,.2f} MB, {_precision(made, wanted)}")
     click.echo(_scores(made.comparison))
+    if (apart := made.comparison.apart) is not None:
+        click.echo(f"whole images, cut and resized inside: probabilities differ by at most {apart:.1e}")
     times = made.times
     click.echo(f"one image: {_time(times.file)}; the network in torch {_time(times.network)}", nl=False)
     click.echo(f"; float32 in ONNX {_time(times.float32)}" if times.float32 else "", nl=False)

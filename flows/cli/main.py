@@ -269,7 +269,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
-    from effnet.family import floor_story, folds_scores, folds_story, growth_story, latency_story
+    from effnet.family import floor_story, folds_scores, folds_story, growth_story, latency_story, teacher_story
     from tasks.records.pages import family_link
     from tasks.servers.local import running
     from tasks.terminal.screen import duration, make_table, short
@@ -293,7 +293,7 @@ def _show(result: FamilyResult, root: Store) -> None:
     console.print()
     console.print(make_table(columns, rows))
     console.print(latency_story(result.members), soft_wrap=True)
-    stories = (folds_scores, folds_story, floor_story, growth_story)
+    stories = (folds_scores, folds_story, floor_story, growth_story, teacher_story)
     for story in filter(None, (tell(result.members) for tell in stories)):
         console.print(story, soft_wrap=True)
     console.print()

@@ -127,6 +127,7 @@ class _Family:
         self.resolution_multiple = 1
         self.settings: Any = None
         self.base = Path()  # of the config's relative paths
+        self.store: Any = None
         self.known: Known | None = None  # of the dataset
 
     @classmethod
@@ -146,13 +147,14 @@ class _Family:
         settings = load_config(config)
         baseline = load_baseline(settings, config.parent)
         given = given_coefficients(settings)
-        root = Store.at(store or settings.store).root
+        opened = Store.at(store or settings.store)
+        root = opened.root
         fitted = last_fitted(root / "families", settings.family)
         origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
         known = _known(settings, config, root, num_classes, images)
         family = cls(baseline, given or fitted or PAPER, origin, known.num_classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
-        family.base = config.parent
+        family.base, family.store = config.parent, opened
         family.known = known
         return family
 
@@ -173,13 +175,14 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
     files = member_files(family.settings, members, family.base)
     base = count(family.baseline, family.num_classes)
     rows = planned(members, base, family.num_classes)
-    stages = _prices(family, members)
+    teachers = _teachers(family, members)
+    stages = _prices(family, members, teachers)
     speed = _speed(family, members, device) if stages or device else None
     recipe = family.settings.recipe.sized(family.images or 0)
     wanted = disk(family.settings, members, family.known.bytes if family.known else None)
     order = _order(family)
     prices = (
-        price_members(members, recipe, speed, num_classes=family.num_classes, images=family.images)
+        price_members(members, recipe, speed, num_classes=family.num_classes, images=family.images, teachers=teachers)
         if speed and family.images
         else []
     )
@@ -190,6 +193,7 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             "coefficients": family.coefficients._asdict(),
             "coefficients_from": family.origin,
             "members": [row._asdict() for row in rows],
+            "teachers": {name: arch.name for name, arch in teachers.items()},
             "speed": speed._asdict() if speed else None,
             "prices": [row._asdict() for row in prices],
             "gpus": gpus,
@@ -216,12 +220,29 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             grown = family.settings.grow and not same_weights(family.baseline, member.architecture)
             how = f"grown from {family.baseline.name} by" if grown else "starts from"
             click.echo(f"{member.name} {how} {file.where}")
+    if teachers:
+        click.echo(
+            f"{', '.join(teachers)} learn from {next(iter(teachers.values())).name}, whose forward passes are counted"
+        )
     show_members(prices, recipe.batch_size)
     show_prices(family.settings, stages, speed, gpus)
     show_disk(wanted, order)
 
 
-def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
+def _teachers(family: _Family, members: list[Member]) -> dict[str, Architecture]:
+    """Return the network that each member learns from, by the member's name."""
+    from effnet.family import teaching_member
+    from effnet.plan import teachers_of
+
+    name, outside = family.settings.recipe.teacher, None
+    if name and teaching_member(name, members) is None:
+        from effnet.evaluation.teacher import teacher_architecture
+
+        outside = teacher_architecture(name, family.base, family.store)
+    return teachers_of(members, name, outside)
+
+
+def _prices(family: _Family, members: list[Member], teachers: dict[str, Architecture]) -> list[StagePrice]:
     """Return the price of every stage; none if nobody knows how many images there are."""
     from effnet.plan import price
 
@@ -234,6 +255,7 @@ def _prices(family: _Family, members: list[Member]) -> list[StagePrice]:
         members,
         num_classes=family.num_classes,
         images=family.images,
+        teachers=teachers,
     )
 
 

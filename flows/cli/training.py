@@ -65,6 +65,7 @@ def train(
     from effnet.starts import member_starts
     from tasks import trainings
     from tasks.build import Build
+    from tasks.members import teacher_of
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
     from tasks.terminal.sharding import shard
@@ -89,8 +90,12 @@ def train(
     build = Build(settings, baseline, manifest, root, tracker, screen, config.parent)
     build.tell_order()
     recipe = recipe_for_weights(build) if start else build.recipe
-    training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start)
+    first, teacher = teacher_of(build, wanted[0] if wanted else None)
+    training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start, teacher=teacher)
     try:
+        if first and first.folder.result() is None:
+            screen.say(f"{first.name} is trained first: {name} learns from it")
+            trainings.train(build, [first], ranks=ranks)
         trainings.train(build, [training], ranks=ranks)
         trainings.evaluate(build, [training])
     finally:

@@ -121,7 +121,10 @@ def _need(order: Order, spec: RunSpec) -> float:
     """Return the bytes that a training is predicted to take of each of its GPUs."""
     share = -(-spec.recipe.batch_size // (order.ranks * order.machines))
     images, bfloat16 = min(spec.recipe.micro_batch or share, share), spec.recipe.precision != "float32"
-    return CONTEXT_BYTES + training_bytes(spec.architecture, spec.num_classes, images, bfloat16=bfloat16)
+    teacher = spec.teacher.architecture if spec.teacher else None
+    return CONTEXT_BYTES + training_bytes(
+        spec.architecture, spec.num_classes, images, bfloat16=bfloat16, teacher=teacher
+    )
 
 
 def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:

@@ -433,6 +433,8 @@ class Tracker:
         shown = {**about.labels, **spec.model_dump(mode="json", exclude={"architecture"})}
         if spec.start and spec.start.grown_from:
             shown["start"]["grown_from"] = spec.start.grown_from.name
+        if spec.teacher:
+            shown["teacher"]["architecture"] = spec.teacher.architecture.name
         roles = {views.role(about.kind): about.family} if about.family else {}
         run_id = self._open(folder.key, about.name, shown, about.kind.value, parent, roles, began)
         self._log_spec(run_id, folder)
@@ -631,6 +633,8 @@ def run_note(folder: RunFolder, result: RunResult, evaluation: Evaluation | None
         lines.append(f"* median time of one image, {place}: {evaluation.latency_ms:.2f} ms")
     if spec.start:
         lines.append(f"* started from {spec.start.told()}")
+    if spec.teacher:
+        lines.append(f"* learnt from {spec.teacher.told()}, as well as from the labels")
     lines += ["", *(f"* {note}" for note in result.notes)]
     lines.append(f"Run folder `{folder.key}`; `effnet show {folder.key}` prints it.")
     return "\n".join(lines)

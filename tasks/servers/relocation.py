@@ -1,7 +1,8 @@
 """Makes a moved or copied store work in its new place: the absolute addresses inside it are updated.
 
 MLflow's database holds the address of every run's and model's files, Prefect's the store that a deployed flow works in,
-and a run the weights that it starts from. If these stayed as they are, a copy would write into the original.
+and a run the weights that it starts from or learns from. If these stayed as they are, a copy would write into the
+original.
 """
 
 from __future__ import annotations
@@ -105,12 +106,13 @@ def _mend_database(path: Path, moved: Callable[[str], str]) -> None:
 
 
 def _mend_starts(store: Store, moved: Callable[[str], str]) -> None:
-    """Update the paths of the weights that runs start from; these paths are not part of the runs' keys."""
+    """Update the paths of the weights that runs start from or learn from; they are not part of the runs' keys."""
     for path in store.runs.glob("*/config.json"):
         try:
             spec = json.loads(path.read_bytes())
         except ValueError:  # told by who reads the run
             continue
-        start = spec.get("start")
-        if start and (mended := moved(start["path"])) != start["path"]:
-            publish(path, json.dumps(spec | {"start": start | {"path": mended}}, indent=2).encode())
+        named = {part: spec[part] for part in ("start", "teacher") if spec.get(part) and spec[part].get("path")}
+        mended = {part: value | {"path": moved(value["path"])} for part, value in named.items()}
+        if mended != named:
+            publish(path, json.dumps(spec | mended, indent=2).encode())

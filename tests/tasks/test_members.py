@@ -153,3 +153,14 @@ def test_without_folds_members_are_compared_on_val(folded: Folded, monkeypatch: 
     assert result.answer is not None
     assert "out of fold" not in result.answer.because + result.growth.told
     assert folds_scores(result.members) == folds_story(result.members) == ""
+
+
+def test_on_each_fold_members_learn_from_a_teacher_that_has_not_seen_its_minival(folded: Folded) -> None:
+    config = folded.build.config
+    taught = config.model_copy(update={"recipe": config.recipe.model_copy(update={"teacher": "largest"})})
+    small, large = entrants(
+        dataclasses.replace(folded.build, config=taught), [entrant.member for entrant in folded.family]
+    )
+    assert [key.folder.key for key in large.trainings] == [key.folder.key for key in folded.family[1].trainings]
+    teachers = [training.spec.teacher and training.spec.teacher.run for training in small.trainings]
+    assert teachers == [training.folder.key for training in large.trainings]

@@ -14,17 +14,19 @@ from effnet.config import Recipe
 from effnet.models.build import Network, Noise, build
 from effnet.train.optim import Optimizer
 from effnet.train.passes import GraphedPasses, Inputs, Passes
+from effnet.train.teacher import TeacherNetwork
 
 
 class Trainee:
-    """A network with its passes and optimizer."""
+    """A network with its passes and optimizer, and perhaps a teacher."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: Architecture, *, taught: bool = False) -> None:
         self.network: Network = build(arch, 10, seed=0).train()
         self.recipe = Recipe(batch_size=8, epochs=1)
         self.optimizer = Optimizer(self.network, self.recipe)
         self.gradients = self.optimizer.keep_gradients()
-        self.passes = Passes(self.network, self.recipe, bfloat16=False, class_weights=None)
+        teacher = TeacherNetwork(build(arch, 10, seed=1), arch) if taught else None
+        self.passes = Passes(self.network, self.recipe, bfloat16=False, class_weights=None, teacher=teacher)
 
 
 class PlayedGraph:
@@ -45,9 +47,11 @@ class PlayedGraph:
         self.loss.copy_(self.trainee.passes(self.given))
 
 
-@pytest.fixture
-def played(baseline: Architecture, monkeypatch: pytest.MonkeyPatch) -> tuple[Trainee, GraphedPasses]:
-    trainee = Trainee(baseline)
+@pytest.fixture(params=[False, True], ids=["alone", "taught"])
+def played(
+    baseline: Architecture, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> tuple[Trainee, GraphedPasses]:
+    trainee = Trainee(baseline, taught=request.param)
 
     @contextlib.contextmanager
     def capture(graph: PlayedGraph, capture_error_mode: str) -> Iterator[None]:
@@ -96,7 +100,7 @@ def inputs(trainee: Trainee, images: int, seed: int, *, mixed: bool = False) -> 
 def test_graphs_train_what_plain_passes_train(played: tuple[Trainee, GraphedPasses], baseline: Architecture) -> None:
     """Several micro-batches a step, a smaller last one, mixed and plain images, and another dropout half-way."""
     mine, graphs = played
-    theirs = Trainee(baseline)
+    theirs = Trainee(baseline, taught=mine.passes._teacher is not None)
     for number in range(6):
         for trainee in (mine, theirs):
             trainee.network.dropout.p = 0.1 if number < 3 else 0.3

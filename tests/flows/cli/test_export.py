@@ -103,6 +103,21 @@ def test_int8_is_calibrated_and_what_it_loses_is_told(run: RunFolder, tmp_path: 
     assert told["drop"] == pytest.approx(run.evaluated().top1 - right / VAL)
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_file_for_any_size_is_measured_on_whole_images(run: RunFolder, tmp_path: Path, precision: str) -> None:
+    path = tmp_path / "b0.onnx"
+    options = ("--with-preprocessing", "--any-size", "--precision", precision, "--max-drop", "5")
+    told = exported(run.path, "--format", "onnx", *options, "--out", path)
+    assert (told["measured_on"], told["images"]) == ("val", VAL)
+    assert told["top1_network"] == run.evaluated().top1
+    assert 0 < told["apart"] < (0.02 if precision == "float32" else 1)
+    assert told["agreement"] > (0.99 if precision == "float32" else 0.8)
+    image = np.random.default_rng(0).integers(0, 256, (1, 50, 30, 3), dtype=np.uint8)
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"images": image})
+    (wanted,) = open_predictor(run.path).probabilities(image)
+    assert np.abs(found - wanted).max() < (0.02 if precision == "float32" else 0.3)
+
+
 def test_a_file_that_loses_too_much_is_not_written(run: RunFolder, tmp_path: Path) -> None:
     for label in ("a", "b"):  # nearly black: ranges of activations that fit no digit
         (tmp_path / "dark" / label).mkdir(parents=True)
@@ -158,6 +173,8 @@ def test_without_the_dataset_that_is_said(run: RunFolder, tmp_path: Path) -> Non
         ),
         ("--format timm --max-drop 2", "--max-drop is of --format onnx or torch; timm has weights alone, and is not"),
         ("--format timm", "timm has no network like tiny"),
+        ("--format onnx --any-size", "--any-size is of --format onnx --with-preprocessing"),
+        ("--format torch --with-preprocessing --any-size", "--any-size is of --format onnx --with-preprocessing"),
     ],
 )
 def test_options_that_go_with_nothing_are_refused(run: RunFolder, tmp_path: Path, arguments: str, told: str) -> None:
@@ -180,10 +197,11 @@ def test_files_are_made_and_run_as_printed(run: RunFolder, tmp_path: Path) -> No
         assert done.returncode == 0, done.stderr
         said.append(done.stdout.split())
     (best,) = open_predictor(run.path).predict([(tmp_path / "photo.jpg").read_bytes()])
-    assert said[0][0] == best["label"]
-    assert float(said[0][1]) == pytest.approx(best["probability"], abs=0.02)
+    for label, probability in said[:2]:  # whole, and cut by Pillow
+        assert label == best["label"]
+        assert float(probability) == pytest.approx(best["probability"], abs=0.02)
     (black,) = open_predictor(run.path).predict(np.zeros((1, 8, 8, 3), np.uint8))
-    assert said[1] == [black["label"]]
+    assert said[2] == [black["label"]]
 
 
 def test_a_place_where_nothing_can_be_written_is_told(run: RunFolder, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from effnet.errors import ConfigError
-from effnet.runs import RunFolder, RunSpec, Start
+from effnet.runs import RunFolder, RunSpec, Start, Teacher
 from effnet.store import Store
 from tasks.servers.local import Server, Servers
 from tasks.servers.relocation import settle
@@ -30,7 +30,10 @@ def make(root: Path, spec: RunSpec) -> Store:
             parameters = json.dumps({"store": str(root), "deep": [f"sqlite:///{root}/mlflow.db"], "near": near})
             database.execute("insert into t values (?, ?, ?, ?)", ("x", text, parameters, str(root).encode()))
     start = Start(path=str(root / "runs" / "a" / "model.safetensors"), sha256="0" * 64)
-    RunFolder.create(store, spec.model_copy(update={"start": start}))
+    file = str(root / "teachers" / "b3.safetensors")
+    teacher = Teacher(architecture=spec.architecture, path=file, sha256="0" * 64)
+    recipe = spec.recipe.model_copy(update={"teacher": file})
+    RunFolder.create(store, spec.model_copy(update={"start": start, "teacher": teacher, "recipe": recipe}))
     server = Server(name="prefect", url="http://127.0.0.1:1", pid=1, started=0.0)
     (root / "servers.json").write_text(Servers(servers=(server,)).model_dump_json())
     return store
@@ -47,7 +50,9 @@ def addresses(root: Path) -> set[str]:
     (config,) = (root / "runs").glob("*/config.json")
     spec = RunFolder(config.parent).spec()  # it is still this folder's
     assert spec.start is not None
-    return found | {spec.start.path}
+    assert spec.teacher is not None
+    assert spec.teacher.path is not None
+    return found | {spec.start.path, spec.teacher.path}
 
 
 @pytest.mark.parametrize("name", ["original", "ein Laden für Ärger"])
@@ -74,6 +79,7 @@ def test_addresses_are_those_of_here(tmp_path: Path, run_folder: RunFolder, name
         near,  # of others
         str(old),  # bytes are not looked into
         str(new / "runs" / "a" / "model.safetensors"),
+        str(new / "teachers" / "b3.safetensors"),
     }
     assert not (new / "servers.json").exists()  # they are the original's, which `effnet down` must not stop from here
     assert {path: path.read_bytes() for path in before} == before
