@@ -542,6 +542,31 @@ class PoolCompute(Value):
         return self
 
 
+class ApproveAbove(Value):
+    """What a stage may cost, by its forecast, before a person is asked. Any one limit that is exceeded asks."""
+
+    gpu_hours: Annotated[
+        float | None,
+        Field(gt=0, description="of all the stage's trainings, on one GPU; without GPUs, hours of this machine"),
+    ] = None
+    dollars: Annotated[float | None, Field(gt=0, description="of the same, at the device's price")] = None
+    device: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="to price by, as --device of effnet plan; by default this machine, measured, and for a work "
+            "pool an A100",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpu_hours is None and self.dollars is None:
+            raise ValueError("give gpu_hours or dollars")
+        return self
+
+
 class FamilyConfig(Value):
     """One family: data, baseline, grid, members, recipe, and where it runs."""
 
@@ -584,6 +609,10 @@ class FamilyConfig(Value):
         Discriminator(lambda given: "work_pool" if _names_pool(given) else "local"),
         Field(description="here, or on a work pool: {work_pool: NAME}"),
     ] = LocalCompute()
+    approve_above: Annotated[
+        ApproveAbove | None,
+        Field(description="ask before a stage that costs more than this: {gpu_hours: 100}, {dollars: 500}"),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod

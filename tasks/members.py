@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from effnet.answer import conclude
+from effnet.approval import read_approvals
 from effnet.arch.scaling import Coefficients
 from effnet.champion import Contender
 from effnet.config import Recipe
@@ -73,9 +74,14 @@ def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
     ]
 
 
+def trainings_of(family: Sequence[Entrant]) -> list[Training]:
+    """Return all trainings of a family's members."""
+    return [training for entrant in family for training in entrant.trainings]
+
+
 def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
     """Train every member with every seed on every fold; return the keys of the runs that were there already."""
-    every = [training for entrant in family for training in entrant.trainings]
+    every = trainings_of(family)
     reused = {training.folder.key for training in every if training.folder.result()}
     train(build, list({training.folder.key: training for training in every}.values()))  # rounding may make equals
     return reused
@@ -89,7 +95,7 @@ def evaluate_members(
     With folds the answer goes by all images that are not val, each judged by a network that did not learn from it: they
     are more, and val remains for reporting.
     """
-    every = [training for entrant in family for training in entrant.trainings]
+    every = trainings_of(family)
     kept = evaluate(build, every)
     again = f"; {kept} of {len(every)} trainings had been evaluated before" if kept else ""
     samples = build.manifest.samples["val"]
@@ -108,6 +114,7 @@ def evaluate_members(
     pooled = scatter(each.hits.mean(1) for each in scored)
     result = FamilyResult(
         family=build.config.family,
+        approvals=read_approvals(build.folder),
         key=build.key,
         dataset=build.manifest.digest,
         val_samples=samples,
