@@ -14,7 +14,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from effnet.arch.scaling import PAPER
-from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
+from effnet.change import AnyConfig, Change, family_of, settle_config
+from effnet.config import SearchedBaseline, load_baseline
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
@@ -41,23 +42,29 @@ from tasks.terminal.screen import Screen
 
 def run_name() -> str:
     """Return the name of a flow run: its family's."""
-    config = flow_run.parameters["config"]
-    return str(config["family"] if isinstance(config, dict) else config.family)
+    return family_of(flow_run.parameters["config"], flow_run.parameters.get("change"))
 
 
 @flow(name="build_family", flow_run_name=run_name)
 def build_family(
-    config: FamilyConfig, base: str = ".", store: str | None = None, approve: bool = False
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
 ) -> State[FamilyResult]:
     """Build a compound-scaled family.
 
     Args:
-        config: the family; what a file of configs/ says.
-        base: folder that relative paths in the config begin at.
-        store: folder for everything the family leaves behind, instead of the one that the config names.
-        approve: begin every stage, whatever it costs, where the config has `approve_above`.
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin every stage, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
     """
-    with opened(config, base, store, approve) as build:
+    with opened(change, config, approve, base, store) as build:
+        config = build.config
         build = shard_folds(with_baseline(build))
         coefficients = None
         if not config.members.published:
@@ -83,8 +90,9 @@ def build_family(
 
 
 @contextmanager
-def opened(settings: FamilyConfig, base: str, store: str | None, approve: bool) -> Iterator[Build]:
+def opened(change: Change, config: AnyConfig, approve: bool, base: str, store: str | None) -> Iterator[Build]:
     """Open store, dataset and MLflow run of a config; if the block fails, the run is marked as paused."""
+    settings, folder = settle_config(config, change, Path(base))
     root = Store.at(store or settings.store)
     report_to(root.logs)
     quiet_worker()
@@ -93,9 +101,9 @@ def opened(settings: FamilyConfig, base: str, store: str | None, approve: bool) 
         screen = Screen(FlowPage(settings.family))
         settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)
-        baseline = load_baseline(settings, Path(base))
-        manifest = shard_dataset(settings, root, Path(base), screen)
-        build = Build(settings, baseline, manifest, root, tracker, screen, Path(base), approved=approve)
+        baseline = load_baseline(settings, folder)
+        manifest = shard_dataset(settings, root, folder, screen)
+        build = Build(settings, baseline, manifest, root, tracker, screen, folder, approved=approve)
         build.tell_order()
         key = build_key(settings, baseline, manifest.digest, build.order.shuffle_shards)
         build = dataclasses.replace(build, key=key)
