@@ -109,6 +109,8 @@ def changed(data: Mapping[str, Any], change: Change) -> dict[str, Any]:
         data |= {"baseline": change.networks[0], "coefficients": None}
         data["members"] = _members(data, "phi") | {"published": list(change.networks)}
     elif change.phi:
+        if published := _members(data, "phi").get("published"):
+            data.setdefault("baseline", published[0])
         data["members"] = _members(data, "published") | {"phi": list(change.phi)}
         if not data.get("grow"):  # the weights were the published networks' own
             data.pop("weights", None)
