@@ -111,14 +111,13 @@ def _ask(
         return
     line = f"{forecast.told} on {forecast.device}, above approve_above ({exceeded})"
     how, by = _answered(build, forecast, line, exceeded, f"approve-{name}-{len(before)}")
-    money = None if forecast.dollars is None else round(forecast.dollars, 2)
     keep_approval(
         build.folder,
         Approval(
             stage=name,
             trainings=trainings,
             gpu_hours=hours,
-            dollars=money,
+            dollars=forecast.dollars,
             device=forecast.device,
             how=how,
             by=by,
@@ -156,15 +155,16 @@ def _resumed(build: Build, forecast: Forecast, line: str, exceeded: str, key: st
 
 def _card(family: str, forecast: Forecast, exceeded: str) -> str:
     """Return the forecast as Markdown, for the dialog of the Resume button and an artifact."""
-    rows = [("trainings left", f"{forecast.trainings:,}"), (forecast.unit, amount(forecast.hours))]
+    rows = [(forecast.unit, amount(forecast.hours))]
     if forecast.dollars is not None:
         rows.append(("dollars", f"{forecast.dollars:,.2f}"))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     source = f" Price: {forecast.price_from}." if forecast.price_from else ""
     return (
-        f"**{family}: begin {forecast.stage}?** Its forecast is above {exceeded}, which the config lets begin unasked."
-        f"\n\n| | |\n|---|---:|\n{table}\n\n"
-        f"On {forecast.device}.{source} *Resume* begins it; *Cancel* ends the run, and what is done is kept."
+        f"**{family}: begin {forecast.stage}?** The forecast is above {exceeded}, the most that begins unasked.\n\n"
+        f"| trainings left | {forecast.trainings:,} |\n|---|---:|\n{table}\n\n"
+        f"On {forecast.device}.{source}\n\n"
+        "*Resume*, then *Submit*, begins it. *Cancel* ends the run; what is done is kept."
     )
 
 

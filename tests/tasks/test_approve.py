@@ -129,3 +129,5 @@ def test_dollars_need_a_device_with_a_price(
     assert kept.dollars is not None
     assert kept.device.startswith("L4")
     assert "dollars" in person.said[0]
+    approve.ask_before_members(build, trainings_of(members_of(build)))
+    assert len(person.asked) == 1  # at the same price it is not asked for again
