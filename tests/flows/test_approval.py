@@ -76,7 +76,7 @@ def test_a_person_at_the_terminal_is_asked_and_a_build_that_is_done_asks_no_more
     assert (told["stage"], told["how"], told["trainings"]) == ("members", "at the terminal", 1)
     assert told["gpu_hours"] > 0.000001
     for note in (NAME, "approvals.json"):  # so that the build is looked at in full, and nothing is remembered
-        path.with_name(note).unlink()
+        path.with_name(note).unlink(missing_ok=True)
     done = run_effnet("family", "tiny.yaml", cwd=folder)
     assert done.returncode == 0, done.stderr
 
