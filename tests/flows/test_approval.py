@@ -83,7 +83,7 @@ def test_a_person_at_the_terminal_is_asked_and_a_build_that_is_done_asks_no_more
 
 @pytest.mark.slow
 def test_approved_in_advance_it_is_recorded(folder: Path) -> None:
-    (folder / "tiny.yaml").write_text(LIMITED.replace("family: tiny", "family: other"))
+    (folder / "tiny.yaml").write_text(LIMITED.replace("epochs: 1", "epochs: 2"))  # trainings of its own
     done = run_effnet("family", "tiny.yaml", "--approve", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert [each["how"] for each in json.loads(done.stdout)["approvals"]] == ["in advance, --approve"]
