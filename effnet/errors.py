@@ -56,3 +56,9 @@ class RunFailedError(EffnetError):
     """A child process ended without a result, though it was not asked to stop."""
 
     exit_code = 70
+
+
+class ApprovalError(EffnetError):
+    """Work that costs more than the config lets begin unasked, and nobody there to ask, or who said no."""
+
+    exit_code = 77

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from effnet.answer import Answer, Growth
+from effnet.approval import Approval
 from effnet.arch import zoo
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
@@ -112,6 +113,7 @@ class FamilyResult(Value):
     members: tuple[MemberResult, ...]
     answer: Answer | None = None  # none in files of earlier versions
     growth: Growth | None = None  # none where all members cost the same
+    approvals: tuple[Approval, ...] = ()  # what a person let begin, where the config has approve_above
 
 
 def plan_members(
@@ -163,7 +165,8 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffl
         dataset: digest of its images.
         shuffle_shards: of its trainings, where that is not the recipe's (effnet.data.shards.room).
     """
-    data = config.model_dump(mode="json", exclude={"store": True, "compute": True, "recipe": {"checkpoint_minutes"}})
+    where = {"store": True, "compute": True, "approve_above": True}
+    data = config.model_dump(mode="json", exclude={**where, "recipe": {"checkpoint_minutes"}})
     data["recipe"] = without_new(data["recipe"])
     if shuffle_shards is not None:
         data["recipe"]["shuffle_shards"] = shuffle_shards

@@ -20,13 +20,15 @@ from effnet.config import (
     DatasetSource,
     FamilyConfig,
     ImageNetSource,
+    LocalCompute,
+    PoolCompute,
     Recipe,
     SearchConfig,
     SearchedBaseline,
     given_coefficients,
     load_baseline,
 )
-from effnet.devices import Device
+from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
 from effnet.family import Member, plan_members, teaching_member
 from effnet.memory import micro_batch_on, training_bytes
@@ -38,6 +40,7 @@ from effnet.store import TEMPORARY
 if TYPE_CHECKING:
     from effnet.data.shards.manifest import Manifest
 
+POOL_DEVICE = "a100-80"  # that a work pool is priced for, unless another is named
 CHECKPOINTS = 3  # that a finished run keeps: the two newest and the best
 CHECKPOINT_BYTES = 16  # for each weight: itself, its average, two slots of the optimizer
 WEIGHT_BYTES = 4  # of model.safetensors
@@ -265,6 +268,26 @@ def speed_of(device: Device) -> Speed:
         dollars_per_hour=device.dollars_per_hour,
         price_from=device.price_from,
     )
+
+
+def stated_speed(compute: LocalCompute | PoolCompute, device: str | None, base: Path, another: str) -> Speed | None:
+    """Return the speed of the named device, else of an A100 for a work pool; None where this machine is to be measured.
+
+    Args:
+        compute: where trainings run.
+        device: a name of the table or a file, if one is named.
+        base: folder that a file's path begins at.
+        another: how to name another device.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if device:
+        return speed_of(find(device, base))
+    if isinstance(compute, LocalCompute):
+        return None
+    found = speed_of(find(POOL_DEVICE))
+    return found._replace(device=f"{found.device}, for work pool '{compute.work_pool}'; {another} names another")
 
 
 class MemberPrice(NamedTuple):

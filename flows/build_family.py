@@ -9,18 +9,24 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 
 from effnet.arch.scaling import PAPER
-from effnet.config import FamilyConfig, SearchedBaseline, load_baseline
+from effnet.change import AnyConfig, Change, family_of, settle_config
+from effnet.config import SearchedBaseline, load_baseline
 from effnet.family import FamilyResult, build_key, plan_members
 from effnet.process import report_to
 from effnet.report.page import markdown
+from effnet.stages import Stage
 from effnet.store import Store
 from tasks import again
+from tasks.approve import ask_before, ask_before_members
 from tasks.build import Build
+from tasks.events import family_built
 from tasks.fit import fit_coefficients
-from tasks.members import check_teacher, entrants, evaluate_members, train_members
+from tasks.members import check_teacher, entrants, evaluate_members, train_members, trainings_of
 from tasks.records.story import experiment_note
 from tasks.records.tracking import store_tracker
 from tasks.register import register_members
@@ -36,27 +42,41 @@ from tasks.terminal.screen import Screen
 
 def run_name() -> str:
     """Return the name of a flow run: its family's."""
-    config = flow_run.parameters["config"]
-    return str(config["family"] if isinstance(config, dict) else config.family)
+    return family_of(flow_run.parameters["config"], flow_run.parameters.get("change"))
 
 
 @flow(name="build_family", flow_run_name=run_name)
-def build_family(config: FamilyConfig, base: str = ".", store: str | None = None) -> FamilyResult:
+def build_family(
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
+) -> State[FamilyResult]:
     """Build a compound-scaled family.
 
     Args:
-        config: the family; what a file of configs/ says.
-        base: folder that relative paths in the config begin at.
-        store: folder for everything the family leaves behind, instead of the one that the config names.
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin every stage, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
     """
-    with opened(config, base, store) as build:
+    with opened(change, config, approve, base, store) as build:
+        config = build.config
         check_teacher(build)
         build = shard_folds(with_baseline(build))
-        coefficients = None if config.members.published else fit_coefficients(build)
+        coefficients = None
+        if not config.members.published:
+            ask_before(build, Stage.FIT)
+            coefficients = fit_coefficients(build)
         if config.study:
+            ask_before(build, Stage.STUDY, coefficients)
             study_scaling(build, config.study, coefficients or PAPER)
         members = plan_members(build.baseline, config, coefficients, build.num_classes)
         family = entrants(build, members)
+        ask_before_members(build, trainings_of(family))
         reused = train_members(build, family)
         result = evaluate_members(build, family, coefficients, reused)
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
@@ -66,12 +86,14 @@ def build_family(config: FamilyConfig, base: str = ".", store: str | None = None
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         build.tracker.tell(build.key, partial(experiment_note, facts))
         again.note(build, result)
-        return result
+        family_built(build, result, registered)
+        return Completed(message=_message(result), data=result)
 
 
 @contextmanager
-def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Build]:
+def opened(change: Change, config: AnyConfig, approve: bool, base: str, store: str | None) -> Iterator[Build]:
     """Open store, dataset and MLflow run of a config; if the block fails, the run is marked as paused."""
+    settings, folder = settle_config(config, change, Path(base))
     root = Store.at(store or settings.store)
     report_to(root.logs)
     quiet_worker()
@@ -80,9 +102,9 @@ def opened(settings: FamilyConfig, base: str, store: str | None) -> Iterator[Bui
         screen = Screen(FlowPage(settings.family))
         settle(root, screen.say)
         tracker = store_tracker(root, settings.family, screen.warn)
-        baseline = load_baseline(settings, Path(base))
-        manifest = shard_dataset(settings, root, Path(base), screen)
-        build = Build(settings, baseline, manifest, root, tracker, screen, Path(base))
+        baseline = load_baseline(settings, folder)
+        manifest = shard_dataset(settings, root, folder, screen)
+        build = Build(settings, baseline, manifest, root, tracker, screen, folder, approved=approve)
         build.tell_order()
         key = build_key(settings, baseline, manifest.digest, build.order.shuffle_shards)
         build = dataclasses.replace(build, key=key)
@@ -99,7 +121,14 @@ def with_baseline(build: Build) -> Build:
     """Search for the baseline, if the config says so."""
     if not isinstance(build.config.baseline, SearchedBaseline):
         return build
+    ask_before(build, Stage.SEARCH)
     return dataclasses.replace(build, baseline=search_baseline(build, build.config.baseline.search))
+
+
+def _message(result: FamilyResult) -> str:
+    """Return the answer in a line, for the state of the flow run."""
+    use = result.answer
+    return f"use {use.member}: {use.because}" if use else f"{len(result.members)} members"
 
 
 def _this_flow_run() -> dict[str, str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from effnet.config import FamilyConfig, StudyConfig
+from effnet.change import AnyConfig, Change
+from effnet.config import StudyConfig
+from effnet.stages import Stage
 from flows.build_family import opened, run_name, with_baseline
+from tasks.approve import ask_before
 from tasks.build import Build
 from tasks.fit import fit_coefficients as fit_task
 from tasks.fit import known_coefficients
@@ -13,45 +16,75 @@ from tasks.study import study_scaling as study_task
 
 
 @flow(name="study_scaling", flow_run_name=run_name)
-def study_scaling(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+def study_scaling(
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
+) -> str:
     """Compare depth, width, resolution and compound scaling at equal cost; return the folder of the results.
 
     Args:
-        config: the family; what a file of configs/ says.
-        base: folder that relative paths in the config begin at.
-        store: folder for everything the family leaves behind, instead of the one that the config names.
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
     """
-    with opened(config, base, store) as build:
+    with opened(change, config, approve, base, store) as build:
         build = with_baseline(build)
-        study_task(build, build.config.study or StudyConfig(), known_coefficients(build))
+        coefficients = known_coefficients(build)
+        ask_before(build, Stage.STUDY, coefficients)
+        study_task(build, build.config.study or StudyConfig(), coefficients)
         return _left(build)
 
 
 @flow(name="fit_coefficients", flow_run_name=run_name)
-def fit_coefficients(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+def fit_coefficients(
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
+) -> str:
     """Find α, β, γ by the grid; return the folder of the results.
 
     Args:
-        config: the family; what a file of configs/ says.
-        base: folder that relative paths in the config begin at.
-        store: folder for everything the family leaves behind, instead of the one that the config names.
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
     """
-    with opened(config, base, store) as build:
+    with opened(change, config, approve, base, store) as build:
         build = with_baseline(build)
+        ask_before(build, Stage.FIT)
         fit_task(build)
         return _left(build)
 
 
 @flow(name="search_baseline", flow_run_name=run_name)
-def search_baseline(config: FamilyConfig, base: str = ".", store: str | None = None) -> str:
+def search_baseline(
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
+) -> str:
     """Search for the baseline; return the folder of the results.
 
     Args:
-        config: the family; what a file of configs/ says.
-        base: folder that relative paths in the config begin at.
-        store: folder for everything the family leaves behind, instead of the one that the config names.
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
     """
-    with opened(config, base, store) as build:
+    with opened(change, config, approve, base, store) as build:
         return _left(with_baseline(build))
 
 

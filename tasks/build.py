@@ -70,6 +70,7 @@ class Build:
     screen: Screen
     base: Path = Path()  # folder of the config; its relative paths begin there
     key: str = ""  # of the build; empty where no family is built
+    approved: bool = False  # whatever it costs
     folds: Sequence[Manifest] = ()  # datasets of members.folds, the first of which is the manifest; none without
     fold: int = 0  # whose dataset the manifest is of, from 1 on; of builds from `of_folds`
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from effnet.answer import conclude
+from effnet.approval import read_approvals
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.champion import Contender
 from effnet.config import Recipe, given_coefficients
@@ -129,12 +130,17 @@ def as_teacher(training: Training | None) -> Teacher | None:
     return Teacher(run=training.folder.key, architecture=training.spec.architecture) if training else None
 
 
+def trainings_of(family: Sequence[Entrant]) -> list[Training]:
+    """Return all trainings of a family's members."""
+    return [training for entrant in family for training in entrant.trainings]
+
+
 def train_members(build: Build, family: Sequence[Entrant]) -> set[str]:
     """Train every member with every seed on every fold; return the keys of the runs that were there already.
 
     Those that others learn from are trained first.
     """
-    every = [training for entrant in family for training in entrant.trainings]
+    every = trainings_of(family)
     reused = {training.folder.key for training in every if training.folder.result()}
     distinct = list({training.folder.key: training for training in every}.values())  # rounding may make equals
     teaching = {each.spec.teacher.run for each in distinct if each.spec.teacher}
@@ -151,7 +157,7 @@ def evaluate_members(
     With folds the answer goes by all images that are not val, each judged by a network that did not learn from it: they
     are more, and val remains for reporting.
     """
-    every = [training for entrant in family for training in entrant.trainings]
+    every = trainings_of(family)
     kept = evaluate(build, every)
     again = f"; {kept} of {len(every)} trainings had been evaluated before" if kept else ""
     samples = build.manifest.samples["val"]
@@ -170,6 +176,7 @@ def evaluate_members(
     pooled = scatter(each.hits.mean(1) for each in scored)
     result = FamilyResult(
         family=build.config.family,
+        approvals=read_approvals(build.folder),
         key=build.key,
         dataset=build.manifest.digest,
         val_samples=samples,

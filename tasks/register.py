@@ -8,6 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.build import Build, Training
+from tasks.events import champions_changed
 from tasks.records.registry import Registered, Registry
 
 
@@ -32,6 +33,7 @@ def register_members(
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)
         screen.say(f"registry: {len(found)} models, {new} new versions; {champions} are the champions of their models")
+    champions_changed(build, found)
     if found and best and (uri := registry.mark_best(found, best, because)):
         screen.say(f"registry: {uri} is the member to use")
     return found

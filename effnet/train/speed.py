@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
@@ -16,11 +18,29 @@ from effnet.evaluation.latency import cpu_name
 from effnet.models.build import build
 from effnet.models.preprocess import normalize
 from effnet.plan import Speed
+from effnet.process import child_main
 from effnet.train.optim import Optimizer
 from effnet.train.state import takes_bfloat16
+from effnet.values import Value
 
 SECONDS = 0.6  # of steps of each network
 MOST_MACS = 2e9  # of a step's forward pass: larger batches are cut, larger networks left out
+
+
+class Question(Value):
+    """What to measure, as the process `python -m effnet.train.speed` reads it."""
+
+    networks: tuple[Architecture, ...]
+    num_classes: int
+    recipe: Recipe
+    threads: int
+
+
+def main() -> None:
+    """Measure in a process of its own, which gives a GPU's memory back; answer on standard output."""
+    asked = Question.parse(json.loads(sys.stdin.read()), "standard input")
+    found = measure_speed(asked.networks, asked.num_classes, asked.recipe, asked.threads)
+    sys.stdout.write(json.dumps(found._asdict()))
 
 
 def measure_speed(networks: Sequence[Architecture], num_classes: int, recipe: Recipe, threads: int) -> Speed:
@@ -80,3 +100,7 @@ def _seconds_per_image(arch: Architecture, num_classes: int, recipe: Recipe, dev
             torch.cuda.synchronize(device)
         times.append(clock() - start)
     return statistics.median(times[1:]) / batch  # the first one warms up
+
+
+if __name__ == "__main__":
+    child_main(main)

@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 2 an unusable configuration or argument; 65 broken data; 70 a training failed, or a bug in effnet;
 73 another process is already doing this; 75 stopped with its state saved, or a server is away: the same command
-resumes; 76 this machine is broken: run the command on another; 141 nobody reads what is printed any more (`| head`).
+resumes; 76 this machine is broken: run the command on another; 77 a stage costs more than the config lets begin
+unasked, and nobody said yes; 141 nobody reads what is printed any more (`| head`).
 """
 
 from __future__ import annotations
@@ -47,8 +48,9 @@ def cli() -> None:
 @cli.command()
 @CONFIG
 @options.STORE
+@options.APPROVE
 @options.JSON
-def family(config: Path, store: Path | None, as_json: bool) -> None:
+def family(config: Path, store: Path | None, approve: bool, as_json: bool) -> None:
     """Build the family of CONFIG: shard, fit α, β, γ, scale, train, evaluate. Run again to go on or to repeat."""
     from tasks import again
 
@@ -58,7 +60,7 @@ def family(config: Path, store: Path | None, as_json: bool) -> None:
         pass  # fail early if the family is being built already; the flow itself holds it while it builds
     result = again.finished(settings, config.parent, root, lambda line: click.echo(line, err=True))
     if result is None:
-        result = _run("flows.build_family", "build_family", settings, config.parent, root)
+        result = _run("flows.build_family", "build_family", settings, config.parent, root, approve)
     if as_json:
         click.echo(result.model_dump_json(indent=2))
     else:
@@ -187,8 +189,9 @@ def _check_names() -> None:
 @cli.command()
 @CONFIG
 @options.STORE
+@options.APPROVE
 @options.SEVERAL_MULTIPLIERS
-def study(config: Path, store: Path | None, multipliers: tuple[tuple[float, float, float], ...]) -> None:
+def study(config: Path, store: Path | None, approve: bool, multipliers: tuple[tuple[float, float, float], ...]) -> None:
     """Compare depth, width, resolution and compound scaling at equal cost, as `study` in CONFIG says.
 
     With --multipliers it compares the networks that these make; the last one with each of the others.
@@ -199,28 +202,30 @@ def study(config: Path, store: Path | None, multipliers: tuple[tuple[float, floa
     if multipliers:
         wanted = (settings.study or StudyConfig()).model_dump() | {"multipliers": multipliers}
         settings = settings.model_copy(update={"study": StudyConfig.parse(wanted, "--multipliers")})
-    _explore("study_scaling", settings, config, store)
+    _explore("study_scaling", settings, config, store, approve)
 
 
 @cli.command()
 @CONFIG
 @options.STORE
-def fit(config: Path, store: Path | None) -> None:
+@options.APPROVE
+def fit(config: Path, store: Path | None, approve: bool) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
-    _explore("fit_coefficients", _settings(config), config, store)
+    _explore("fit_coefficients", _settings(config), config, store, approve)
 
 
 @cli.command()
 @CONFIG
 @options.STORE
-def search(config: Path, store: Path | None) -> None:
+@options.APPROVE
+def search(config: Path, store: Path | None, approve: bool) -> None:
     """Search for the baseline, as `baseline: {search: ...}` in CONFIG says."""
     from effnet.config import SearchedBaseline
 
     settings = _settings(config)
     if not isinstance(settings.baseline, SearchedBaseline):
         raise ConfigError(f"{config}: baseline: names a network; give {{search: ...}} to search for one")
-    _explore("search_baseline", settings, config, store)
+    _explore("search_baseline", settings, config, store, approve)
 
 
 def _settings(config: Path) -> FamilyConfig:
@@ -232,12 +237,12 @@ def _settings(config: Path) -> FamilyConfig:
     return settings
 
 
-def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None) -> None:
+def _explore(stage: str, settings: FamilyConfig, config: Path, store: Path | None, approve: bool) -> None:
     root = open_store(store or settings.store)
-    click.echo(_run("flows.explore", stage, settings, config.parent, root))
+    click.echo(_run("flows.explore", stage, settings, config.parent, root, approve))
 
 
-def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store) -> Any:
+def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store, approve: bool) -> Any:
     """Run a flow with a Prefect server: the one that is configured, the store's, or one for this run."""
     import importlib
 
@@ -247,7 +252,7 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
     from tasks.servers.local import PrefectApi
     from tasks.servers.prefect_setup import configured_api, connected, crash_stale_runs, started_here
 
-    parameters = {"base": str(base.absolute()), "store": str(root.root)}
+    parameters = {"base": str(base.absolute()), "store": str(root.root), "approve": approve}
     # configured_api sets what keeps Prefect's own lines off the terminal: nothing may import Prefect before it.
     console = Console(stderr=True, highlight=False)
     with ExitStack() as stack:

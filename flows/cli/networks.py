@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from effnet.family import Member
     from effnet.plan import Known, Speed, StagePrice
 
-POOL_DEVICE = "a100-80"  # that a work pool is priced for, unless another is named
-
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Classes of the network."
 )
@@ -78,7 +76,7 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
 @click.option(
     "--device",
     help="Price for this GPU: a name of effnet's table, or a YAML file of yours.  [default: this machine, measured; "
-    f"for a work pool, {POOL_DEVICE}]",
+    "for a work pool, a100-80]",
 )
 @click.option("--gpus", type=click.IntRange(1, 100_000), default=1, show_default=True, help="So many of them.")
 @options.JSON
@@ -261,16 +259,11 @@ def _prices(family: _Family, members: list[Member], teachers: dict[str, Architec
 
 def _speed(family: _Family, members: list[Member], device: str | None) -> Speed:
     """Return the speed to price by: the named device's, else an A100's for a work pool, else one measured here."""
-    from effnet.config import PoolCompute
-    from effnet.devices import find
-    from effnet.plan import speed_of
+    from effnet.plan import stated_speed
 
     compute = family.settings.compute
-    if device or isinstance(compute, PoolCompute):
-        found = speed_of(find(device or POOL_DEVICE))
-        if device or not isinstance(compute, PoolCompute):
-            return found
-        return found._replace(device=f"{found.device}, for work pool '{compute.work_pool}'; --device names another")
+    if stated := stated_speed(compute, device, Path(), "--device"):
+        return stated
     from effnet.train.speed import measure_speed
 
     networks = [family.baseline, *(member.architecture for member in members)]

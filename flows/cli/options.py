@@ -14,6 +14,9 @@ def of_store(store: Path) -> str:
     return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
 
 
+APPROVE = click.option(
+    "--approve", is_flag=True, help="Begin every stage, whatever it costs, where CONFIG has `approve_above`."
+)
 FLIPS = click.option("--flips", is_flag=True, help="Average over each image and its mirror image; twice the work.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 MULTIPLIERS = click.option(

@@ -56,6 +56,8 @@ class Registered(NamedTuple):
     new: bool  # made just now
     champion: bool
     reason: str  # why it is champion, or is not
+    took_over: bool = False  # became champion just now
+    before: str | None = None  # the version that was champion until then
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
         client.set_model_version_tag(name, found.version, TOOK_OVER_TAG, "yes")
     if verdict.best:
         client.set_registered_model_tag(name, REFERENCE_TAG, verdict.best)
-    return Registered(name, found.version, not same, verdict.takes_over, verdict.reason)
+    before = str(current.version) if current and verdict.takes_over else None
+    return Registered(name, found.version, not same, verdict.takes_over, verdict.reason, verdict.takes_over, before)
 
 
 def _show_numbers(registry: Registry, folder: RunFolder, version: Any) -> None:

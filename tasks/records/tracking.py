@@ -274,6 +274,15 @@ class Tracker:
 
         self.attempt(call)
 
+    def resume(self, key: str) -> None:
+        """Mark a run that was stopped as running again."""
+
+        def call() -> None:
+            if key in self._known and self._known[key].status == KILLED:
+                self._set_status(key, RUNNING)
+
+        self.attempt(call)
+
     def attempt(self, call: Callable[[], _T], uploads: Sequence[Path] = (), seconds: float = 0.0) -> _T | None:
         """Return the result of a call that talks to MLflow; None, with a single warning, if MLflow is broken.
 

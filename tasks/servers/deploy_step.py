@@ -17,5 +17,6 @@ def load_config(path: str, changes: dict[str, Any] | None = None, base: str | No
     from effnet.config import FamilyConfig
     from effnet.values import read_mapping
 
-    config = FamilyConfig.parse({**read_mapping(Path(path)), **(changes or {})}, path)
-    return {"config": config.model_dump(mode="json"), "base": base or str(Path(path).absolute().parent)}
+    config = {**read_mapping(Path(path)), **(changes or {})}
+    FamilyConfig.parse(config, path)
+    return {"config": config, "base": base or str(Path(path).absolute().parent)}

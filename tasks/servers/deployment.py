@@ -22,6 +22,7 @@ FLOWS_POOL, TRAININGS_POOL = "effnet", "effnet-gpu"  # as prefect.yaml names the
 AUTOMATION = "effnet: a run without a heartbeat has crashed"
 BEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"  # prefect.yaml sets it for every deployment
 PAGE = 200  # deployments that a server names at a time, by its own limit
+OLD_NAME = "by-hand"  # of deployments of an earlier version, which have other names now
 DEFAULT_BEAT_SECONDS = 180  # where it is not set
 
 
@@ -67,7 +68,7 @@ def deploy(
         _make_pool(client, FLOWS_POOL, pool_type, None)
         _make_pool(client, TRAININGS_POOL, pool_type, template)
         _register(project, store, home)
-        ours = _ours(client)
+        ours = _without_old(client, _ours(client))
         _watch(client, ours, crashed_after)
         return _deployed(client, ours)
 
@@ -213,6 +214,14 @@ def _ours(client: Any) -> list[Any]:
     while page := client.read_deployments(work_pool_filter=pools, limit=PAGE, offset=len(found)):
         found += page
     return [each for each in found if (each.entrypoint or "").startswith("flows.")]
+
+
+def _without_old(client: Any, deployments: Sequence[Any]) -> list[Any]:
+    """Remove the deployments that an earlier version made under another name; return the others."""
+    for each in deployments:
+        if each.name == OLD_NAME:
+            client.delete_deployment(each.id)
+    return [each for each in deployments if each.name != OLD_NAME]
 
 
 def active_schedules(client: Any) -> dict[str, int]:

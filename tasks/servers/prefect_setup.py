@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from effnet.change import family_of
 from effnet.process import no_tracebacks
 
 DRAIN_SECONDS = 10.0
@@ -127,8 +128,8 @@ def crash_stale_runs(flow_name: str, family: str, store: Path, *, of_store: bool
     from prefect.states import Crashed
 
     def is_ours(run: FlowRun) -> bool:
-        config = run.parameters.get("config", {})
-        return config.get("family") == family and run.parameters.get("store") == str(store)
+        named = family_of(run.parameters.get("config"), run.parameters.get("change"))
+        return named == family and run.parameters.get("store") == str(store)
 
     crashed: State[Any] = Crashed(message="its process was killed")
     flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))

@@ -59,6 +59,19 @@ class Screen:
             if text:
                 self._page.card(name, text)
 
+    @property
+    def can_ask(self) -> bool:
+        """Whether a person is at the terminal."""
+        return self.console.is_terminal and sys.stdin.isatty()
+
+    def ask(self, question: str) -> bool:
+        """Ask the person at the terminal; anything but a yes is a no."""
+        try:
+            answer = self.console.input(Text(f"{question} [y/N] "))
+        except EOFError:
+            return False
+        return answer.strip().lower() in ("y", "yes")
+
     def progress(
         self,
         title: str,

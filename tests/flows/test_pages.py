@@ -20,6 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from effnet.change import Change, settle_config
 from effnet.finished import NAME
 from tasks.records.pages import family_link
 from tasks.records.views import family_page
@@ -345,8 +346,13 @@ def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict
     page.close()
 
 
-def test_prefects_form_has_the_configs_fields(browser: Browser, servers: dict[str, str], home: Path) -> None:
-    make = "from flows.build_family import build_family; print(build_family.to_deployment('form').apply())"
+def test_prefects_form_begins_with_what_people_change_and_submits_it(
+    browser: Browser, servers: dict[str, str], home: Path
+) -> None:
+    make = (
+        "from flows.build_family import build_family; "
+        "print(build_family.to_deployment('form', parameters={'config': 'photos'}).apply())"
+    )
     done = subprocess.run(
         [sys.executable, "-c", make],
         cwd=home,
@@ -356,8 +362,28 @@ def test_prefects_form_has_the_configs_fields(browser: Browser, servers: dict[st
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    deployment = done.stdout.split()[-1]
     page = prefect_page(browser, home)
-    page.goto(f"{servers['prefect']}/deployments/deployment/{done.stdout.split()[-1]}/run")
-    for words in ("folder that relative paths in the config begin at", "share held out of training to decide by"):
+    page.goto(f"{servers['prefect']}/deployments/deployment/{deployment}/run")
+    for words in ("Name of the family", "Images", "Members by φ", "Members by network", "Recipe", "Compute", "photos"):
         expect(page.get_by_text(words).first).to_be_visible(timeout=WAIT)
+    field = page.get_by_text("share held out of training to decide by")
+    expect(field).to_have_count(0)  # folded away
+    page.get_by_text("Field by field").click()
+    expect(field.first).to_be_visible(timeout=WAIT)
+    page.get_by_text("By name").click()
+    page.locator("textarea").nth(1).fill("/data/flowers")  # of which the first is the name
+    recipe = page.get_by_role("button", name="as in the config").first
+    recipe.focus()
+    recipe.press("ArrowDown")
+    page.get_by_role("option", name="modern").click()
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url(lambda address: not address.endswith("/run"), timeout=WAIT)
+    with sqlite3.connect(home / "store/prefect/prefect.db") as database:
+        ((text,),) = database.execute("select parameters from flow_run where deployment_id = ?", (deployment,))
+    given = json.loads(text)
+    assert given["config"] == "photos"
+    assert (given["change"]["images"], given["change"]["recipe"]) == ("/data/flowers", "modern")
+    settled, _ = settle_config(given["config"], Change.model_validate_json(json.dumps(given["change"])), Path())
+    assert settled.data.source.model_dump()["train"] == "/data/flowers"
     page.close()

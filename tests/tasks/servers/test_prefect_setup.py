@@ -23,7 +23,7 @@ try:
 except Exception:
     logging.getLogger("prefect.engine").exception("Encountered an exception")
 """
-OF_CONFIG = "load_config(pathlib.Path(sys.argv[1])), '.', 'store'"
+OF_CONFIG = "config=load_config(pathlib.Path(sys.argv[1])), store='store'"
 FLOWS = [("run_job", "run_job", "None"), ("build_family", "build_family", OF_CONFIG)]
 
 
