@@ -48,7 +48,10 @@ def main() -> None:
     watch = Watch(say, done=lambda name: say(f"{name} done"), say=say)
     folders = [RunFolder(path.parent) for path in sorted(store.runs.glob("*/config.json"))]
     try:
-        run_here([_training(each) for each in folders if each.result() is None], compute, store, watch)
+        left = [each for each in folders if each.result() is None]
+        teachers = {spec.teacher.run for each in left if (spec := each.spec()).teacher}
+        for first in (True, False):  # what others learn from comes first
+            run_here([_training(each) for each in left if (each.key in teachers) == first], compute, store, watch)
         run_here([Order(name="hits", action="hits", runs=tuple(each.key for each in folders))], compute, store, watch)
     except KeyboardInterrupt:
         say("stopped; run it again to go on")

@@ -120,3 +120,10 @@ def _scatter(members: Sequence[Contender]) -> Scatter | None:
 
 def _points(share: float, *, sign: bool = True) -> str:
     return f"{100 * share:{'+' if sign else ''}.2f}"
+
+
+def told_out_of_fold(use: Answer, growth: Growth | None, images: int) -> tuple[Answer, Growth | None]:
+    """Return what `conclude` found with the words that its top-1 is out of fold, of so many images."""
+    of = f"; top-1 here is out of fold, of {images:,} images"
+    grown = growth and growth.model_copy(update={"told": growth.told + of})
+    return use.model_copy(update={"because": use.because + of}), grown

@@ -12,6 +12,7 @@ from effnet.store import publish
 from effnet.values import Value
 
 APPROVALS = "approvals.json"  # in the family's folder
+_SAME = 1.5  # times the hours that were approved
 
 
 class Forecast(NamedTuple):
@@ -63,13 +64,14 @@ def above(forecast: Forecast, limit: ApproveAbove) -> str:
 
 
 def is_approved(forecast: Forecast, approvals: Sequence[Approval]) -> bool:
-    """Say whether the stage of this build was approved, on the same device and for no less money.
+    """Say whether the stage of this build was approved, on the same device, for no less money and about as many hours.
 
-    Hours are not compared: the build is the same, so its work is; a rate that is measured again differs a little.
+    A rate that is measured again differs: up to 1.5 times as many hours count as the same.
     """
     return any(
         each.stage == forecast.stage
         and each.device == forecast.device
+        and forecast.hours <= _SAME * each.gpu_hours
         and (forecast.dollars is None or (each.dollars is not None and forecast.dollars <= each.dollars))
         for each in approvals
     )

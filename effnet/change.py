@@ -103,13 +103,14 @@ def changed(data: Mapping[str, Any], change: Change) -> dict[str, Any]:
     if change.family:
         data["family"] = change.family
     if change.images:
-        images = dict(data.get("data") or {})
-        data["data"] = images | {"source": _source(images.get("source") or {}, change.images)}
+        images = _mapping(data.get("data"))
+        data["data"] = images | {"source": _source(_mapping(images.get("source")), change.images)}
     if change.networks:
         data |= {"baseline": change.networks[0], "coefficients": None}
         data["members"] = _members(data, "phi") | {"published": list(change.networks)}
     elif change.phi:
-        if published := _members(data, "phi").get("published"):
+        published = _members(data, "phi").get("published")
+        if isinstance(published, list | tuple) and published:
             data.setdefault("baseline", published[0])
         data["members"] = _members(data, "published") | {"phi": list(change.phi)}
         if not data.get("grow"):  # the weights were the published networks' own
@@ -124,8 +125,12 @@ def changed(data: Mapping[str, Any], change: Change) -> dict[str, Any]:
 
 
 def _members(data: Mapping[str, Any], without: str) -> dict[str, Any]:
-    members = data.get("members") or {}
-    return {name: value for name, value in members.items() if name != without}
+    return {name: value for name, value in _mapping(data.get("members")).items() if name != without}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """Return a part of a config; empty for what is none, which the change replaces."""
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _source(source: Mapping[str, Any], images: str) -> dict[str, Any]:

@@ -675,7 +675,8 @@ class FamilyConfig(Value, title="Field by field"):
                 "weights need members.published: the networks that they belong to (a scaled shape has none); or, if "
                 "they are the baseline's, `grow: true`"
             )
-        if (folds := self.members.folds) > 1 and self.data.fold != (1, folds):
+        folds = self.members.folds
+        if self.data.fold != ((1, folds) if folds > 1 else None):
             raise ValueError(f"data.fold follows from members.folds: leave it out (got {self.data.fold})")
         seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
         if self.seed + seeds > 2**32:

@@ -26,18 +26,22 @@ class Finished(Value):
     files: dict[str, tuple[int, int]]  # by path, relative to the store where it lies there: bytes, nanoseconds
 
 
-def note_finished(store: Store, key: str, dataset: str, runs: Iterable[RunFolder], others: Iterable[Path]) -> None:
+def note_finished(
+    store: Store, key: str, datasets: Iterable[str], runs: Iterable[RunFolder], others: Iterable[Path]
+) -> None:
     """Note that a build is finished.
 
     Args:
         store: that it lies in.
         key: of the build.
-        dataset: digest of its dataset.
-        runs: all of its trainings.
+        datasets: digests of its datasets.
+        runs: all of its trainings, and those that they learnt from.
         others: more files that it rests on, such as the database with its records.
     """
     folder = store.families / key
-    paths = [*_inside(folder), *_inside(store.datasets / dataset), *others]
+    paths = [*_inside(folder), *others]
+    for dataset in datasets:
+        paths += _inside(store.datasets / dataset)
     for run in runs:
         paths += [path for path in _inside(run.path) if path.name not in _CHANGING]
         if start := run.spec().start:

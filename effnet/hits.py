@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,15 @@ def out_of_fold(folds: Iterable[Iterable[RunFolder]]) -> Hits:
         DataError: if one of them keeps none.
     """
     return np.concatenate([hits_of(trainings, "minival") for trainings in folds], axis=1)
+
+
+def compared_hits(folds: Sequence[Sequence[RunFolder]]) -> Hits:
+    """Return the hits by which members of a family are compared, (seeds, images): on val; with folds, out of fold.
+
+    Args:
+        folds: a member's trainings on each fold, by seed; without folds, all of them in one.
+    """
+    return out_of_fold(folds) if len(folds) > 1 else hits_of(folds[0], "val")
 
 
 def run_hits(folder: RunFolder, split: str) -> Hits | None:

@@ -36,7 +36,9 @@ GRACE_SECONDS = 20.0  # a process that is asked to stop has this long to save; P
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 _PR_SET_PDEATHSIG = 1  # prctl.h
 _stopping = False  # a plain value: the signal handler that sets it must not wait for a lock
+_PARENT_GONE = "the process that started it is gone"
 _on_parent_gone: Callable[[str], None] | None = None  # of the job that this process does; a thread waits for it
+_parent_gone = False
 WARNING = "warning: "  # lines that begin so are shown to the person at the terminal
 
 
@@ -211,6 +213,8 @@ def stop_on_signals(request: Callable[[str], None]) -> None:
         if _on_parent_gone is None:
             threading.Thread(target=_watch_parent, daemon=True).start()
         _on_parent_gone = stop
+        if _parent_gone:  # it went before this job could ask to be told
+            stop(_PARENT_GONE)
 
 
 def note_stopping(asked: bool = True) -> None:
@@ -240,5 +244,7 @@ def _watch_parent() -> None:
     # Unbuffered: the interpreter cannot shut down while a daemon thread holds the buffer's lock.
     while os.read(0, 1):
         pass
+    global _parent_gone
+    _parent_gone = True
     if _on_parent_gone:
-        _on_parent_gone("the process that started it is gone")
+        _on_parent_gone(_PARENT_GONE)

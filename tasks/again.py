@@ -33,7 +33,9 @@ def note(build: Build, result: FamilyResult) -> None:
     if settled and tracker.uri == mlflow_uri(store.root) and not tracker.missed:
         runs = [RunFolder(store.runs / key) for key in tracker.forwarded]
         with contextlib.suppress(OSError):  # packages with other weights than those that a run once started from
-            note_finished(store, build.key, build.manifest.digest, runs, [database(store.root)])
+            runs += [RunFolder(store.runs / teacher.run) for teacher in teachers if teacher and teacher.run]
+            datasets = {each.manifest.digest for each in build.of_folds}
+            note_finished(store, build.key, datasets, runs, [database(store.root)])
 
 
 def finished(settings: FamilyConfig, base: Path, store: Store, say: Callable[[str], None]) -> FamilyResult | None:

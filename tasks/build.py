@@ -131,6 +131,11 @@ class Build:
         found, told = find_teacher(self.recipe.teacher, self.base, self.store, self.manifest)
         if told:
             self.screen.say(f"teacher {self.recipe.teacher}: {told}")
+        if found.run and RunFolder(self.store.runs / found.run).spec().dataset != self.manifest.digest:
+            self.screen.warn(
+                f"teacher {self.recipe.teacher} learnt from another dataset: if that holds images of this one's "
+                "minival or val, top-1 there will be too high"
+            )
         return found
 
     def training(

@@ -10,21 +10,19 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-import numpy as np
-
-from effnet.answer import conclude
+from effnet.answer import conclude, told_out_of_fold
 from effnet.approval import read_approvals
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.champion import Contender
 from effnet.config import Recipe, given_coefficients
-from effnet.data.shards.index import Index
-from effnet.data.shards.manifest import INDEX
+from effnet.errors import ConfigError
+from effnet.evaluation.classes import compared_samples
 from effnet.family import FamilyResult, Member, MemberResult, OutOfFold, SeedResult, plan_members, teaching_member
-from effnet.hits import hits_of, out_of_fold
-from effnet.runs import Start, Teacher
+from effnet.hits import compared_hits
+from effnet.runs import RunFolder, Start, Teacher
 from effnet.stages import Stage
 from effnet.starts import member_starts
-from effnet.statistics import Hits, Scatter, band, scatter
+from effnet.statistics import Scatter, band, scatter
 from tasks.build import Build, Training
 from tasks.trainings import evaluate, keep_minival_hits, train
 
@@ -53,9 +51,10 @@ class Entrant(NamedTuple):
 
         return max(self.folds[0], key=on_minival)
 
-    def out_of_fold(self) -> Hits:
-        """Return the hits on every fold's minival, (seeds, images)."""
-        return out_of_fold([training.folder for training in fold] for fold in self.folds)
+    @property
+    def run_folders(self) -> list[list[RunFolder]]:
+        """The run folders of its trainings on each fold, by seed."""
+        return [[training.folder for training in fold] for fold in self.folds]
 
 
 class School(NamedTuple):
@@ -66,8 +65,13 @@ class School(NamedTuple):
 
     @classmethod
     def of(cls, build: Build, members: Sequence[Member]) -> School:
-        """Return who teaches; see `Build.outside_teacher` for what is raised."""
+        """Return who teaches; see `Build.outside_teacher` for what is raised. With folds it has to be a member."""
         member = teaching_member(build.recipe.teacher, members)
+        if build.recipe.teacher and member is None and build.config.members.folds > 1:
+            raise ConfigError(
+                f"recipe.teacher: {build.recipe.teacher:.80} may have learnt from what members are judged on; with "
+                "members.folds let a member teach (such as largest): it is trained anew on each fold"
+            )
         return cls(member, None if member else build.outside_teacher)
 
     def first(self, build: Build, recipe: Recipe, starts: Mapping[str, Start], seed: int) -> Training | None:
@@ -167,12 +171,12 @@ def evaluate_members(
         distinct.setdefault(entrant.trainings[0].folder.key, entrant)
     if build.folds:
         keep_minival_hits(build, every)
-    scored = [Contender(each.member.name, _hits(build, each), each.member.macs) for each in distinct.values()]
-    use, grown = conclude(scored, _class_samples(build, family[0]))
+    scored = [
+        Contender(each.member.name, compared_hits(each.run_folders), each.member.macs) for each in distinct.values()
+    ]
+    use, grown = conclude(scored, compared_samples(family[0].run_folders))
     if build.folds:
-        of = f"top-1 here is out of fold, of {scored[0].hits.shape[1]:,} images"
-        use = use.model_copy(update={"because": f"{use.because}; {of}"})
-        grown = grown.model_copy(update={"told": f"{grown.told}; {of}"}) if grown else None
+        use, grown = told_out_of_fold(use, grown, scored[0].hits.shape[1])
     pooled = scatter(each.hits.mean(1) for each in scored)
     result = FamilyResult(
         family=build.config.family,
@@ -205,25 +209,10 @@ def _training(
     )
 
 
-def _hits(build: Build, entrant: Entrant) -> Hits:
-    """Return the hits by which members are compared, (trainings, images): on val, or out of fold."""
-    if build.folds:
-        return entrant.out_of_fold()
-    return hits_of((training.folder for training in entrant.trainings), "val")
-
-
-def _class_samples(build: Build, entrant: Entrant) -> Sequence[int]:
-    """Return the images of each class among those that members are compared on."""
-    if not build.folds:
-        return entrant.chosen.folder.evaluated().class_samples
-    labels = np.concatenate([Index.read(each.dataset / INDEX, "minival").labels for each in build.of_folds])
-    return [int(number) for number in np.bincount(labels, minlength=build.num_classes)]
-
-
 def _out_of_fold(build: Build, entrant: Entrant, pooled: Scatter | None) -> OutOfFold | None:
     if not build.folds:
         return None
-    hits = entrant.out_of_fold()
+    hits = compared_hits(entrant.run_folders)
     found = band(hits.mean(1).tolist(), hits.shape[1], pooled)
     return OutOfFold(top1=found.mean, low=found.low, high=found.high, images=hits.shape[1])
 

@@ -38,6 +38,7 @@ def test_an_approval_is_of_a_stage_on_a_device_at_a_price() -> None:
     assert is_approved(FORECAST, [approval()])
     assert is_approved(FORECAST._replace(hours=130.0), [approval()])  # measured again
     assert is_approved(FORECAST._replace(dollars=100.0), [approval()])  # less is left
+    assert not is_approved(FORECAST._replace(hours=200.0), [approval()])
     for other in ({"stage": "fit"}, {"device": "L4"}, {"dollars": 200.0}, {"dollars": None}):
         assert not is_approved(FORECAST, [approval(**other)])
     assert not is_approved(FORECAST, [])

@@ -74,6 +74,10 @@ def test_an_empty_form_changes_nothing() -> None:
         ({"family": "x", "baseline": "a", "sed": 1}, {}, "config: unknown key 'sed'"),
         ("digits", {"networks": ("efficientnet_b99",)}, "efficientnet_b99"),
         ("digits", {"phi": (1, 0)}, "config digits: members: phi must rise"),
+        ({"data": "x"}, {"images": "mine"}, "config: family: missing"),
+        ({"data": {"source": "folder"}}, {"images": "mine"}, "config: family: missing"),
+        ({"members": [0, 1]}, {"phi": (0, 1)}, "config: family: missing"),
+        ({"members": {"published": {"a": 1}}}, {"phi": (0, 1)}, "config: family: missing"),
         ("digits", {"family": "Mine"}, "config digits: family: must be lower-case letters"),
     ],
 )

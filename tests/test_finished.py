@@ -36,7 +36,7 @@ def store(tmp_path: Path, baseline: Architecture, config: FamilyConfig) -> Store
     run = RunFolder.create(store, spec)
     run.result_path.write_text("as it was")
     run.pace_path.write_text("as it was")
-    note_finished(store, KEY, DATASET, [run], [store.root / "mlflow.db"])
+    note_finished(store, KEY, [DATASET], [run], [store.root / "mlflow.db"])
     return store
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from effnet import process
 from effnet.process import last_resort
 from tests.tiny import clean_environment, run_effnet, write_tiny
 
@@ -159,3 +162,32 @@ def test_a_read_only_file_system_is_no_bug_of_ours() -> None:
     line, code = last_resort(OSError(errno.EROFS, "Read-only file system", "/store/store.lock"))
     assert line.startswith("/store/store.lock: a read-only file system;")
     assert code == 2
+
+
+def test_a_job_that_begins_after_the_parent_is_gone_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(process.PARENT_PIPE, "1")
+    monkeypatch.setattr(process, "_on_parent_gone", None)
+    monkeypatch.setattr(process, "_parent_gone", False)
+    read, write = os.pipe()
+    kept = os.dup(0)
+    os.dup2(read, 0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        first: list[str] = []
+        process.stop_on_signals(first.append)
+        os.close(write)
+        deadline = time.monotonic() + 10
+        while not first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert first == ["the process that started it is gone"]
+        process.note_stopping(False)  # the process is given another job
+        second: list[str] = []
+        process.stop_on_signals(second.append)
+        assert second == first
+        assert process.stopping()
+    finally:
+        os.dup2(kept, 0)
+        for each in (kept, read):
+            os.close(each)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from effnet.data.shards.manifest import Manifest, load_manifest
+from effnet.data.shards.index import Index
+from effnet.data.shards.manifest import INDEX, Manifest, load_manifest
 from effnet.errors import ConfigError, DataError
 from effnet.runs import RunFolder
 from effnet.store import publish
@@ -114,3 +115,12 @@ def _listed(path: Path) -> tuple[str, ...] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a list of classes ({error}); remove it, or create the folder again") from error
+
+
+def compared_samples(folds: Sequence[Sequence[RunFolder]]) -> list[int]:
+    """Return how many images each class has among those of effnet.hits.compared_hits."""
+    if len(folds) == 1:
+        return list(folds[0][0].evaluated().class_samples)
+    specs = [(trainings[0].store, trainings[0].spec()) for trainings in folds]
+    labels = [Index.read(store.datasets / spec.dataset / INDEX, "minival").labels for store, spec in specs]
+    return [int(number) for number in np.bincount(np.concatenate(labels), minlength=specs[0][1].num_classes)]

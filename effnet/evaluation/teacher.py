@@ -71,10 +71,11 @@ def _is_key(name: str, store: Store) -> bool:
 
 def _of_path(name: str, path: Path, store: Store) -> _Named:
     folder = path.parent if path.is_file() else path
-    if (folder / "config.json").is_file():
-        return _of_run(RunFolder(folder), store)
-    if (folder / ARCHITECTURE).is_file():
-        return _Named(folder / WEIGHTS, Architecture.load(folder / ARCHITECTURE), classes_of_model(folder))
+    if not path.is_file() or path.name == WEIGHTS:  # another file in it is not the folder's model
+        if (folder / ARCHITECTURE).is_file():
+            return _Named(folder / WEIGHTS, Architecture.load(folder / ARCHITECTURE), classes_of_model(folder))
+        if (folder / "result.json").is_file() or (folder / "metrics.jsonl").is_file():
+            return _of_run(RunFolder(folder), store)
     if not path.is_file():
         raise ConfigError(
             f"recipe.teacher: '{name:.80}' is no member of the family, no run of {store.root} by its key, and no run "

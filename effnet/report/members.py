@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from effnet.family import MemberResult
-from effnet.hits import hits_of, out_of_fold
+from effnet.hits import compared_hits
 from effnet.report.facts import Facts
 from effnet.runs import RunFolder
-from effnet.statistics import Band, Difference, Hits, band, difference, scatter
+from effnet.statistics import Band, Difference, band, difference, scatter
 
 
 class MemberRow(NamedTuple):
@@ -36,7 +36,10 @@ def member_rows(facts: Facts) -> list[MemberRow]:
     members, chosen = facts.family.members, facts.chosen.result
     distinct = {member.run_key: member for member in members}.values()
     pooled = scatter(member.scores for member in distinct)
-    hits = {member.name: _hits(facts, member) for member in members}
+    hits = {
+        member.name: compared_hits([[RunFolder(facts.store.runs / key) for key in runs] for runs in member.folds])
+        for member in members
+    }
     scattered = scatter(hits[member.name].mean(1) for member in distinct)
     return [
         MemberRow(
@@ -48,9 +51,3 @@ def member_rows(facts: Facts) -> list[MemberRow]:
         )
         for member in members
     ]
-
-
-def _hits(facts: Facts, member: MemberResult) -> Hits:
-    """Return the hits that the family's answer goes by, (trainings, images): on val; with folds, out of fold."""
-    folds = [[RunFolder(facts.store.runs / key) for key in runs] for runs in member.folds]
-    return out_of_fold(folds) if member.out_of_fold else hits_of(folds[0], "val")

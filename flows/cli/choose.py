@@ -126,17 +126,23 @@ def _outside(member: MemberResult, store: Store, limits: Mapping[str, float | No
 
 def _answer(members: Sequence[MemberResult], store: Store) -> Answer:
     """Return what a build of these members alone would say."""
-    from effnet.answer import conclude
+    from effnet.answer import conclude, told_out_of_fold
     from effnet.champion import Contender
-    from effnet.hits import hits_of
+    from effnet.evaluation.classes import compared_samples
+    from effnet.hits import compared_hits
     from effnet.runs import RunFolder
+
+    def folds(member: MemberResult) -> list[list[RunFolder]]:
+        return [[RunFolder(store.runs / key) for key in runs] for runs in member.folds]
 
     distinct = {member.run_key: member for member in reversed(members)}  # of equal networks the first, as in a build
     contenders = [
-        Contender(member.name, hits_of((RunFolder(store.runs / key) for key in member.runs), "val"), member.macs)
-        for member in reversed(distinct.values())
+        Contender(member.name, compared_hits(folds(member)), member.macs) for member in reversed(distinct.values())
     ]
-    return conclude(contenders, RunFolder(store.runs / members[0].run_key).evaluated().class_samples)[0]
+    answer, growth = conclude(contenders, compared_samples(folds(members[0])))
+    if len(members[0].folds) == 1:
+        return answer
+    return told_out_of_fold(answer, growth, contenders[0].hits.shape[1])[0]
 
 
 COMMANDS = (choose,)

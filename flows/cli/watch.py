@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from effnet.errors import ConfigError
+from effnet.errors import EffnetError
 from effnet.runs import RunFolder, read_journal
 from effnet.store import Store
 from tasks.terminal.screen import duration, make_table
@@ -55,7 +55,10 @@ class Watcher:
             if path.parent in self._done:
                 continue
             folder = RunFolder(path.parent)
-            about = folder.about()
+            try:
+                about = folder.about()
+            except EffnetError:  # of another version, or being written
+                continue
             if not self._wanted(about.experiment if about else None, about.kind if about else None):
                 continue
             if folder.result_path.exists():
@@ -100,10 +103,10 @@ def _silent_for(folder: RunFolder) -> float:
 def _row(folder: RunFolder, silent: float) -> tuple[str, ...] | None:
     """Return a training's row; None for a folder that another version wrote."""
     try:
-        spec, about = folder.spec(), folder.about()
-    except ConfigError:
+        spec, about, lines = folder.spec(), folder.about(), read_journal(folder.metrics_path)[0]
+    except EffnetError:
         return None
-    lines, pace, goal = read_journal(folder.metrics_path)[0], folder.pace(), spec.recipe.epochs
+    pace, goal = folder.pace(), spec.recipe.epochs
     if pace and not pace.is_after(len(lines)):
         pace = None
     left = pace.seconds_left(goal) if pace else None

@@ -14,14 +14,16 @@ from effnet.arch.scaling import Coefficients
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
 from effnet.data.shards.write import write_shards
+from effnet.errors import ConfigError
 from effnet.family import FamilyResult, folds_scores, folds_story, plan_members
-from effnet.hits import run_hits
+from effnet.hits import compared_hits, run_hits
 from effnet.runs import RunFolder
 from effnet.statistics import difference, scatter, wilson_interval
 from effnet.store import Store
+from flows.cli import choose
 from tasks import members, trainings
 from tasks.build import Build
-from tasks.members import Entrant, entrants, evaluate_members, train_members
+from tasks.members import Entrant, check_teacher, entrants, evaluate_members, train_members
 from tasks.records.tracking import Tracker
 from tasks.terminal.screen import Screen
 from tests.tiny import MINIVAL, TRAIN
@@ -110,7 +112,7 @@ def test_a_members_model_is_the_first_folds_best_seed_and_has_the_metric(folded:
 
 
 def test_members_are_compared_out_of_fold(folded: Folded) -> None:
-    hits = [entrant.out_of_fold() for entrant in folded.family]
+    hits = [compared_hits(entrant.run_folders) for entrant in folded.family]
     assert [each.shape for each in hits] == [(2, TRAIN + MINIVAL)] * 2
     found, growth = difference(hits[1], hits[0], scatter(each.mean(1) for each in hits)), folded.result.growth
     assert growth is not None
@@ -164,3 +166,15 @@ def test_on_each_fold_members_learn_from_a_teacher_that_has_not_seen_its_minival
     assert [key.folder.key for key in large.trainings] == [key.folder.key for key in folded.family[1].trainings]
     teachers = [training.spec.teacher and training.spec.teacher.run for training in small.trainings]
     assert teachers == [training.folder.key for training in large.trainings]
+
+
+def test_effnet_choose_says_what_the_build_said(folded: Folded) -> None:
+    assert choose._answer(folded.result.members, folded.build.store) == folded.result.answer
+
+
+def test_on_folds_only_a_member_may_teach(folded: Folded) -> None:
+    config = folded.build.config
+    run = folded.family[1].trainings[0].folder.key  # it learnt from the minival of the second fold
+    taught = config.model_copy(update={"recipe": config.recipe.model_copy(update={"teacher": run})})
+    with pytest.raises(ConfigError, match=f"^recipe.teacher: {run} may have learnt from what members are judged on"):
+        check_teacher(dataclasses.replace(folded.build, config=taught))
