@@ -199,6 +199,9 @@ def test_a_weights_file_teaches_if_its_name_tells_its_network(store: Store, mani
     teacher, told = find_teacher(path.name, tmp_path, store, manifest)
     assert teacher == Teacher(architecture=arch, path=str(path), sha256=sha256_file(path))
     assert "nothing says which classes the network has" in told
+    for other in ("architecture.json", "config.json"):  # files of another model in the same folder
+        (tmp_path / other).write_text("{}")
+        assert find_teacher(path.name, tmp_path, store, manifest) == (teacher, told)
     path.rename(tmp_path / "best.safetensors")
     with pytest.raises(ConfigError, match=r"best\.safetensors: its name does not tell one network"):
         find_teacher("best.safetensors", tmp_path, store, manifest)

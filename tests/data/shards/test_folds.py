@@ -160,6 +160,7 @@ def test_more_folds_than_a_class_has_images_is_a_line(
         ({}, 2.5, "members.folds: input should be a valid integer"),
         ({}, True, "members.folds: input should be a valid integer"),
         ({"fold": [2, 3]}, 3, "data.fold follows from members.folds: leave it out"),
+        ({"fold": [2, 3]}, 1, "data.fold follows from members.folds: leave it out"),
         ({"fold": [3, 2]}, 1, "fold must be at most the number of folds (got [3, 2])"),
         ({"source": {"kind": "dataset", "location": "d"}}, 3, "members.folds splits images anew, and a source of kind"),
     ],
