@@ -95,6 +95,9 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
         else:
             for name, link in family_links(server.url).items():
                 click.echo(f"         members of {name}: {link}")
+    reports = sorted(root.families.glob("*/report.html"), key=lambda path: path.stat().st_mtime)
+    if reports:
+        click.echo(f"{'report':8} {reports[-1]} (of the newest build)")
     click.echo(f"Stop them with: effnet down{options.of_store(store)}")
 
 
@@ -311,11 +314,12 @@ def _show(result: FamilyResult, root: Store) -> None:
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{options.of_store(root.root)}"]
     if link := family_link(root.root, result.family):
         pages = [f"{name:9}{url}" for name, url in servers.items()] + [f"members  {link}"]
-    name = result.answer.member.lower() if result.answer else "NAME"
+    chosen = next((each for each in result.members if result.answer and each.name == result.answer.member), None)
+    name = chosen.name.lower() if chosen else "NAME"
     files = [
         f"report   {folder / 'report.html'}",
         f"predict  effnet predict {name} IMAGES{options.of_store(root.root)}",
-        f"weights  {root.runs}/RUN/model.safetensors (effnet runs lists RUNs)",
+        f"weights  {root.runs / (chosen.run_key if chosen else 'RUN') / 'model.safetensors'}",
     ]
     for line in ("", *pages, *files):
         console.print(line, soft_wrap=True)

@@ -13,7 +13,7 @@ import click
 from effnet.errors import ConfigError, RunFailedError
 from effnet.files import read_regular, reason
 from flows.cli import options
-from flows.cli.find import CONFIG, find, load_named, open_store
+from flows.cli.find import CONFIG, find, find_dataset, load_named, open_store
 
 if TYPE_CHECKING:
     from effnet.arch.scaling import Multipliers
@@ -110,7 +110,12 @@ def train(
 
 @click.command()
 @click.argument("run")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the run's own]")
+@click.option(
+    "--data",
+    "dataset",
+    metavar="DATASET",
+    help="A folder, or a CONFIG that it was made of.  [default: RUN's own]",
+)
 @click.option("--split", type=click.Choice(["val", "minival", "train"]), default="val", show_default=True)
 @_WEIGHTS
 @click.option("--crop-padding", type=click.IntRange(0), help="Padding of the crop.  [default: as trained]")
@@ -120,7 +125,7 @@ def train(
 @options.JSON
 def evaluate(
     run: str,
-    data: Path | None,
+    dataset: str | None,
     split: str,
     network: str | None,
     crop_padding: int | None,
@@ -147,6 +152,7 @@ def evaluate(
     weights = path if path.is_file() else path / "model.safetensors"
     loaded = load_named(path, network)
     augment, cache, run_folder = Augment(), None, None
+    data = find_dataset(dataset, None) if dataset else None
     if (path / "config.json").is_file():
         run_folder = RunFolder(path)
         spec = run_folder.spec()

@@ -42,6 +42,7 @@ _EXAMPLE = """\
 ```python
 import mlflow
 
+mlflow.set_tracking_uri("http://127.0.0.1:5000")  # the server's address: `effnet up` prints it
 model = mlflow.pyfunc.load_model("models:/{name}/{version}")
 model.predict([open("photo.png", "rb").read()])
 ```

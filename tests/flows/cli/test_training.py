@@ -200,6 +200,9 @@ def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, ob
     assert len(by_key.stdout.splitlines()) == 5 + 1 + 10
     (dataset,) = [path for path in (home / "store/datasets").iterdir() if not path.name.startswith(".")]
     arch = json.loads((run / "config.json").read_text())["architecture"]
+    of_config = run_effnet("evaluate", run.name, "--store", "store", "--data", "tiny.yaml", cwd=home)
+    assert of_config.returncode == 0, of_config.stderr
+    assert f"top-1 {trained['top1']:.2%}" in of_config.stdout
     (home / "arch.json").write_text(json.dumps(arch))
     shutil.copy(run / "model.safetensors", home / "bare.safetensors")
     bare = run_effnet(
@@ -226,6 +229,7 @@ def test_evaluate_scores_runs_and_bare_weights(home: Path, trained: dict[str, ob
         (("bare.safetensors", "--network", "arch.json"), "give one with --data"),
         (("nothing",), "`effnet runs` lists the runs"),
         (("bare.safetensors", "--network", "arch.json", "--data", home), "no dataset here"),
+        (("bare.safetensors", "--network", "arch.json", "--data", "nothing"), "no folder of a dataset, and no config"),
     ):
         done = run_effnet("evaluate", *map(str, arguments), cwd=home)
         assert done.returncode in (2, 65)
