@@ -204,6 +204,24 @@ def test_report_is_accessible(browser: Browser, report: Path, width: int, colour
     page.close()
 
 
+def test_in_mlflows_frame_jumps_work_and_links_show_their_address(browser: Browser, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page.set_content('<iframe sandbox="allow-scripts" style="width: 900px; height: 600px"></iframe>')
+    page.eval_on_selector("iframe", "(frame, text) => { frame.srcdoc = text; }", report.read_text())
+    frame = page.frames[1]
+    jump = frame.locator('nav a[href^="#"]').last
+    place = (jump.get_attribute("href") or "")[1:]
+    jump.click()
+    seen = "id => { const top = document.getElementById(id).getBoundingClientRect().top; return top > -5 && top < 600; }"
+    frame.wait_for_function(seen, arg=place, timeout=WAIT)
+    link = frame.locator('a[href^="http"], a[href^="file"]').first
+    address = link.get_attribute("href") or ""
+    link.click()
+    assert frame.locator("code.address").first.inner_text() == address
+    assert frame.locator("h1").first.is_visible()  # the report is still there
+    page.close()
+
+
 def test_report_answers_to_mouse_and_keyboard(browser: Browser, report: Path) -> None:
     page = browser.new_page()
     page.goto(report.as_uri())

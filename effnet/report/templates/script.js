@@ -35,6 +35,26 @@ function select(element) {
   getSelection().removeAllRanges();
   getSelection().addRange(range);
 }
+if (window.parent !== window) { // MLflow shows it in a frame that no link may leave: jumps are made here, addresses shown
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href]");
+    if (!link) return;
+    event.preventDefault();
+    const place = link.getAttribute("href");
+    if (place.startsWith("#")) {
+      document.getElementById(place.slice(1))?.scrollIntoView();
+      return;
+    }
+    let address = link.nextElementSibling;
+    if (!address?.classList.contains("address")) {
+      address = document.createElement("code");
+      address.className = "address";
+      address.textContent = link.href;
+      link.after(" ", address);
+    }
+    select(address);
+  });
+}
 for (const button of document.querySelectorAll("button[data-copies]")) {
   const code = document.getElementById(button.dataset.copies);
   button.hidden = false;
