@@ -27,7 +27,7 @@ class Clock:
     def __init__(self, started: float, device: torch.device) -> None:
         self._started, self._device, self._process = started, device, psutil.Process()
         self._meter = find_meter(device) if device.type == "cuda" else None
-        if device.type == "cuda":
+        if device.type == "cuda" and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats(device)  # this process may have trained another network before
         self.begin()
 
