@@ -104,6 +104,7 @@ architectures = st.builds(
 
 @settings(max_examples=500, deadline=None)
 @given(arch=architectures, phi=st.floats(0, 3), num_classes=st.integers(1, 20))
+@pytest.mark.slow
 def test_count_equals_random_modules_scaled(arch: Architecture, phi: float, num_classes: int) -> None:
     scaled = scale(arch, Coefficients(1.2, 1.1, 1.15).at(phi))
     assert count(scaled, num_classes) == measured(scaled, num_classes)

@@ -100,6 +100,7 @@ def test_names_that_repeat_match_nothing() -> None:
         match_classes(Known(names=("crane", "crane", "gull")), 3, manifest, "photos")
 
 
+@pytest.mark.slow
 def test_the_command_matches_a_model_folders_ids(
     baseline: Architecture, dataset_store: Store, manifest: Manifest, tmp_path: Path
 ) -> None:

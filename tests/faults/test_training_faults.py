@@ -196,6 +196,7 @@ def test_a_save_killed_at_any_call_leaves_whole_checkpoints(tmp_path: Path) -> N
     show("saves killed", fired, {"the newest checkpoint was whole": sum(fired.values())})
 
 
+@pytest.mark.slow
 def test_the_campaign_sees_a_save_that_renames_nothing(tmp_path: Path) -> None:
     mutation = """
 import contextlib, shutil

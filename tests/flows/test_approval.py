@@ -54,6 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Path
     return folder
 
 
+@pytest.mark.slow
 def test_without_a_terminal_it_ends_with_a_line_and_its_own_exit_code(folder: Path) -> None:
     done = run_effnet("family", "tiny.yaml", cwd=folder)
     assert done.returncode == 77, done.stderr

@@ -90,6 +90,7 @@ def test_again_it_takes_seconds_and_trains_nothing(home: Path) -> None:
     assert finished(home) == before
 
 
+@pytest.mark.slow
 def test_search_by_measured_latency(prefect_home: Path, tmp_path: Path) -> None:
     shutil.copytree(prefect_home, tmp_path / "store" / "prefect")
     write_tiny(tmp_path, config(search=True).replace("control: true", "target_latency_ms: 0.5, trials: 2"))

@@ -179,6 +179,7 @@ def test_code_is_copied_and_does_what_it_says(browser: Browser, report: Path, ho
     assert "mlflow models serve --model-uri models:/tiny-b" in server
 
 
+@pytest.mark.slow
 def test_dates_and_links_do_not_draw_it_again(report: Path, home: Path) -> None:
     drawn = {
         path: path.stat().st_mtime_ns for path in report.parent.iterdir() if path.suffix in {".png", ".svg", ".html"}
@@ -212,7 +213,9 @@ def test_in_mlflows_frame_jumps_work_and_links_show_their_address(browser: Brows
     jump = frame.locator('nav a[href^="#"]').last
     place = (jump.get_attribute("href") or "")[1:]
     jump.click()
-    seen = "id => { const top = document.getElementById(id).getBoundingClientRect().top; return top > -5 && top < 600; }"
+    seen = (
+        "id => { const top = document.getElementById(id).getBoundingClientRect().top; return top > -5 && top < 600; }"
+    )
     frame.wait_for_function(seen, arg=place, timeout=WAIT)
     link = frame.locator('a[href^="http"], a[href^="file"]').first
     address = link.get_attribute("href") or ""

@@ -29,6 +29,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> tupl
     return folder, json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_largest_is_trained_first_and_the_other_learns_from_it(taught: tuple[Path, dict[str, Any]]) -> None:
     folder, result = taught
     small, large = (RunFolder(folder / "store/runs" / member["run_key"]) for member in result["members"])
@@ -41,6 +42,7 @@ def test_the_largest_is_trained_first_and_the_other_learns_from_it(taught: tuple
     assert [member["teacher"] for member in result["members"]] == ["B1", None]
 
 
+@pytest.mark.slow
 def test_it_is_told_wherever_the_members_are_shown(taught: tuple[Path, dict[str, Any]]) -> None:
     folder, result = taught
     told = "B0 learnt from B1 as well: what they reach is not due to scale alone."
@@ -56,6 +58,7 @@ def test_it_is_told_wherever_the_members_are_shown(taught: tuple[Path, dict[str,
     assert "of a teacher" not in client.get_registered_model("taught-b1").latest_versions[0].description
 
 
+@pytest.mark.slow
 def test_again_nothing_is_trained_and_alone_a_member_is_the_same_run(taught: tuple[Path, dict[str, Any]]) -> None:
     folder, result = taught
     again = run_effnet("family", "tiny.yaml", cwd=folder)
@@ -67,6 +70,7 @@ def test_again_nothing_is_trained_and_alone_a_member_is_the_same_run(taught: tup
     assert json.loads(alone.stdout)["run"].endswith(result["members"][0]["run_key"])
 
 
+@pytest.mark.slow
 def test_alone_and_first_a_members_teacher_is_trained_before_it(
     taught: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -79,6 +83,7 @@ def test_alone_and_first_a_members_teacher_is_trained_before_it(
     assert keys == {member["run_key"] for member in result["members"]}
 
 
+@pytest.mark.slow
 def test_plan_counts_the_teachers_forward_passes(tmp_path: Path) -> None:
     write_tiny(tmp_path, TAUGHT)
     options = ("--num-classes", "10", "--images", "3000", "--device", "a100-80", "--json")
@@ -94,6 +99,7 @@ def test_plan_counts_the_teachers_forward_passes(tmp_path: Path) -> None:
     assert stage["hours"] == pytest.approx(sum(hours.values())) == stage["wall_hours"]  # one after the other
 
 
+@pytest.mark.slow
 def test_what_cannot_teach_is_told_before_anything_is_trained(tmp_path: Path, prefect_home: Path) -> None:
     shutil.copytree(prefect_home, tmp_path / "store" / "prefect")
     write_tiny(tmp_path, TAUGHT.replace("teacher: largest", "teacher: b7"))

@@ -124,6 +124,7 @@ def test_an_old_opset_is_refused(file: Path) -> None:
         with_any_size(model, told())
 
 
+@pytest.mark.slow
 def test_the_command_writes_and_measures_it(tmp_path: Path) -> None:
     save_model(tmp_path / "model", network())
     options = ("--format", "onnx", "--with-preprocessing", "--any-size")

@@ -127,6 +127,7 @@ def test_a_killed_rank_ends_the_others_and_the_training_goes_on(
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.slow
 def test_the_number_of_ranks_may_change(folder: RunFolder, alone: RunFolder, before: int, after: int) -> None:
     process = start(folder, before)
     wait_for_checkpoint(folder, process)

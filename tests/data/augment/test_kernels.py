@@ -75,6 +75,7 @@ def test_equal_to_pillow(op: str) -> None:
 
 
 @pytest.mark.parametrize("policy", ["autoaugment_v0", "autoaugment_imagenet", "randaugment"])
+@pytest.mark.slow
 def test_a_policy_gives_a_batch_the_same_bits(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = torch.from_numpy(np.stack([np.asarray(image) for image in pictures() * 4])).permute(0, 3, 1, 2)
     samples, config = np.arange(len(batch)), Augment(policy=policy, erase=0.5)

@@ -136,6 +136,7 @@ def test_what_cannot_be_is_told_in_a_line(home: Path, arguments: tuple[str, ...]
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_by_a_latency_measured_now_which_is_told(home: Path) -> None:
     """The members' stored milliseconds are made up; here they get networks that differ by far."""
     small = {"resolution": 32, "name": "small"}

@@ -86,6 +86,7 @@ def test_a_file_is_measured_on_val_beside_its_network(run: RunFolder, tmp_path: 
     np.testing.assert_allclose(probabilities, predictor.probabilities(first.pixels), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_and_what_it_loses_is_told(run: RunFolder, tmp_path: Path) -> None:
     path = tmp_path / "b0.onnx"
     told = exported(run.path, "--format", "onnx", "--precision", "int8", "--max-drop", "5", "--out", path)
@@ -104,6 +105,7 @@ def test_int8_is_calibrated_and_what_it_loses_is_told(run: RunFolder, tmp_path: 
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.slow
 def test_a_file_for_any_size_is_measured_on_whole_images(run: RunFolder, tmp_path: Path, precision: str) -> None:
     path = tmp_path / "b0.onnx"
     options = ("--with-preprocessing", "--any-size", "--precision", precision, "--max-drop", "5")
@@ -118,6 +120,7 @@ def test_a_file_for_any_size_is_measured_on_whole_images(run: RunFolder, tmp_pat
     assert np.abs(found - wanted).max() < (0.02 if precision == "float32" else 0.3)
 
 
+@pytest.mark.slow
 def test_a_file_that_loses_too_much_is_not_written(run: RunFolder, tmp_path: Path) -> None:
     for label in ("a", "b"):  # nearly black: ranges of activations that fit no digit
         (tmp_path / "dark" / label).mkdir(parents=True)
@@ -184,6 +187,7 @@ def test_options_that_go_with_nothing_are_refused(run: RunFolder, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_files_are_made_and_run_as_printed(run: RunFolder, tmp_path: Path) -> None:
     random = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(random).resize((90, 70)).save(tmp_path / "photo.jpg")

@@ -147,6 +147,7 @@ def test_fine_tuning_starts_from_a_run(home: Path, trained: dict[str, object]) -
     assert other.stderr.count("effnet: ") == 1
 
 
+@pytest.mark.slow
 def test_fine_tuning_takes_its_own_recipe_and_tells_the_floor(home: Path, trained: dict[str, object]) -> None:
     config, _, _ = (home / "tiny.yaml").read_text().partition("recipe:")
     (home / "bare.yaml").write_text(config)

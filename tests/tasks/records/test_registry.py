@@ -288,6 +288,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     assert client.get_registered_model("tiny-b0").tags["effnet.reference"] == "3"
 
 
+@pytest.mark.slow
 def test_a_champion_of_another_dataset_is_scored_on_todays_val(
     build: Build, manifest: Manifest, told: list[str], tmp_path: Path
 ) -> None:
