@@ -135,6 +135,7 @@ def test_registered_once_loaded_and_served(
     (tmp_path / "photo.png").write_bytes(png(IMAGES[0]))
     monkeypatch.chdir(tmp_path)
     example = version.description.partition("```python\n")[2].partition("```")[0]
+    example = example.replace("http://127.0.0.1:5000", mlflow.get_tracking_uri())
     exec(example.replace("model.predict", "found = model.predict"), printed := {})  # noqa: S102 - as it is printed
     assert printed["found"][0]["label"] == answers[0]["label"]
     told = served_as_documented(tmp_path)
