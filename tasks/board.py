@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 
@@ -11,10 +10,12 @@ from effnet.stages import Stage
 from tasks.build import Build, Training
 from tasks.records.tracking import run_note
 from tasks.terminal.screen import duration, short
+from tasks.terminal.training import COLUMNS as PROGRESS
+from tasks.terminal.training import progress_of
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
-COLUMNS = ("", "params", "MACs", "epoch", "minival top-1", "images/s", "time", "left")
+COLUMNS = ("", "params", "MACs", *PROGRESS)
 
 
 class Board:
@@ -113,20 +114,5 @@ def note(build: Build, name: str, training: Training) -> None:
 
 def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
     """Return a training's epochs done, also in part, and its row of the table."""
-    lines, _ = read_journal(training.folder.metrics_path)
-    pace = training.folder.pace()
-    if pace and not pace.is_after(len(lines)):
-        pace = None
-    epochs = pace.epochs if pace else float(len(lines))
-    left = pace.seconds_left(goal) if pace else None
-    best = max((line["minival_top1"] for line in lines), default=None)
-    return epochs, (
-        training.name,
-        short(training.cost.params),
-        short(training.cost.macs),
-        f"{math.floor(10 * epochs) / 10:.1f}/{goal}" if pace else f"{len(lines)}/{goal}",
-        "" if best is None else f"{best:.1%}",
-        f"{pace.images_per_second:,.0f}" if pace else "",
-        duration(lines[-1]["seconds"]) if lines else "",
-        "" if left is None else duration(left),
-    )
+    epochs, cells = progress_of(training.folder, goal)
+    return epochs, (training.name, short(training.cost.params), short(training.cost.macs), *cells)

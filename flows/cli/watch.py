@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,14 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from effnet.errors import EffnetError
-from effnet.runs import RunFolder, read_journal
+from effnet.runs import RunFolder
 from effnet.store import Store
 from tasks.terminal.screen import duration, make_table
+from tasks.terminal.training import COLUMNS as PROGRESS
+from tasks.terminal.training import progress_of
 
 SECONDS = 1.0  # between looks
 PLAIN_SECONDS = 30.0  # between tables where there is no terminal
 SILENT_SECONDS = 600.0  # after which a training that is not done counts as not under way
-COLUMNS = ("", "epoch", "top-1", "images/s", "time", "left", "last sign")
+COLUMNS = ("", *PROGRESS, "last sign")
 
 
 class Under(NamedTuple):
@@ -103,19 +104,8 @@ def _silent_for(folder: RunFolder) -> float:
 def _row(folder: RunFolder, silent: float) -> tuple[str, ...] | None:
     """Return a training's row; None for a folder that another version wrote."""
     try:
-        spec, about, lines = folder.spec(), folder.about(), read_journal(folder.metrics_path)[0]
+        about, (_, cells) = folder.about(), progress_of(folder, folder.spec().recipe.epochs)
     except EffnetError:
         return None
-    pace, goal = folder.pace(), spec.recipe.epochs
-    if pace and not pace.is_after(len(lines)):
-        pace = None
-    left = pace.seconds_left(goal) if pace else None
-    return (
-        f"{about.name}  ({about.experiment})" if about else folder.key[:12],
-        f"{math.floor(10 * pace.epochs) / 10:.1f}/{goal}" if pace else f"{len(lines)}/{goal}",
-        f"{max(line['minival_top1'] for line in lines):.1%}" if lines else "",
-        f"{pace.images_per_second:,.0f}" if pace else "",
-        duration(lines[-1]["seconds"]) if lines else "",
-        "" if left is None else duration(left),
-        "now" if silent < 10 else f"{duration(silent)} ago",
-    )
+    name = f"{about.name}  ({about.experiment})" if about else folder.key[:12]
+    return name, *cells, "now" if silent < 10 else f"{duration(silent)} ago"
