@@ -44,6 +44,16 @@ def teaching_member(name: str | None, members: Sequence[Member]) -> Member | Non
     return next((member for member in members if name and member.name.lower() == name.lower()), None)
 
 
+def is_taught(member: Member, teaching: Member | None) -> bool:
+    """Say whether a member learns from the one who teaches: not that one, nor one that rounding makes its equal.
+
+    Args:
+        member: of the family.
+        teaching: of it as well; None where all learn from a network from elsewhere.
+    """
+    return teaching is None or member.architecture.key() != teaching.architecture.key()
+
+
 class SeedResult(Value):
     """One training of a member."""
 

@@ -30,7 +30,7 @@ from effnet.config import (
 )
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, plan_members, teaching_member
+from effnet.family import Member, is_taught, plan_members, teaching_member
 from effnet.memory import micro_batch_on, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
@@ -228,7 +228,7 @@ def teachers_of(members: Sequence[Member], name: str | None, outside: Architectu
     teacher = member.architecture if member else outside
     if teacher is None:
         return {}
-    return {each.name: teacher for each in members if member is None or each.architecture.key() != teacher.key()}
+    return {each.name: teacher for each in members if is_taught(each, member)}
 
 
 def together(parts: Iterable[Work]) -> Work:

@@ -17,7 +17,16 @@ from effnet.champion import Contender
 from effnet.config import Recipe, given_coefficients
 from effnet.errors import ConfigError
 from effnet.evaluation.classes import compared_samples
-from effnet.family import FamilyResult, Member, MemberResult, OutOfFold, SeedResult, plan_members, teaching_member
+from effnet.family import (
+    FamilyResult,
+    Member,
+    MemberResult,
+    OutOfFold,
+    SeedResult,
+    is_taught,
+    plan_members,
+    teaching_member,
+)
 from effnet.hits import compared_hits
 from effnet.runs import RunFolder, Start, Teacher
 from effnet.stages import Stage
@@ -78,10 +87,6 @@ class School(NamedTuple):
         """Return the training of the member who teaches, with this seed; None if none does."""
         return _training(build, recipe, self.member, seed, starts.get(self.member.name)) if self.member else None
 
-    def teaches(self, member: Member) -> bool:
-        """Say whether a member learns from the one who teaches: not that one, nor one that rounding makes its equal."""
-        return self.member is None or self.member.architecture.key() != member.architecture.key()
-
 
 def check_teacher(build: Build) -> None:
     """Refuse a teacher that is neither a member nor a network here, before any work; see `Build.outside_teacher`."""
@@ -96,7 +101,7 @@ def teacher_of(build: Build, member: Member | None) -> tuple[Training | None, Te
         member: to be trained; None for another network.
     """
     school = School.of(build, _named(build))
-    if member and not school.teaches(member):
+    if member and not is_taught(member, school.member):
         return None, None
     teachers = [school.member] if school.member else []
     starts = member_starts(build.config, teachers, build.base, build.store.cache)
@@ -120,7 +125,7 @@ def entrants(build: Build, members: Sequence[Member]) -> list[Entrant]:
         teachers = [as_teacher(first) or school.outside for first in firsts]
 
         def training(member: Member, seed: int) -> Training:
-            teacher = teachers[seed] if school.teaches(member) else None
+            teacher = teachers[seed] if is_taught(member, school.member) else None
             return _training(fold, build.recipe, member, seed, starts.get(member.name), teacher)
 
         return {member.name: [training(member, seed) for seed in seeds] for member in members}
