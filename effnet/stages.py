@@ -25,6 +25,11 @@ class Stage(StrEnum):
         return _HEADINGS[self][1]
 
     @property
+    def planned_as(self) -> str:
+        """Its name in `effnet plan`, where members are several."""
+        return "members" if self is Stage.MEMBER else self.value
+
+    @property
     def on_val(self) -> bool:
         """Whether its networks are evaluated on val: their top-1 is val's; that of the others is minival's."""
         return self in (Stage.STUDY, Stage.MEMBER)

@@ -38,6 +38,7 @@ from tasks.shard import shard_dataset, shard_folds
 from tasks.study import study_scaling
 from tasks.terminal.flow_page import FlowPage
 from tasks.terminal.screen import Screen
+from tasks.whole import PROGRESS, Whole
 
 
 def run_name() -> str:
@@ -66,11 +67,15 @@ def build_family(
     with opened(change, config, approve, base, store) as build:
         config = build.config
         check_teacher(build)
+        whole = Whole(config.family, build.folder / PROGRESS)
+        build = dataclasses.replace(build, whole=whole)
+        whole.expect(build.prices())
         build = shard_folds(with_baseline(build))
         coefficients = None
         if not config.members.published:
             ask_before(build, Stage.FIT)
             coefficients = fit_coefficients(build)
+        whole.expect(build.prices(coefficients))
         if config.study:
             ask_before(build, Stage.STUDY, coefficients)
             study_scaling(build, config.study, coefficients or PAPER)
@@ -78,6 +83,7 @@ def build_family(
         family = entrants(build, members)
         ask_before_members(build, trainings_of(family))
         reused = train_members(build, family)
+        whole.end()
         result = evaluate_members(build, family, coefficients, reused)
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
         use = result.answer

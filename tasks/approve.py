@@ -6,6 +6,7 @@ found by its keys. Elsewhere the person at the terminal is asked; where there is
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import subprocess
@@ -19,13 +20,12 @@ from prefect.runtime import deployment
 from pydantic import Field
 
 from effnet.approval import Approval, Forecast, above, amount, is_approved, keep_approval, read_approvals
-from effnet.arch.cost import count
 from effnet.arch.scaling import PAPER, Coefficients
 from effnet.arch.spec import Architecture
 from effnet.config import ApproveAbove, StudyConfig, given_coefficients
 from effnet.errors import ApprovalError, ConfigError, RunFailedError
 from effnet.family import plan_members
-from effnet.plan import Speed, Work, price, stated_speed, together, work
+from effnet.plan import Speed, Work, stated_speed, together
 from effnet.runs import read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.stages import Stage
@@ -55,12 +55,11 @@ def ask_before(build: Build, stage: Stage, coefficients: Coefficients | None = N
         return
     if stage is Stage.STUDY and config.study is None:
         config = config.model_copy(update={"study": StudyConfig()})
-    known = coefficients or given_coefficients(config) or PAPER
-    members = plan_members(build.baseline, config, known, build.num_classes)
-    images = build.manifest.samples["train"]
-    stages = price(config, build.baseline, known, members, num_classes=build.num_classes, images=images)
-    for each in stages:
-        if each.stage == stage:
+    wanted = dataclasses.replace(build, config=config)
+    for each in wanted.prices(coefficients):
+        if each.stage == stage.planned_as:
+            known = coefficients or given_coefficients(config) or PAPER
+            members = plan_members(build.baseline, config, known, build.num_classes)
             networks = [build.baseline, *(member.architecture for member in members)]
             _ask(build, limit, stage, each.trainings, each.work, networks)
 
@@ -75,15 +74,8 @@ def ask_before_members(build: Build, trainings: Iterable[Training]) -> None:
         return
     left = list({each.folder.key: each for each in trainings if each.folder.result() is None}.values())
     if left:
-        rest = together(_rest(each, build.manifest.samples["train"]) for each in left)
+        rest = together(each.work(each.epochs - epochs_done(each), build.manifest.samples["train"]) for each in left)
         _ask(build, limit, Stage.MEMBER, len(left), rest, [each.spec.architecture for each in left])
-
-
-def _rest(training: Training, images: int) -> Work:
-    """Return what is left of a training, with what its teacher does."""
-    teacher = training.spec.teacher
-    taught = count(teacher.architecture, training.spec.num_classes) if teacher else None
-    return work((training.epochs - epochs_done(training)) * images, training.cost, taught)
 
 
 def _is_done(build: Build, stage: Stage) -> bool:
@@ -105,7 +97,7 @@ def _ask(
     speed = stated_speed(build.config.compute, limit.device, build.base, "approve_above.device")
     speed = speed or _measured(build, networks)
     hours = speed.hours(wanted)
-    name = "members" if stage is Stage.MEMBER else str(stage)  # as `effnet plan` calls it
+    name = stage.planned_as
     unit = "GPU-hours" if speed.memory_bytes else "hours"
     forecast = Forecast(name, trainings, hours, unit, speed.dollars(hours), speed.device, speed.price_from)
     if limit.dollars is not None and forecast.dollars is None:

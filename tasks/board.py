@@ -12,6 +12,7 @@ from tasks.records.tracking import run_note
 from tasks.terminal.screen import duration, short
 from tasks.terminal.training import COLUMNS as PROGRESS
 from tasks.terminal.training import progress_of
+from tasks.whole import weight
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
@@ -37,6 +38,8 @@ class Board:
 
     def begin(self) -> None:
         """Say which trainings start from weights: their features are looked at first, long before an epoch is done."""
+        if self.build.whole:
+            self.build.whole.begin(self.stage, {each.folder.key: self._work(each) for each in self.trainings})
         if self._unprobed:
             names = ", ".join(training.name for training in self._unprobed)
             self.build.screen.say(f"{names}: reading weights and images")
@@ -73,15 +76,28 @@ class Board:
 
     def show(self) -> None:
         """Show every training, and how far all of them together are."""
-        rows, share = [], 0.0
+        rows, share, done = [], 0.0, dict[str, float]()
         for training in self.trainings:
             goal = min(training.epochs, self.until or training.epochs)
             epochs, row = _row(training, goal)
             rows.append(row)
+            done[training.folder.key] = self._work(training, epochs)
             share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
         whole = sum(training.size for training in self.trainings)
         early = any(each.spec.recipe.patience and not each.folder.result() for each in self.trainings)
-        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows, may_end_early=early)
+        family = None
+        if self.build.whole:
+            progress = self.build.whole.look(self.stage, done)
+            family = progress.share, progress.left("at most" if early else "about")
+        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows, may_end_early=early, family=family)
+
+    def _work(self, training: Training, epochs: float | None = None) -> float:
+        """Return the work of the epochs that are done; of a training that ended early, as if it had not."""
+        if training.folder.result():
+            epochs = training.epochs
+        elif epochs is None:
+            epochs = progress_of(training.folder, training.epochs)[0]
+        return weight(training.work(epochs, self.build.manifest.samples["train"]))
 
 
 def _ended(training: Training, result: RunResult) -> str:

@@ -9,16 +9,20 @@ from functools import cached_property
 from pathlib import Path
 
 from effnet.arch.cost import FORWARD_SHARE, Cost, count
+from effnet.arch.scaling import PAPER, Coefficients
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, Recipe
+from effnet.config import FamilyConfig, Recipe, given_coefficients
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.room import Order, order_that_fits
 from effnet.errors import ConfigError
+from effnet.family import plan_members
+from effnet.plan import StagePrice, Work, price, work
 from effnet.runs import About, RunFolder, RunSpec, Start, Teacher
 from effnet.stages import Stage
 from effnet.store import Store
 from tasks.records.tracking import Tracker
 from tasks.terminal.screen import Screen
+from tasks.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Training:
         """Epochs from its beginning to its end."""
         return self.spec.recipe.epochs
 
+    def work(self, epochs: float, images: int) -> Work:
+        """Return the work of so many epochs of so many images, with what its teacher does."""
+        teacher = self.spec.teacher
+        return work(epochs * images, self.cost, count(teacher.architecture, self.spec.num_classes) if teacher else None)
+
     @property
     def size(self) -> float:
         """Expected size of the training, in multiply-adds per sample."""
@@ -72,6 +81,7 @@ class Build:
     key: str = ""  # of the build; empty where no family is built
     approved: bool = False  # whatever it costs
     folds: Sequence[Manifest] = ()  # datasets of members.folds, the first of which is the manifest; none without
+    whole: Whole | None = None  # how far the family is; None where a stage is carried out alone
     fold: int = 0  # whose dataset the manifest is of, from 1 on; of builds from `of_folds`
 
     @property
@@ -96,6 +106,13 @@ class Build:
     def num_classes(self) -> int:
         """Classes of the dataset."""
         return len(self.manifest.classes)
+
+    def prices(self, coefficients: Coefficients | None = None) -> list[StagePrice]:
+        """Return what the stages of the config take, given α, β, γ where they are known by now."""
+        known = coefficients or given_coefficients(self.config) or PAPER
+        members = plan_members(self.baseline, self.config, known, self.num_classes)
+        images = self.manifest.samples["train"]
+        return price(self.config, self.baseline, known, members, num_classes=self.num_classes, images=images)
 
     @property
     def recipe(self) -> Recipe:

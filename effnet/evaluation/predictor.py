@@ -6,6 +6,7 @@ It is read from a folder of tensors and JSON: no code in a model is run. tasks.r
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from effnet.evaluation.flips import Flipped
 from effnet.evaluation.images import pixels_of
 from effnet.models.build import Network
 from effnet.models.deployed import network_input
-from effnet.models.weights import load_model, save_model
+from effnet.models.weights import WEIGHTS, load_model, save_architecture, save_model
+from effnet.runs import RunFolder
 from effnet.store import publish
 
 CLASSES = "predictor.json"
@@ -104,7 +106,6 @@ def open_predictor(folder: str | Path) -> Predictor:
         DataError: if the run is not finished, or its weights or its class names are broken.
     """
     from effnet.evaluation.classes import classes_of_model, classes_of_run
-    from effnet.runs import RunFolder
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -125,6 +126,21 @@ def open_predictor(folder: str | Path) -> Predictor:
 def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
     """Write a model folder with all that a Predictor needs: tensors and JSON."""
     save_model(folder, network)
+    _save_classes(folder, class_names, crop_padding)
+
+
+def copy_predictor(folder: Path, run: RunFolder, class_names: Sequence[str]) -> None:
+    """Write a finished run's model folder: its own weights to the byte, with all else that a Predictor needs."""
+    from effnet.evaluation.run import checked_weights
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(checked_weights(run), folder / WEIGHTS)
+    spec = run.spec()
+    save_architecture(folder, spec.architecture)
+    _save_classes(folder, class_names, spec.recipe.augment.crop_padding)
+
+
+def _save_classes(folder: Path, class_names: Sequence[str], crop_padding: int | None) -> None:
     content = {"classes": list(class_names), "crop_padding": crop_padding}
     publish(folder / CLASSES, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 

@@ -376,6 +376,12 @@ def other_resolutions(arch: Architecture) -> list[int]:
 
 def load_network(folder: RunFolder) -> Network:
     """Return a finished run's network on the CPU, in evaluation mode, with its best weights."""
+    network = load(checked_weights(folder), folder.spec().architecture, OWN)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def checked_weights(folder: RunFolder) -> Path:
+    """Return the file of a finished run's best weights; raise DataError if they are not those that it ended with."""
     result = folder.result()
     if result is None:
         raise DataError(folder.unfinished())
@@ -383,6 +389,4 @@ def load_network(folder: RunFolder) -> Network:
         raise DataError(
             f"{folder.weights_path}: not the weights that the run ended with; remove the folder and train again"
         )
-    spec = folder.spec()
-    network = load(folder.weights_path, spec.architecture, OWN)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return folder.weights_path

@@ -267,7 +267,12 @@ def save_weights(path: Path, network: Network, naming: str = OWN) -> None:
 def save_model(folder: Path, network: Network) -> None:
     """Write a model folder: model.safetensors, then architecture.json, which says that the folder is whole."""
     save_weights(folder / WEIGHTS, network)
-    publish(folder / ARCHITECTURE, network.architecture.model_dump_json(indent=2).encode() + b"\n")
+    save_architecture(folder, network.architecture)
+
+
+def save_architecture(folder: Path, arch: Architecture) -> None:
+    """Write architecture.json, the last file of a model folder."""
+    publish(folder / ARCHITECTURE, arch.model_dump_json(indent=2).encode() + b"\n")
 
 
 def load_model(folder: Path, num_classes: int | None = None) -> Network:

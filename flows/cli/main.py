@@ -78,6 +78,7 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
 
     from tasks.records.pages import family_links
     from tasks.servers import local as servers
+    from tasks.servers.prefect_history import newest_run
 
     root = open_store(store)
     ports = {servers.PREFECT.name: prefect_port, servers.MLFLOW.name: mlflow_port}
@@ -92,6 +93,8 @@ def up(store: Path, prefect_port: int | None, mlflow_port: int | None, as_json: 
         if server.name == servers.PREFECT.name:
             page, login = servers.login_page(root.root), servers.login_path(root.root)
             click.echo(f"         asks for a login, once: open {page.as_uri()}, or paste what is in {login}")
+            if newest := newest_run(servers.prefect_database(root.root)):
+                click.echo(f"         newest flow run, {newest[0]}: {server.url}/runs/flow-run/{newest[1]}")
         else:
             for name, link in family_links(server.url).items():
                 click.echo(f"         members of {name}: {link}")

@@ -19,6 +19,7 @@ from effnet.store import Store
 from tasks.terminal.screen import duration, make_table
 from tasks.terminal.training import COLUMNS as PROGRESS
 from tasks.terminal.training import progress_of
+from tasks.whole import families_under_way
 
 SECONDS = 1.0  # between looks
 PLAIN_SECONDS = 30.0  # between tables where there is no terminal
@@ -80,16 +81,19 @@ def watch(store: Store, wanted: Callable[[str | None, str | None], bool]) -> Non
     with suppress(KeyboardInterrupt):
         if not console.is_terminal:
             while True:
-                console.print(*_shown(watcher.look()), sep="\n")
+                console.print(*_shown(watcher.look(), store), sep="\n")
                 time.sleep(PLAIN_SECONDS)
         with Live(console=console, refresh_per_second=2) as live:
             while True:
-                live.update(Group(*_shown(watcher.look()), Text("Ctrl-C ends this; the trainings go on", style="dim")))
+                live.update(
+                    Group(*_shown(watcher.look(), store), Text("Ctrl-C ends this; the trainings go on", style="dim"))
+                )
                 time.sleep(SECONDS)
 
 
-def _shown(under: Under) -> tuple[str | Table, ...]:
-    return (str(under), make_table(COLUMNS, under.rows)) if under.rows else (str(under),)
+def _shown(under: Under, store: Store) -> tuple[str | Table, ...]:
+    families = [f"{each.family}: {each.told()}" for each in families_under_way(store.families)]
+    return (*families, str(under), *([make_table(COLUMNS, under.rows)] if under.rows else []))
 
 
 def _silent_for(folder: RunFolder) -> float:

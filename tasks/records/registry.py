@@ -183,16 +183,20 @@ def _show_numbers(registry: Registry, folder: RunFolder, version: Any) -> None:
 
     MLflow notes a model's metrics in its run too: they are the run's own values, at the same step and time.
     """
+    from mlflow.entities import Metric
+
     tracker, client = registry.tracker, registry.tracker.client
     logged, run_id = str(version.source).removeprefix("models:/"), tracker.run_id(folder.key)
     if not (run_id and logged.startswith("m-")) or (there := _numbers(client, logged)) is None:
         return
     dataset = {"dataset_name": f"{registry.family} val", "dataset_digest": registry.manifest.digest}
-    for name in _SHOWN:
-        history = client.get_metric_history(run_id, name)
-        if history and there.get(name) != (last := max(history, key=lambda metric: metric.step)).value:
-            where = {"timestamp": last.timestamp, "step": last.step, "model_id": logged, **dataset}
-            client.log_metric(run_id, name, last.value, **where)
+    shown = client.get_run(run_id).data.metrics
+    metrics = []
+    for name in (name for name in _SHOWN if name in shown and there.get(name) != shown[name]):
+        last = max(client.get_metric_history(run_id, name), key=lambda metric: metric.step)
+        metrics.append(Metric(name, last.value, last.timestamp, last.step, model_id=logged, **dataset))
+    if metrics:
+        client.log_batch(run_id, metrics=metrics)
     versions = json.dumps([{"name": version.name, "version": version.version}])
     client.set_logged_model_tags(logged, {"mlflow.modelVersions": versions})  # the column of registered models
 
@@ -388,8 +392,7 @@ def _log_model(tracker: Tracker, folder: RunFolder, manifest: Manifest, name: st
 
     from effnet.data.loader import some_images
     from effnet.evaluation.classes import save_class_ids
-    from effnet.evaluation.predictor import DEFAULT_TOP, save_predictor
-    from effnet.evaluation.run import load_network
+    from effnet.evaluation.predictor import DEFAULT_TOP, copy_predictor
 
     client, run_id = tracker.client, tracker.run_id(folder.key)
     spec = folder.spec()
@@ -416,7 +419,7 @@ def _log_model(tracker: Tracker, folder: RunFolder, manifest: Manifest, name: st
     )
     with tempfile.TemporaryDirectory() as scratch:
         data, model = Path(scratch) / "member", Path(scratch) / "model"
-        save_predictor(data, load_network(folder), manifest.class_names, spec.recipe.augment.crop_padding)
+        copy_predictor(data, folder, manifest.class_names)
         save_class_ids(data, manifest)
         (data / "README.md").write_text(card)
         dataset, number = folder.store.datasets / manifest.digest, min(2, manifest.samples["minival"])

@@ -169,12 +169,9 @@ class Tracker:
             self._open_family_again()
             run = self._known[key]
             if run.status != FINISHED or self.client.get_run(run.run_id).data.tags.get(CONTENT) != content:
-                self._log_final(run.run_id, metrics, time.time())
                 for path in files:
                     self.client.log_artifact(run.run_id, str(path), _artifact_folder(path))
-                tags = {TOP1_OF: "val", NOTE: note, CONTENT: content}
-                for tag, value in tags.items():
-                    self.client.set_tag(run.run_id, tag, value)
+                self._log_final(run.run_id, metrics, time.time(), {TOP1_OF: "val", NOTE: note, CONTENT: content})
                 self._set_status(key, FINISHED)
 
         self.attempt(call, uploads=files)
@@ -560,19 +557,18 @@ class Tracker:
         self._end_training(folder.key, final, ended, split, note)
 
     def _end_training(self, key: str, final: Mapping[str, float], seconds: float, split: str, note: str) -> None:
-        run_id = self._known[key].run_id
-        self._log_final(run_id, final, seconds)
-        if "top1" in final:
-            self.client.set_tag(run_id, TOP1_OF, split)
-        self.client.set_tag(run_id, NOTE, note)
+        tags = {NOTE: note} | ({TOP1_OF: split} if "top1" in final else {})
+        self._log_final(self._known[key].run_id, final, seconds, tags)
         self._set_status(key, FINISHED, at=seconds)
 
-    def _log_final(self, run_id: str, values: Mapping[str, float], seconds: float) -> None:
+    def _log_final(
+        self, run_id: str, values: Mapping[str, float], seconds: float, tags: Mapping[str, str] | None = None
+    ) -> None:
         """Log a run's final numbers at step 0, where MLflow's page draws them as bars; a changed one at the next step.
 
         Of two values at the same step, MLflow would show the larger.
         """
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric, RunTag
 
         there = self.client.get_run(run_id).data.metrics
         metrics = []
@@ -586,7 +582,7 @@ class Tracker:
                     continue
                 step = 1 + max(metric.step for metric in self.client.get_metric_history(run_id, name))
             metrics.append(Metric(name, value, round(seconds * 1000), step))
-        self.client.log_batch(run_id, metrics=metrics)
+        self.client.log_batch(run_id, metrics=metrics, tags=[RunTag(*tag) for tag in (tags or {}).items()])
 
     def _log_dataset(self, run_id: str, name: str, datasets: Path) -> None:
         from mlflow.data.dataset_source_registry import resolve_dataset_source

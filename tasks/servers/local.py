@@ -69,6 +69,11 @@ class Servers(Value):
     servers: tuple[Server, ...] = ()
 
 
+def prefect_database(root: Path) -> Path:
+    """Return where a store's Prefect keeps its flow runs."""
+    return root / "prefect" / "prefect.db"
+
+
 def start(root: Path, ports: Mapping[str, int | None], say: Callable[[str], None]) -> list[Server]:
     """Start what does not run yet; return all servers of the store.
 
@@ -167,7 +172,7 @@ class PrefectApi:
             self._own_url = here[0]
             self._starting.close()
             return self
-        trim(self.root / "prefect" / "prefect.db")
+        trim(prefect_database(self.root))
         port = _free_port()
         self._own_url = f"http://{HOST}:{port}"
         with _log(self.root, "prefect-temporary").open("wb") as log:
@@ -307,7 +312,7 @@ def _environment(kind: Kind, root: Path, port: int) -> dict[str, str]:
     return base | {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{prefect_database(root)}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # deletes runs after 90 days, events after 7
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

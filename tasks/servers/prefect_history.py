@@ -27,6 +27,17 @@ _TRIM = (
 )
 
 
+def newest_run(path: Path) -> tuple[str, str] | None:
+    """Return name and id of the flow run that began last; None if there is none, or nobody can tell."""
+    if not path.exists():
+        return None
+    wanted = "select name, id from flow_run where start_time is not null and parent_task_run_id is null"
+    with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        for name, run in database.execute(f"{wanted} order by start_time desc limit 1"):
+            return str(name), str(run)
+    return None
+
+
 def trim(path: Path) -> None:
     """Remove old flow runs and their records from a Prefect database that no server has open.
 

@@ -40,7 +40,7 @@ def settle(store: Store, say: Callable[[str], None]) -> None:
             copied = _is_store(old)
             _forget_servers(root, copied=copied)
             moved = _mover(old, root)
-            for database in (root / "mlflow.db", root / "prefect" / "prefect.db"):
+            for database in (root / "mlflow.db", servers.prefect_database(root)):
                 if database.exists():
                     _mend_database(database, moved)
             _mend_starts(store, moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 import unicodedata
@@ -58,7 +59,7 @@ class FlowPage:
         self.family = family
         self._log = RunLog()
         self._progress: dict[str, UUID] = {}
-        self._told = 0.0
+        self._told: dict[str, float] = {}
 
     def say(self, line: str) -> None:
         """Add a line to the log of the task run that this is called in, or to the flow run's."""
@@ -69,17 +70,17 @@ class FlowPage:
         with contextlib.suppress(httpx.HTTPError, PrefectException):
             create_markdown_artifact(text, key=artifact_key(self.family, name), description=f"{self.family}: {name}")
 
-    def share(self, title: str, share: float) -> None:
-        """Show a stage's share, 0 to 1, at most every few seconds."""
+    def share(self, title: str, share: float, told: str = "") -> None:
+        """Show a stage's share, 0 to 1, at most every few seconds, and beside it what else is told."""
         now = time.monotonic()
-        if now - self._told < EVERY_SECONDS and title in self._progress and share < DONE:
+        if now - self._told.get(title, -math.inf) < EVERY_SECONDS and share < DONE:
             return
-        self._told = now
-        percent = round(100 * share, 1)
+        self._told[title] = now
+        percent, described = round(100 * share, 1), f"{self.family}: {told or title}"
         with contextlib.suppress(httpx.HTTPError, PrefectException):
             if title in self._progress:
-                update_progress_artifact(self._progress[title], percent)
+                update_progress_artifact(self._progress[title], percent, described)
             else:
                 key = artifact_key(self.family, title)
-                made = create_progress_artifact(percent, key=key, description=f"{self.family}: {title}")
+                made = create_progress_artifact(percent, key=key, description=described)
                 self._progress[title] = UUID(str(made))

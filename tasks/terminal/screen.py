@@ -15,6 +15,7 @@ from rich.text import Text
 
 from effnet.process import process_started
 
+WHOLE = "whole family"
 PLAIN_SECONDS = 30.0  # between lines about progress where there is no terminal
 
 
@@ -23,7 +24,7 @@ class Page(Protocol):
 
     def say(self, line: str) -> None: ...
     def card(self, name: str, text: str) -> None: ...
-    def share(self, title: str, share: float) -> None: ...
+    def share(self, title: str, share: float, told: str = "") -> None: ...
 
 
 class Screen:
@@ -80,6 +81,7 @@ class Screen:
         rows: Sequence[Sequence[str]],
         *,
         may_end_early: bool = False,
+        family: tuple[float, str] | None = None,
     ) -> None:
         """Show how far a stage is: a table, a bar and the time left. Without a terminal: a line now and then.
 
@@ -88,23 +90,30 @@ class Screen:
             share: of its work that is done, 0 to 1.
             columns, rows: of the table.
             may_end_early: the work may end before all of it is done.
+            family: how far all stages are together: the share, and the time left in words.
         """
         now = time.monotonic()
+        how = "at most" if may_end_early else "about"
+        of_family = f"{WHOLE}: {family[0]:.0%} {family[1]}".rstrip() if family else ""
         if self._page:
             self._page.share(title, share)
+            if family:
+                self._page.share(WHOLE, family[0], of_family)
         if self._stage is None or self._stage[0] != title:
             self._stage, self._told = (title, now, share), now
-        left = _left(now - self._stage[1], share - self._stage[2], share, "at most" if may_end_early else "about")
+        left = _left(now - self._stage[1], share - self._stage[2], share, how)
         if self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, transient=True, refresh_per_second=4)
                 self._live.start()
             bar = Table.grid(padding=(0, 1))
             bar.add_row(title, ProgressBar(total=1, completed=share, width=30), f"{share:.0%}", left)
+            if family:
+                bar.add_row(WHOLE, ProgressBar(total=1, completed=family[0], width=30), f"{family[0]:.0%}", family[1])
             self._live.update(Group(Text(), make_table(columns, rows), Text(), bar))
         elif now - self._told > PLAIN_SECONDS:
             self._told = now
-            self.say(f"{title}: {share:.0%} {left}".rstrip())
+            self.say("; ".join(filter(None, (f"{title}: {share:.0%} {left}".rstrip(), of_family))))
 
     def settle(self) -> None:
         """Remove the changing part of the display."""

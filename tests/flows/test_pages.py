@@ -358,7 +358,12 @@ def test_prefect_shows_the_run_and_its_artifacts(browser: Browser, servers: dict
         artifacts = dict(database.execute("select key, id from artifact order by created"))
     assert {"tiny-report", "tiny-members", "tiny-page"} <= artifacts.keys()
     assert any(key.startswith("tiny-train-members") for key in artifacts)
+    assert "tiny-whole-family" in artifacts
     page = prefect_page(browser, home)
+    up = run_effnet("up", "--store", "store", cwd=home)
+    newest = up.stdout.partition("newest flow run, ")[2].split("\n")[0].partition(": ")[2]
+    page.goto(newest)  # Prefect's own first page shows numbers of a day, and no run
+    expect(page.get_by_text("Completed").first).to_be_visible(timeout=WAIT)
     page.goto(f"{servers['prefect']}/runs/flow-run/{run}")
     expect(page.get_by_text("search by evolution").first).to_be_visible(timeout=WAIT)  # its log
     page.get_by_text("Task Runs", exact=True).first.click()

@@ -18,6 +18,7 @@ from effnet.runs import About, Pace, RunFolder
 from effnet.stages import Stage
 from flows.cli.main import cli
 from flows.cli.watch import Watcher
+from tasks.whole import PROGRESS, FamilyProgress
 
 
 def begun(run_folder: RunFolder, seed: int, kind: Stage = Stage.MEMBER, epochs: float = 0.0) -> RunFolder:
@@ -39,6 +40,23 @@ def home(run_folder: RunFolder) -> Path:
     done = begun(run_folder, 4)
     done.result_path.write_text("{}")  # not read: that it is there says enough
     return run_folder.store.root
+
+
+def test_the_whole_family_is_told_above_its_trainings(run_folder: RunFolder, home: Path) -> None:
+    progress = FamilyProgress(family="tiny", share=0.25, seconds_left=90.0)
+    build = run_folder.store.families / "f"
+    build.mkdir(parents=True)
+    (build / PROGRESS).write_text(progress.model_dump_json())
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "flows.cli", "runs", "--watch", "--store", str(home)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        first, second = process.stdout.readline(), process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+    assert first.strip() == "tiny: 25% about 1 min 30 s left"
+    assert second.startswith("1 under way")
 
 
 def test_what_is_under_way_is_shown_with_the_time_it_needs(run_folder: RunFolder, home: Path) -> None:

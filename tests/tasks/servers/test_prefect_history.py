@@ -57,6 +57,9 @@ def test_a_broken_database_is_left_to_the_server_to_tell(tmp_path: Path) -> None
     path.write_bytes(bytes(range(256)) * 64)
     prefect_history.trim(path)
     assert path.read_bytes() == bytes(range(256)) * 64
+    assert prefect_history.newest_run(path) is None
+    assert prefect_history.newest_run(tmp_path / "none.db") is None
+    assert not (tmp_path / "none.db").exists()
 
 
 @pytest.mark.slow
