@@ -492,10 +492,22 @@ def _with_first_fold(family: Mapping[str, Any]) -> Mapping[str, Any]:
     return family
 
 
-def _names_pool(given: Any) -> bool:
-    return isinstance(given, PoolCompute) or (isinstance(given, Mapping) and "work_pool" in given)
+def _place_named(given: Any) -> str:
+    """Return the tag of the kind of compute that is meant."""
+    if isinstance(given, PoolCompute) or (isinstance(given, Mapping) and "work_pool" in given):
+        return "work_pool"
+    return "ray" if isinstance(given, RayCompute) or (isinstance(given, Mapping) and "ray" in given) else "local"
 
 
+Exchange: TypeAlias = Annotated[
+    str | None,
+    Field(
+        pattern=r"^(s3://[^/]+|/)",
+        description="where machines hand datasets and runs to each other, s3://bucket/prefix or a folder that all "
+        "mount; leave out if they share the store itself",
+    ),
+]
+CacheGb: TypeAlias = Annotated[float, Field(gt=0, le=1e6, description="of a job's disk for fetched shards")]
 PerGpu: TypeAlias = Annotated[
     int,
     Field(ge=1, le=48, description="trainings at a time on one GPU, as far as its memory allows: more for small ones"),
@@ -543,15 +555,8 @@ class PoolCompute(Value, title="Work pool"):
     shard_jobs: Annotated[
         int, Field(ge=1, le=1000, description="jobs that write the dataset; 1: it is written where the flow runs")
     ] = 1
-    exchange: Annotated[
-        str | None,
-        Field(
-            pattern=r"^(s3://[^/]+|/)",
-            description="where machines hand datasets and runs to each other, s3://bucket/prefix or a folder that all "
-            "mount; leave out if they share the store itself",
-        ),
-    ] = None
-    cache_gb: Annotated[float, Field(gt=0, le=1e6, description="of a job's disk for fetched shards")] = 100.0
+    exchange: Exchange = None
+    cache_gb: CacheGb = 100.0
     job_variables: Annotated[
         dict[str, str | int | bool],
         Field(default_factory=dict, description="for the pool's job template, such as an image or a node type"),
@@ -562,6 +567,42 @@ class PoolCompute(Value, title="Work pool"):
         if self.machines > 1 and self.batch > 1:
             raise ValueError(f"batch must be 1 where {self.machines} machines train one network (got {self.batch})")
         return self
+
+
+class RayCompute(Value, title="Ray"):
+    """Trainings run on the machines of a Ray cluster, or under a Ray that is started on this machine."""
+
+    ray: Annotated[
+        str,
+        Field(
+            pattern=r"^(local|auto|[^\s/:]+:[0-9]+)$",
+            description="local: one is started here, and ends with the family; auto: the cluster that this machine is "
+            "part of; or the HOST:PORT of its head",
+        ),
+    ]
+    gpus: Annotated[
+        float, Field(ge=0, le=64, description="of each training; below 1: so many trainings share a GPU")
+    ] = 0
+    cpus: Annotated[int, Field(ge=1, le=1024, description="cores of each training, shared out to its processes")] = 1
+    ranks: Annotated[int, Field(ge=1, le=256, description="processes that train one network: one per GPU")] = 1
+    jobs: Annotated[int, Field(ge=0, le=10_000, description="trainings at a time; 0: as many as there is room for")] = 0
+    exchange: Exchange = None
+    cache_gb: CacheGb = 100.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise ValueError(f"gpus must be whole above 1 (got {self.gpus:g})")
+        if self.gpus and self.ranks > max(1, self.gpus):
+            raise ValueError(f"ranks must be at most gpus, {self.gpus:g} (got {self.ranks})")
+        if self.ranks > self.cpus:
+            raise ValueError(f"ranks must be at most cpus, {self.cpus} (got {self.ranks})")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Threads of each process."""
+        return self.cpus // self.ranks
 
 
 class ApproveAbove(Value):
@@ -587,6 +628,9 @@ class ApproveAbove(Value):
         if self.gpu_hours is None and self.dollars is None:
             raise ValueError("give gpu_hours or dollars")
         return self
+
+
+Compute: TypeAlias = LocalCompute | PoolCompute | RayCompute
 
 
 class FamilyConfig(Value, title="Field by field"):
@@ -627,9 +671,13 @@ class FamilyConfig(Value, title="Field by field"):
     recipe: Recipe = Recipe()
     licence: Annotated[str | None, Field(max_length=400, description="of the images, for the models' cards")] = None
     compute: Annotated[
-        Annotated[LocalCompute, Tag("local")] | Annotated[PoolCompute, Tag("work_pool")],
-        Discriminator(lambda given: "work_pool" if _names_pool(given) else "local"),
-        Field(description="here, or on a work pool: {work_pool: NAME}", json_schema_extra=_any_of),
+        Annotated[LocalCompute, Tag("local")]
+        | Annotated[PoolCompute, Tag("work_pool")]
+        | Annotated[RayCompute, Tag("ray")],
+        Discriminator(_place_named),
+        Field(
+            description="here, on a work pool: {work_pool: NAME}, or on Ray: {ray: local}", json_schema_extra=_any_of
+        ),
     ] = LocalCompute()
     approve_above: Annotated[
         ApproveAbove | None,

@@ -16,12 +16,14 @@ from effnet.arch.cost import FORWARD_SHARE, Cost, count
 from effnet.arch.scaling import PAPER, Coefficients, same_network
 from effnet.arch.spec import Architecture
 from effnet.config import (
+    Compute,
     DataConfig,
     DatasetSource,
     FamilyConfig,
     ImageNetSource,
     LocalCompute,
     PoolCompute,
+    RayCompute,
     Recipe,
     SearchConfig,
     SearchedBaseline,
@@ -270,7 +272,7 @@ def speed_of(device: Device) -> Speed:
     )
 
 
-def stated_speed(compute: LocalCompute | PoolCompute, device: str | None, base: Path, another: str) -> Speed | None:
+def stated_speed(compute: Compute, device: str | None, base: Path, another: str) -> Speed | None:
     """Return the speed of the named device, else of an A100 for a work pool; None where this machine is to be measured.
 
     Args:
@@ -284,10 +286,11 @@ def stated_speed(compute: LocalCompute | PoolCompute, device: str | None, base: 
     """
     if device:
         return speed_of(find(device, base))
-    if isinstance(compute, LocalCompute):
+    if isinstance(compute, LocalCompute) or (isinstance(compute, RayCompute) and compute.ray == "local"):
         return None
     found = speed_of(find(POOL_DEVICE))
-    return found._replace(device=f"{found.device}, for work pool '{compute.work_pool}'; {another} names another")
+    where = f"work pool '{compute.work_pool}'" if isinstance(compute, PoolCompute) else f"Ray at {compute.ray}"
+    return found._replace(device=f"{found.device}, for {where}; {another} names another")
 
 
 class MemberPrice(NamedTuple):

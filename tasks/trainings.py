@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from effnet.config import PoolCompute
+from effnet.config import PoolCompute, RayCompute
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.order import Order
@@ -39,10 +39,28 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         build.screen.say(f"{stage.heading}: {len(trainings) - len(left)} of {len(trainings)} trainings reused")
     board = Board(build, stage, trainings, until)
     board.begin()
-    machines = 1
-    if isinstance(compute := build.config.compute, PoolCompute):
-        ranks, machines = max(ranks, compute.ranks), compute.machines
-    orders = [
+    orders = _orders(build, left, ranks, until)
+    try:
+        watch = Watch(build.screen.warn, board.tick, board.done, build.screen.say)
+        carry_out(orders, build.config.compute, build.store, watch)
+        if left:
+            board.show()  # that all is done
+    except BaseException:
+        for training in left:
+            build.tracker.pause(training.folder.key)
+        raise
+    finally:
+        build.screen.settle()
+
+
+def _orders(build: Build, trainings: Sequence[Training], ranks: int, until: int | None) -> list[Order]:
+    """Return an order for each training, with as many processes and machines as the config says."""
+    machines, compute = 1, build.config.compute
+    if isinstance(compute, PoolCompute | RayCompute):
+        ranks = max(ranks, compute.ranks)
+    if isinstance(compute, PoolCompute):
+        machines = compute.machines
+    return [
         Order(
             name=training.order_name,
             action="train",
@@ -52,18 +70,8 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
             machines=machines,
             until=until,
         )
-        for training in left
+        for training in trainings
     ]
-    try:
-        carry_out(orders, compute, build.store, Watch(build.screen.warn, board.tick, board.done, build.screen.say))
-        if left:
-            board.show()  # that all is done
-    except BaseException:
-        for training in left:
-            build.tracker.pause(training.folder.key)
-        raise
-    finally:
-        build.screen.settle()
 
 
 def measure_latency(build: Build, trainings: Sequence[Training]) -> None:
@@ -140,7 +148,7 @@ def _evaluate(build: Build, trainings: Sequence[Training]) -> None:
 
 def _measure_again(build: Build, trainings: Sequence[Training]) -> None:
     noisy = [each for each in trainings if (known := each.folder.latency()) and not known.settled]
-    if noisy and not isinstance(build.config.compute, PoolCompute):  # a pool's machines differ
+    if noisy and not isinstance(build.config.compute, PoolCompute | RayCompute):  # a pool's machines differ
         names = ", ".join(training.name for training in noisy)
         build.screen.say(f"latency of {names} is measured again: other work disturbed it")
         runs = tuple(training.folder.key for training in noisy)

@@ -151,7 +151,7 @@ def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
             try:
                 if slot.gpus:
                     watch.say(f"{job.name} on {slot}")
-                _shown(job.name, functools.partial(_supervise, job, compute, slot, stop, watch))
+                shown(job.name, functools.partial(_supervise, job, compute, slot, stop, watch))
             finally:
                 places.free(job, slot)
 
@@ -191,7 +191,7 @@ def _by_memory(sharing: Sequence[Job], there: Sequence[Gpu], per_gpu: int) -> st
     return f"; {number} of {name} by memory: each is predicted to take {need / 1e9:.1f} of the {has:.1f} GB of {gpu}"
 
 
-def _shown(name: str, work: Callable[[], None]) -> None:
+def shown(name: str, work: Callable[[], None]) -> None:
     """Do work, as a task run if this is a flow run. Prefect is not imported to find that out: it takes seconds."""
     prefect = sys.modules.get("prefect.context")
     if prefect is None or prefect.FlowRunContext.get() is None:

@@ -21,6 +21,12 @@ def install() -> None:
         signal.signal(number, lambda *_: _interrupt())
 
 
+def ask() -> None:
+    """Ask this process to stop, as a signal does; for threads."""
+    note_stopping()
+    _asked.set()
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if the process was asked to stop."""
     if _asked.is_set():
@@ -34,6 +40,5 @@ def done() -> None:
 
 
 def _interrupt() -> None:
-    note_stopping()
-    _asked.set()
+    ask()
     raise KeyboardInterrupt

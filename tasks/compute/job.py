@@ -48,30 +48,43 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
         EffnetError: see tasks.compute.here.run_here, and effnet.exchange.
     """
     require_gpus(job.gpus)
-    store = _store(job)
+    store = store_of(job)
     report_to(store.logs)
-    exchange = Exchange(job.place, store)
-    keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
-    with _beating(exchange, name):
-        patient = Patience("exchange", warn)
-        folders = []
-        if not job.shared:
-            folders = [patient(lambda key=key: exchange.fetch(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
-        # With several machines, only the first one's first rank writes anything to send.
-        sender = _Sender(exchange, [] if job.machine else folders, patient)
-
-        try:
-            compute = LocalCompute(parallel=job.parallel, per_gpu=job.per_gpu, threads=job.threads)
-            orders = job.orders
-            if job.machines > 1:
-                rendezvous = _rendezvous(job, name, exchange, patient)
-                orders = tuple(order.model_copy(update={"rendezvous": rendezvous}) for order in orders)
-            run_here(orders, compute, store, Watch(warn, sender.tick, lambda name: say(f"{name}: done"), say))
-        finally:
-            patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
+    exchange, patient = Exchange(job.place, store), Patience("exchange", warn)
+    with _beating(exchange, name), handed_over(job, exchange, patient) as tick:
+        orders = job.orders
+        if job.machines > 1:
+            rendezvous = _rendezvous(job, name, exchange, patient)
+            orders = tuple(order.model_copy(update={"rendezvous": rendezvous}) for order in orders)
+        run_here(orders, compute_of(job), store, Watch(warn, tick, lambda name: say(f"{name}: done"), say))
 
 
-def _store(job: PoolJob) -> Store:
+@contextmanager
+def handed_over(job: PoolJob, exchange: Exchange, patient: Patience) -> Iterator[Callable[[], None]]:
+    """Fetch a job's runs; yield what sends news of them now and then; send their results when the block ends."""
+    folders = []
+    if not job.shared:
+        keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
+        folders = [patient(lambda key=key: exchange.fetch(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
+    # With several machines, only the first one's first rank writes anything to send.
+    sender = _Sender(exchange, [] if job.machine else folders, patient)
+    try:
+        yield sender.tick
+    finally:
+        patient(sender.send)  # results, or the checkpoint that was written when it was asked to stop
+
+
+def compute_of(job: PoolJob) -> LocalCompute:
+    """Return how a job uses its machine."""
+    return LocalCompute(parallel=job.parallel, per_gpu=job.per_gpu, threads=job.threads)
+
+
+def store_of(job: PoolJob) -> Store:
+    """Return the store that a job works in: the shared one, or one on its machine's scratch.
+
+    Raises:
+        ConfigError: if the shared one is not there.
+    """
     if job.shared:
         store = Store(Path(job.place))
         if is_remote(job.place) or not store.root.is_dir():

@@ -1,4 +1,7 @@
-"""What a job of a work pool does, as a value that the family's side and the worker's side know (flows/run_job.py)."""
+"""What a job on another machine does, as a value that the family's side and the machine's side know.
+
+Of a work pool: flows/run_job.py. On Ray: tasks/compute/ray_host.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from effnet.config import PerGpu
+from effnet.data.shards.parts import is_written
+from effnet.hits import run_hits
 from effnet.order import Order
+from effnet.runs import RunFolder, read_journal
+from effnet.store import Store
 from effnet.values import Value
 
 BEAT_SECONDS = 5.0  # between a job's heartbeats, and between checks for news
@@ -41,3 +48,27 @@ class PoolJob(Value):
     def machines(self) -> int:
         """How many machines do this together."""
         return self.orders[0].machines
+
+
+def is_fulfilled(order: Order, store: Store) -> bool:
+    """Say whether a store has what was ordered."""
+    folders = [RunFolder(store.runs / key) for key in order.runs]
+    if part := order.shards:
+        return is_written(part, store.datasets)
+    if order.action == "evaluate":
+        return all(folder.evaluation_path.exists() and run_hits(folder, "val") is not None for folder in folders)
+    if order.action == "hits":
+        return all(run_hits(folder, "minival") is not None for folder in folders)
+    if order.action == "latency":
+        return all(folder.latency_path.exists() for folder in folders)
+    return all(
+        folder.result_path.exists()
+        or (order.until is not None and len(read_journal(folder.metrics_path)[0]) >= order.until)
+        for folder in folders
+    )
+
+
+def progress(order: Order, store: Store) -> int:
+    """Return how far an order's trainings are, in bytes of their journals."""
+    paths = [RunFolder(store.runs / key).metrics_path for key in order.runs]
+    return sum(path.stat().st_size for path in paths if path.exists())

@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 from effnet.config import PoolCompute
-from effnet.data.shards.parts import is_written
 from effnet.errors import (
     AwayError,
     BusyError,
@@ -27,14 +26,13 @@ from effnet.errors import (
     StoppedError,
 )
 from effnet.exchange import Exchange
-from effnet.hits import run_hits
 from effnet.order import Order
 from effnet.outage import impatient
 from effnet.process import GRACE_SECONDS
-from effnet.runs import RunFolder, read_journal
+from effnet.runs import RunFolder
 from effnet.store import Store, digest
 from tasks.compute import interrupt
-from tasks.compute.orders import BEAT_SECONDS, PoolJob
+from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, progress
 from tasks.compute.outage import Patience
 from tasks.compute.watch import Watch
 
@@ -262,7 +260,7 @@ class _Pool:
 
     def _is_handed_back(self, each: _Running) -> bool:
         self._collect(each, results=True)
-        return all(map(self._fulfilled, each.job.orders))
+        return all(self._handed(lambda order=order: is_fulfilled(order, self._store)) for order in each.job.orders)  # type: ignore[misc]
 
     def _again(self, each: _Running, name: str, reason: str) -> _Running:
         reason = reason.removeprefix("Flow run encountered an exception: ")
@@ -290,23 +288,6 @@ class _Pool:
         if self._is_handed_back(each):
             return None
         return self._submit(each.job.model_copy(update={"attempt": each.job.attempt + 1}), each.tries)
-
-    def _fulfilled(self, order: Order) -> bool:
-        """Say whether the runs have what was ordered."""
-        folders = [RunFolder(self._store.runs / key) for key in order.runs]
-        if part := order.shards:
-            return self._handed(lambda: is_written(part, self._store.datasets))
-        if order.action == "evaluate":
-            return all(folder.evaluation_path.exists() and run_hits(folder, "val") is not None for folder in folders)
-        if order.action == "hits":
-            return all(run_hits(folder, "minival") is not None for folder in folders)
-        if order.action == "latency":
-            return all(folder.latency_path.exists() for folder in folders)
-        return all(
-            folder.result_path.exists()
-            or (order.until is not None and len(read_journal(folder.metrics_path)[0]) >= order.until)
-            for folder in folders
-        )
 
     def _state(self, part: _Part) -> Any:
         from prefect.states import Pending
@@ -348,8 +329,7 @@ class _Pool:
                         self._handed.once(lambda folder=folder: self._exchange.pull(folder))  # type: ignore[misc]
 
     def _progress(self, job: PoolJob) -> int:
-        paths = [RunFolder(self._store.runs / key).metrics_path for order in job.orders for key in order.runs]
-        return sum(path.stat().st_size for path in paths if path.exists())
+        return sum(progress(order, self._store) for order in job.orders)
 
     def _tell_if_untaken(self, each: _Running, part: _Part) -> None:
         if not each.warned and time.monotonic() - part.heard > UNTAKEN_SECONDS:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from effnet.config import DatasetSource, FamilyConfig, PoolCompute
+from effnet.config import DatasetSource, FamilyConfig, PoolCompute, RayCompute
 from effnet.data.shards.manifest import Manifest, shards_in
 from effnet.data.shards.mirror import ORIGIN, Origin
 from effnet.errors import ConfigError, MachineError
@@ -42,6 +42,10 @@ def cache_of(config: FamilyConfig) -> Cache | None:
     compute = config.compute
     if isinstance(compute, PoolCompute):
         trainings = min(compute.batch, compute.parallel or compute.batch)
+        if compute.exchange:
+            return Cache(round(compute.cache_gb * 1e9), "compute.cache_gb", trainings)
+    elif isinstance(compute, RayCompute):
+        trainings = 0  # on a machine: as many as Ray puts there
         if compute.exchange:
             return Cache(round(compute.cache_gb * 1e9), "compute.cache_gb", trainings)
     else:
