@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig, load_baseline, load_config
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.write import write_shards
+from effnet.evaluation.latency import BRIEFLY
 from effnet.process import note_stopping
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
@@ -25,6 +27,12 @@ from tests.s3_servers import bucket, moto_url, owner, real_bucket, rgw
 from tests.tiny import store_beside, write_tiny
 
 __all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw", "workers"]
+
+# One thread for each process: several tests run at once, and threads that wait for their share of a core only cost time.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+torch.set_num_threads(1)
+os.environ.setdefault(BRIEFLY, "1")
 
 RAN: set[str] = set()  # tests (node ids) that were called, in any process of xdist
 SKIPPED: set[str] = set()

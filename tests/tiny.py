@@ -15,6 +15,7 @@ from effnet.runs import About, RunFolder
 from effnet.stages import Stage
 from effnet.store import Store
 from effnet.train.loop import Stop
+from tests import forked
 
 BASELINE = """\
 name: tiny
@@ -83,9 +84,13 @@ def store_beside(other: Store, root: Path) -> Store:
 
 
 def run_effnet(*arguments: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the effnet command to its end."""
+    """Run the effnet command to its end: in a forked process (tests.forked), or with `env` in a new interpreter."""
+    words = list(map(str, arguments))
+    if not env:
+        found = forked.run("flows.cli", words, str(cwd), clean_environment(), timeout=400)
+        return subprocess.CompletedProcess(words, *found)
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [sys.executable, "-m", "flows.cli", *words],
         cwd=cwd,
         env=clean_environment() | env,
         capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,11 @@ from effnet.evaluation.run import time_run
 from effnet.models.build import build
 from effnet.runs import LATENCY_TRIES, Latency, RunFolder
 from effnet.store import publish
+
+
+@pytest.fixture(autouse=True)
+def _as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(timing.BRIEFLY, raising=False)
 
 
 @pytest.fixture
@@ -49,6 +55,24 @@ def test_a_pause_of_the_machine_is_no_latency(baseline: Architecture) -> None:
     network.register_forward_hook(stall)
     found = min(measure_latency(network, 3, 8).latency_ms for _ in range(3))  # other tests may run beside this one
     assert found < 2.5 * quiet  # a mean would be far above each time
+
+
+def test_a_time_is_taken_for_long_enough_unless_it_need_not_be_good(
+    baseline: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, cpu = build(baseline, 10, seed=0).eval(), torch.device("cpu")
+    begun = time.perf_counter()
+    assert measure_latency(network, 3, 8).runs > 20
+    timing.throughput(network, 3, 8, cpu)
+    usual = time.perf_counter() - begun
+    assert usual > 0.3 + 5 * 0.15
+    monkeypatch.setenv(timing.BRIEFLY, "1")
+    begun = time.perf_counter()
+    assert measure_latency(network, 3, 8).runs == 20
+    rate, batch = timing.throughput(network, 3, 8, cpu)
+    assert rate > 0
+    assert batch >= 1
+    assert time.perf_counter() - begun < usual
 
 
 def test_threads_are_given_back(baseline: Architecture) -> None:
