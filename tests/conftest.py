@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from effnet.evaluation.latency import BRIEFLY
 from effnet.process import note_stopping
 from effnet.runs import RunFolder, RunSpec
 from effnet.store import Store
+from effnet.train.loop import Stop, train
 from tests import parallel
 from tests.docs.promises import not_kept
 from tests.faults.counts import TABLES
@@ -28,7 +30,7 @@ from tests.tiny import store_beside, write_tiny
 
 __all__ = ["bucket", "deployed", "home", "moto_url", "owner", "prefect_home", "real_bucket", "rgw", "workers"]
 
-# One thread for each process: several tests run at once, and threads that wait for their share of a core only cost time.
+# One thread for each process: several tests run at once, and threads that wait for a core only cost time.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 torch.set_num_threads(1)
@@ -124,6 +126,25 @@ def manifest(config: FamilyConfig, dataset_store: Store) -> Manifest:
 def store(tmp_path: Path, dataset_store: Store) -> Store:
     """A store of its own, with the tiny family's dataset."""
     return store_beside(dataset_store, tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+    dataset_store: Store,
+    baseline: Architecture,
+    config: FamilyConfig,
+    manifest: Manifest,
+) -> RunFolder:
+    """The run of `run_folder`, trained undisturbed; tests only read it."""
+    store = store_beside(dataset_store, tmp_path_factory.mktemp("trained") / "store")
+    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
+    folder = RunFolder.create(store, spec)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(folder, started=time.time(), stop=Stop(), warn=print)
+    torch.set_num_threads(threads)
+    return folder
 
 
 @pytest.fixture

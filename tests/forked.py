@@ -1,4 +1,4 @@
-"""`python -m tests.forked FD`: the process that forks `effnet` commands of tests, which import torch and MLflow only once.
+"""`python -m tests.forked FD`: the process that forks `effnet` commands of tests, which share the imports.
 
 A command is still a process of its own, with its arguments, folder, environment, output, signals and exit code: it only
 begins with the modules that are imported already. What is about imports themselves, and what a test starts otherwise,

@@ -21,6 +21,14 @@ def check(out: Path, *sections: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_check_runs_without_a_gpu(tmp_path: Path) -> None:
+    done = check(tmp_path, "facts")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "facts.json").read_text())["problems"] == []
+    assert "## facts" in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.slow
+def test_what_it_measures_is_found_and_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = check(out, *SECTIONS)
     assert done.returncode == 0, done.stdout + done.stderr

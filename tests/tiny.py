@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,12 @@ def write_tiny(folder: Path, config: str = CONFIG) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(config)
     return path
+
+
+def take_over(trained: RunFolder, folder: RunFolder) -> None:
+    """Let a run that is not trained yet be as another one of the same key is."""
+    assert folder.key == trained.key
+    shutil.copytree(trained.path, folder.path, dirs_exist_ok=True)
 
 
 def store_beside(other: Store, root: Path) -> Store:

@@ -46,6 +46,7 @@ def test_links_lead_to_files(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).is_file()] == []
 
 
+@pytest.mark.slow
 def test_predict_runs_from_a_config_to_a_prediction(tmp_path: Path, prefect_home: Path) -> None:
     shutil.copytree(prefect_home, tmp_path / ".effnet/prefect")
     code = "\n\n".join(cells(ROOT / "docs/tutorials/predict.ipynb", "code"))

@@ -218,7 +218,7 @@ def test_a_full_disk_at_any_write_leaves_nothing_half(config: DataConfig, tmp_pa
 
 def test_killed_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     """kill -9 of `effnet shard`, several times in one dataset."""
-    config = CONFIG.replace("shard_samples: 400", "shard_samples: 5")
+    config = CONFIG.replace("shard_samples: 400", "shard_samples: 16")
     assert config != CONFIG
     path = write_tiny(tmp_path, config)
     fired: Counter[str] = Counter()

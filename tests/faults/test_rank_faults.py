@@ -27,6 +27,7 @@ def ranks_of(pid: int) -> list[psutil.Process]:
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 def test_killed_ranks_and_other_numbers_of_them(
     tmp_path: Path, alone: RunFolder, dataset_store: Store, manifest: Manifest

@@ -18,7 +18,7 @@ import html5lib
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from effnet.change import Change, settle_config
 from effnet.finished import NAME
@@ -38,6 +38,14 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Where several tests open MLflow's pages: their scripts, which are megabytes, are read once."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1800})
+    yield context
+    context.close()
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +310,10 @@ def test_the_printed_link_shows_the_members_and_leads_to_their_models(
         ("study", "latency_ms vs. top1", 2 * 6),
     ],
 )
-def test_saved_views_hold_points(browser: Browser, servers: dict[str, str], view: str, drawn: str, points: int) -> None:
-    page = browser.new_page(viewport={"width": 1440, "height": 1800})
+def test_saved_views_hold_points(
+    context: BrowserContext, servers: dict[str, str], view: str, drawn: str, points: int
+) -> None:
+    page = context.new_page()
     page.goto(family_page(servers["mlflow"], "1", view, charts=True))
     expect(page.get_by_text(drawn, exact=True).first).to_be_visible(timeout=WAIT)
     drawn_now = "least => document.querySelectorAll('.points path').length >= least"
@@ -311,7 +321,7 @@ def test_saved_views_hold_points(browser: Browser, servers: dict[str, str], view
     page.close()
 
 
-def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home: Path) -> None:
+def test_mlflow_shows_the_family(context: BrowserContext, servers: dict[str, str], home: Path) -> None:
     with sqlite3.connect(home / "store/mlflow.db") as database:
         ((experiment,),) = database.execute("select experiment_id from experiments where name = 'tiny'")
         ((parent,),) = database.execute(
@@ -319,7 +329,7 @@ def test_mlflow_shows_the_family(browser: Browser, servers: dict[str, str], home
             "where t.key = 'effnet.kind' and t.value = 'family'"
         )
         members = [run for (run,) in database.execute("select run_uuid from runs where name in ('B0', 'B1')")]
-    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    page = context.new_page()
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}")
     expect(page.get_by_text("2 members on dataset").first).to_be_visible(timeout=WAIT)  # the note
     page.goto(f"{servers['mlflow']}/#/experiments/{experiment}/runs/{parent}/artifacts/report.html")

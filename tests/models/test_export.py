@@ -29,13 +29,23 @@ CLASSES = ("ant", "bee", "Käfer", "3", "4")
 
 
 def small(name: str) -> Network:
-    """A narrow network with odd feature maps, where padding is uneven."""
-    return build(scale(zoo.get(name), Multipliers(width=0.25), resolution=67), 5, seed=0).eval()
+    """A narrow and shallow network with odd feature maps, where padding is uneven."""
+    return build(scale(zoo.get(name), Multipliers(width=0.25, depth=0.4), resolution=67), 5, seed=0).eval()
 
 
 def metadata(network: Network, *, preprocessing: bool = False) -> Metadata:
     told = {"preprocessing": preprocessing, "effnet": "1.2.3", "family": "insects", "licence": "CC0"}
     return Metadata.of(network.architecture, CLASSES, 10).model_copy(update=told)
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
+    """A network whose mean and spread are not those of most, and a folder with its files, which take pixels."""
+    network, folder = small("efficientnet_lite0"), tmp_path_factory.mktemp("lite")
+    told = metadata(network, preprocessing=True)
+    export.export_onnx(network, folder / "model.onnx", told)
+    export.export_torch(network, folder / "model.pt2", told)
+    return network, folder
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "resnet50"])
@@ -57,26 +67,21 @@ def test_onnx_runs_any_batch_size(tmp_path: Path, name: str) -> None:
     assert torch.allclose(torch.from_numpy(logits), network(images), atol=1e-4)
 
 
-def test_pixels_go_in_and_the_predictors_probabilities_come_out(tmp_path: Path) -> None:
-    network = small("efficientnet_lite0")  # whose mean and spread are not those of most networks
+def test_pixels_go_in_and_the_predictors_probabilities_come_out(lite: tuple[Network, Path]) -> None:
+    network, folder = lite
     pixels = np.random.default_rng(0).integers(0, 256, (7, 67, 67, 3), dtype=np.uint8)
     wanted = Predictor(network, CLASSES, 0).probabilities(pixels)
-    told = metadata(network, preprocessing=True)
-    export.export_onnx(network, tmp_path / "model.onnx", told)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert [(each.name, each.type) for each in session.get_inputs()] == [("images", "tensor(uint8)")]
     (probabilities,) = session.run(["probabilities"], {"images": pixels})
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, wanted, atol=1e-6)
-    export.export_torch(network, tmp_path / "model.pt2", told)
-    program = torch.export.load(tmp_path / "model.pt2").module()
+    program = torch.export.load(folder / "model.pt2").module()
     np.testing.assert_allclose(program(torch.from_numpy(pixels)).detach().numpy(), wanted, atol=1e-6)
 
 
-def test_onnx_says_what_it_is(tmp_path: Path) -> None:
-    network = small("efficientnet_lite0")
-    export.export_onnx(network, tmp_path / "model.onnx", metadata(network))
-    told = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+def test_onnx_says_what_it_is(lite: tuple[Network, Path]) -> None:
+    told = onnxruntime.InferenceSession(lite[1] / "model.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["classes"]) == list(CLASSES)
     assert (json.loads(told["mean"]), json.loads(told["std"])) == ([127.0] * 3, [128.0] * 3)
     assert (told["side"], told["effnet"], told["family"], told["licence"]) == ("67", "1.2.3", "insects", "CC0")
@@ -86,11 +91,8 @@ def test_onnx_says_what_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
-def test_files_name_no_folder_of_the_machine_that_made_them(tmp_path: Path, kind: str) -> None:
-    network = small("efficientnet_lite0")
-    path = tmp_path / f"model.{kind}"
-    (export.export_onnx if kind == "onnx" else export.export_torch)(network, path, metadata(network))
-    assert os.fsencode(Path(export.__file__).parent) not in path.read_bytes()
+def test_files_name_no_folder_of_the_machine_that_made_them(lite: tuple[Network, Path], kind: str) -> None:
+    assert os.fsencode(Path(export.__file__).parent) not in (lite[1] / f"model.{kind}").read_bytes()
 
 
 WITHOUT = """
@@ -105,11 +107,10 @@ print(json.dumps({"told": told, "rows": program(pixels).tolist()}))
 """
 
 
-def test_a_pt2_needs_no_effnet(tmp_path: Path) -> None:
-    network = small("efficientnet_lite0")
-    export.export_torch(network, tmp_path / "model.pt2", metadata(network, preprocessing=True))
+def test_a_pt2_needs_no_effnet(lite: tuple[Network, Path]) -> None:
+    network, folder = lite
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT], cwd=folder, env=clean_environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

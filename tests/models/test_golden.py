@@ -72,7 +72,16 @@ def test_tensors_are_named_and_shaped_alike(key: str) -> None:
     assert hashlib.sha256(json.dumps(theirs).encode()).hexdigest() == golden["tensors"]
 
 
-@pytest.mark.parametrize("key", NETWORKS)
+def by_what_they_take() -> list[object]:
+    """Return the networks; the same large ones again, from other libraries, are slow."""
+    large = ("b5", "b6", "b7")
+    return [
+        pytest.param(key, marks=pytest.mark.slow) if key.endswith(large) and "/tf_" not in key else key
+        for key in NETWORKS
+    ]
+
+
+@pytest.mark.parametrize("key", by_what_they_take())
 def test_logits_are_theirs(key: str, tmp_path: Path) -> None:
     golden = NETWORKS[key]
     assert largest_difference(zoo.get(golden["arch"]), golden, key, tmp_path) <= TOLERANCE

@@ -17,7 +17,7 @@ import torch
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores
 from effnet.evaluation.run import judge, load_network
-from effnet.runs import About, RunFolder, RunSpec, read_journal
+from effnet.runs import About, RunFolder, read_journal
 from effnet.stages import Stage
 from effnet.store import sha256_file
 from effnet.train import checkpoint, loop, pace
@@ -25,8 +25,9 @@ from effnet.train.loop import Stop
 from effnet.train.state import TrainingState
 from tasks.board import _row
 from tasks.build import Training
-from tests.tiny import StopAt, child_of, order_of, store_beside
+from tests.tiny import StopAt, child_of, order_of
 
+SLOW = pytest.mark.slow  # for one moment more of a stop or a kill that is tried at other moments as well
 UNCLOCKED = {"time", "seconds", "images_per_second", "data_wait", "cpu_cores_used", "memory_bytes"}
 
 
@@ -40,13 +41,9 @@ def train(folder: RunFolder, stop: Stop | None = None, warn: object = print) -> 
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, dataset_store, baseline, config, manifest) -> RunFolder:
+def finished(trained: RunFolder) -> RunFolder:
     """The run, undisturbed."""
-    store = store_beside(dataset_store, tmp_path_factory.mktemp("undisturbed"))
-    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
-    folder = RunFolder.create(store, spec)
-    train(folder)
-    return folder
+    return trained
 
 
 def same_course(one: RunFolder, other: RunFolder) -> bool:
@@ -80,7 +77,7 @@ def test_same_seed_same_weights(finished: RunFolder, run_folder: RunFolder) -> N
     assert same_course(finished, run_folder)
 
 
-@pytest.mark.parametrize("looks", [0, 5, 32, 40])
+@pytest.mark.parametrize("looks", [0, pytest.param(5, marks=SLOW), pytest.param(32, marks=SLOW), 40])
 def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, looks: int) -> None:
     with pytest.raises(StoppedError, match="asked to stop"):
         train(run_folder, StopAt(looks))
@@ -92,9 +89,9 @@ def test_stopped_training_goes_on_to_the_bit(finished: RunFolder, run_folder: Ru
 @pytest.mark.parametrize(
     ("looks", "told"),
     [
-        (2, "stopped at step 0; the step in progress will be repeated"),  # in its way forward
+        pytest.param(2, "stopped at step 0; the step in progress will be repeated", marks=SLOW),  # in its way forward
         (261, "stopped at step 32; the step in progress will be repeated"),  # in its way back
-        (87, "stopped at step 11; nothing is lost"),
+        pytest.param(87, "stopped at step 11; nothing is lost", marks=SLOW),
         (264, "stopped at step 33; epoch 1 will be evaluated again"),
     ],
 )
@@ -175,7 +172,7 @@ def test_how_often_a_checkpoint_is_written_is_no_part_of_what_a_run_is(run_folde
     assert spec.model_copy(update={"recipe": recipe}).key() == spec.key()
 
 
-@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("lines", [1, pytest.param(2, marks=SLOW)])
 def test_killed_training_goes_on_to_the_bit(finished: RunFolder, run_folder: RunFolder, lines: int) -> None:
     process = subprocess.Popen(child_of(run_folder), env=environment())
     deadline = time.monotonic() + 120

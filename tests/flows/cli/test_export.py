@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from effnet.arch.spec import Architecture
 from effnet.config import DataConfig, FamilyConfig, FolderSource
-from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.write import write_shards
 from effnet.errors import ConfigError, RunFailedError
 from effnet.evaluation.exported import split_images
@@ -24,29 +21,22 @@ from effnet.evaluation.predictor import open_predictor
 from effnet.evaluation.run import evaluate_run
 from effnet.models import timm_folder
 from effnet.models.weights import load_model, save_model
-from effnet.process import say
-from effnet.runs import About, RunFolder, RunSpec
+from effnet.runs import About, RunFolder
 from effnet.store import Store, publish
-from effnet.train.loop import Stop, train
 from flows.cli.main import cli
 from tests.docs import printed
 from tests.docs.printed import blocks
-from tests.tiny import VAL, run_effnet, store_beside
+from tests.tiny import VAL, run_effnet, store_beside, take_over
 
 
 @pytest.fixture(scope="module")
 def run(
-    tmp_path_factory: pytest.TempPathFactory,
-    dataset_store: Store,
-    config: FamilyConfig,
-    baseline: Architecture,
-    manifest: Manifest,
+    tmp_path_factory: pytest.TempPathFactory, dataset_store: Store, config: FamilyConfig, trained: RunFolder
 ) -> RunFolder:
     """A trained and evaluated member of a family that states the licence of its images."""
     store = store_beside(dataset_store, tmp_path_factory.mktemp("home") / ".effnet")
-    spec = RunSpec(architecture=baseline, dataset=manifest.digest, num_classes=10, recipe=config.recipe)
-    folder = RunFolder.create(store, spec)
-    train(folder, started=time.time(), stop=Stop(), warn=say)
+    folder = RunFolder.create(store, trained.spec())
+    take_over(trained, folder)
     evaluate_run(folder)
     family = config.model_copy(update={"licence": "CC BY 4.0"})
     publish(store.families / "f" / "config.json", family.model_dump_json().encode())

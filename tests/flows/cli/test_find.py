@@ -53,7 +53,9 @@ def training(
     train(training.folder, started=time.time(), stop=Stop(), warn=say)
     evaluate_run(training.folder)
     tracker.forward(training.folder)
-    register_members.fn(build, {training.name: training}, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.events.emit_event", lambda *_, **__: None)  # Prefect would start a server to hear of it
+        register_members.fn(build, {training.name: training}, None)
     other = RunFolder.create(store, RunSpec(**{**dict(training.folder.spec()), "seed": 1}))
     other.describe(About(experiment="tiny", name="fit α1.2", kind="fit", labels={}, family="f"))
     return training
@@ -77,8 +79,17 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("command", COMMANDS)
+def everything() -> list[object]:
+    """Return every command with every form; those that compute something take all but a few of them as slow tests."""
+    quick = {"show", "compare"}
+    return [
+        pytest.param(command, form, marks=[] if command in quick or form in ("name", "alias") else pytest.mark.slow)
+        for command in COMMANDS
+        for form in FORMS
+    ]
+
+
+@pytest.mark.parametrize(("command", "form"), everything())
 def test_every_command_takes_every_form(
     training: Training, command: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

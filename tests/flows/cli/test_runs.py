@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ from click.testing import CliRunner
 
 from effnet.errors import ConfigError
 from effnet.runs import About, RunFolder, RunSpec
-from effnet.train.loop import Stop, train
 from flows.cli.main import cli
+from tests.tiny import take_over
 
 
 @pytest.fixture
-def home(run_folder: RunFolder) -> Path:
+def home(run_folder: RunFolder, trained: RunFolder) -> Path:
     """A store with a run that is trained, and one that is new."""
-    train(run_folder, started=time.time(), stop=Stop(), warn=print)
+    take_over(trained, run_folder)
     run_folder.describe(About(experiment="tiny", name="B0", kind="member", labels={"phi": 0.0}, family="f"))
     spec = run_folder.spec()
     recipe = spec.recipe.model_copy(update={"epochs": 9})

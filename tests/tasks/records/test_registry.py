@@ -56,10 +56,33 @@ def told() -> list[str]:
     return []
 
 
+@pytest.fixture(autouse=True)
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was told to Prefect, which would start a server of its own to hear it."""
+    sent: list[str] = []
+    monkeypatch.setattr("tasks.events.emit_event", lambda event, *_, **__: sent.append(event))
+    return sent
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database, made once."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def build(
-    config: FamilyConfig, baseline: Architecture, manifest: Manifest, store: Store, tmp_path: Path, told: list[str]
+    config: FamilyConfig,
+    baseline: Architecture,
+    manifest: Manifest,
+    store: Store,
+    tmp_path: Path,
+    told: list[str],
+    empty_database: Path,
 ) -> Build:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     tracker = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny", tmp_path / "artifacts", told.append)
     screen = Screen()
     screen.say = screen.warn = told.append  # type: ignore[method-assign]
@@ -258,7 +281,7 @@ def post(port: str, body: dict[str, Any]) -> tuple[int, Any]:
         return error.code, json.loads(error.read())
 
 
-def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None:
+def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build, events: list[str]) -> None:
     register(build, member(build))
     client = MlflowClient(build.tracker.uri)
     client.set_model_version_tag("tiny-b0", "1", "top1", "0.01")  # what it had on another day's val decides nothing
@@ -274,6 +297,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build) -> None
     won = register(build, better)
     assert won.champion
     assert won.reason.startswith("better")
+    assert set(events) == {"effnet.champion.changed"}
     model = client.get_registered_model("tiny-b0")
     assert str(model.aliases["champion"]) == "3"
     assert model.tags["effnet.reference"] == "3"

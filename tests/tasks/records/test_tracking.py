@@ -22,7 +22,7 @@ from effnet.train.loop import Stop
 from tasks.records import breaker
 from tasks.records.sync import sync
 from tasks.records.tracking import SENT, Tracker, flatten
-from tests.tiny import named, shown
+from tests.tiny import named, shown, take_over
 from tests.train.test_loop import StopAt
 
 
@@ -148,10 +148,10 @@ def test_a_run_in_its_first_epoch_began_when_its_process_did(make, uri: str, run
     assert (run.info.start_time, run.info.status) == (1_790_000_000_000, "RUNNING")
 
 
-def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder) -> None:
+def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder, trained: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     evaluate_run(run_folder)
     result, evaluation = run_folder.trained(), run_folder.evaluated()
@@ -170,20 +170,20 @@ def test_top1_is_vals_whichever_is_larger(make, uri: str, run_folder: RunFolder)
     assert twice(uri) == []
 
 
-def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder: RunFolder) -> None:
+def test_run_that_nobody_evaluates_has_minivals_top1(make, uri: str, run_folder: RunFolder, trained: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("fit α1.2", kind=Stage.FIT))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     (run,) = runs(uri)
     assert run.data.metrics["top1"] == shown(run_folder.trained().top1)
     assert run.data.tags["effnet.top1_of"] == "minival"
 
 
-def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) -> None:
+def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder, trained: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     (run,) = runs(uri)
     MlflowClient(uri).delete_tag(run.info.run_id, "effnet.sent")  # killed between sending and noting that it was sent
@@ -191,10 +191,10 @@ def test_batch_sent_twice_is_kept_once(make, uri: str, run_folder: RunFolder) ->
     assert twice(uri) == []
 
 
-def test_epoch_that_a_training_repeats_is_sent_once(make, uri: str, run_folder: RunFolder) -> None:
+def test_epoch_that_a_training_repeats_is_sent_once(make, uri: str, run_folder: RunFolder, trained: RunFolder) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     whole = run_folder.metrics_path.read_text().splitlines(keepends=True)
     run_folder.metrics_path.write_text("".join(whole[:2]))
     tracker.forward(run_folder)
@@ -206,14 +206,14 @@ def test_epoch_that_a_training_repeats_is_sent_once(make, uri: str, run_folder: 
 
 
 def test_replaced_database_is_sent_everything_again(
-    make, uri: str, empty_database: Path, tmp_path: Path, run_folder: RunFolder
+    make, uri: str, empty_database: Path, tmp_path: Path, run_folder: RunFolder, trained: RunFolder
 ) -> None:
     about = About(experiment="tiny", name="B0", kind="member", labels={}, family="f" * 16)
     run_folder.describe(about)
     tracker = make()
     tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1")
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     evaluate_run(run_folder)
     tracker.forward(run_folder)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -228,9 +228,9 @@ def test_replaced_database_is_sent_everything_again(
     assert MlflowClient(uri).get_run(run.info.run_id).data.tags["mlflow.parentRunId"] == parent
 
 
-def test_sync_looks_at_what_is_there(uri: str, tmp_path: Path, run_folder: RunFolder) -> None:
+def test_sync_looks_at_what_is_there(uri: str, tmp_path: Path, run_folder: RunFolder, trained: RunFolder) -> None:
     run_folder.describe(About(experiment="tiny", name="B0", kind="member", labels={}, family="f" * 16))
-    train(run_folder)
+    take_over(trained, run_folder)
     assert sync(run_folder.store, uri, print).runs == 1
     (run,) = runs(uri)
     root = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -248,11 +248,13 @@ def test_sync_looks_at_what_is_there(uri: str, tmp_path: Path, run_folder: RunFo
     assert twice(uri) == []
 
 
-def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: list[str], run_folder: RunFolder) -> None:
+def test_outage_is_told_once_and_made_up_for_later(
+    make, uri: str, warnings: list[str], run_folder: RunFolder, trained: RunFolder
+) -> None:
     tracker = Tracker("http://127.0.0.1:9", "tiny", None, warnings.append)  # nothing listens there
     assert tracker.open_family("k" * 16, "tiny", {}, {}, Path("datasets/d")) is None
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     assert tracker.run_id(run_folder.key) is None
     assert len(warnings) == 1
@@ -266,7 +268,7 @@ def test_outage_is_told_once_and_made_up_for_later(make, uri: str, warnings: lis
 
 
 def test_same_process_sends_all_when_mlflow_is_back(
-    empty_database: Path, tmp_path: Path, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    empty_database: Path, tmp_path: Path, run_folder: RunFolder, trained: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # MLflow tries for a minute and a half
     monkeypatch.setattr(breaker, "RETRY_SECONDS", 0.3)
@@ -277,7 +279,7 @@ def test_same_process_sends_all_when_mlflow_is_back(
     tracker = Tracker(uri, "tiny", tmp_path / "artifacts", told.append)
     assert tracker.open_family("f" * 16, "tiny", {}, {}, tmp_path / "d1") is None
     tracker.open_training(run_folder, named("B0", phi=0.0))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     (tmp_path / "here").mkdir()
     shutil.copy(empty_database, tmp_path / "here" / "mlflow.db")
@@ -294,10 +296,12 @@ def test_same_process_sends_all_when_mlflow_is_back(
     assert (child.info.status, parent.info.status, parent.data.metrics["top1"]) == ("FINISHED", "FINISHED", 0.5)
 
 
-def test_other_database_gets_everything_from_the_start(make, tmp_path: Path, run_folder: RunFolder) -> None:
+def test_other_database_gets_everything_from_the_start(
+    make, tmp_path: Path, run_folder: RunFolder, trained: RunFolder
+) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
-    train(run_folder)
+    take_over(trained, run_folder)
     tracker.forward(run_folder)
     second = f"sqlite:///{tmp_path / 'second.db'}"
     tracker = Tracker(second, "tiny", tmp_path / "artifacts2", print)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -38,7 +39,15 @@ def root(tmp_path: Path) -> Iterator[Path]:
     servers.stop(tmp_path)
 
 
-def test_up_steps_over_ports_in_use_and_down_ends_every_process(root: Path) -> None:
+@pytest.fixture
+def used(root: Path, prefect_home: Path) -> Path:
+    """A store in which Prefect's database is there already."""
+    shutil.copytree(prefect_home, root / "prefect")
+    return root
+
+
+def test_up_steps_over_ports_in_use_and_down_ends_every_process(used: Path) -> None:
+    root = used
     said: list[str] = []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -72,7 +81,7 @@ def test_up_steps_over_ports_in_use_and_down_ends_every_process(root: Path) -> N
 
 
 def test_another_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -83,9 +92,9 @@ def test_another_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
         threading.Thread(target=other.serve_forever, daemon=True).start()
         monkeypatch.setattr(servers, "_is_free", lambda _port: True)  # as it was a moment ago
         with pytest.raises(RunFailedError, match=r"Prefect server: exited while starting .*address already in use"):
-            servers.start(root, {"prefect": other.server_port}, lambda _line: None)
+            servers.start(used, {"prefect": other.server_port}, lambda _line: None)
         other.shutdown()
-    assert servers.running(root) == []
+    assert servers.running(used) == []
 
 
 def test_ports_in_use_are_stepped_over_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,11 +157,11 @@ def keeps_its_login(root: Path, server: Server) -> None:
     assert sorted(holding) == ["login", "login.html"]
 
 
-def test_wrong_login_is_told_as_one(root: Path) -> None:
-    with PrefectApi(root, None) as api:
+def test_wrong_login_is_told_as_one(used: Path) -> None:
+    with PrefectApi(used, None) as api:
         url = api.url()
         answers_its_own_page_alone(url.removesuffix("/api"))
-        configured = PrefectApi(root, url)  # by somebody else's settings
+        configured = PrefectApi(used, url)  # by somebody else's settings
         refused = pytest.raises(ConfigError, match="refuses the login; set PREFECT_API_AUTH_STRING")
         with temporary_settings({PREFECT_API_AUTH_STRING: "effnet:wrong"}), refused:
             configured.url()
@@ -208,9 +217,9 @@ with PrefectApi(pathlib.Path(sys.argv[1]), None) as api, connected(api.url(), lo
 """
 
 
-def test_temporary_server_ends_when_its_flow_is_killed(root: Path) -> None:
+def test_temporary_server_ends_when_its_flow_is_killed(used: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", FLOW, str(root)],
+        [sys.executable, "-c", FLOW, str(used)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=clean_environment(),
