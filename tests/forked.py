@@ -122,6 +122,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
+        if code is not None and not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
     except BaseException:
         traceback.print_exc()
         code = 1
