@@ -16,28 +16,45 @@ _SHARED = {
     "a real S3 server": ("test_storage", "test_remote", "test_roles", "test_parts"),
 }
 _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
-# Groups that take minutes: started first, so that none of them is left running alone at the end.
+# Groups that take long, the longest first: begun before the others, so that none is left running alone at the end.
 _LONG = (
     "test_operation_faults",
     *_SHARED,
     "test_printed",
     "test_family",
-    "test_ranks",
+    "test_training",
     "test_stack",
+    "test_export",
+    "test_ranks",
+    "test_local",
+    "test_loop",
     "test_training_faults",
+    "test_outage_faults",
+    "test_data_faults",
+    "test_finetune",
+    "test_templates",
+    "test_kernels",
+    "test_registry",
+    "test_golden",
+    "test_tracking",
+    "test_taught",
+    "test_rate",
+    "test_input_faults",
+    "test_approval",
+    "test_weights",
 )
 
 
 def group(nodeid: str) -> str:
     """Return the group that a test has to stay in: its file, or the files that share a costly fixture."""
-    file = PurePosixPath(nodeid.split("::")[0]).stem
-    return _GROUPS.get(file, file)
+    file = PurePosixPath(nodeid.split("::")[0])
+    return _GROUPS.get(file.stem, str(file))
 
 
 def order(items: list[pytest.Item]) -> None:
     """Put groups together, the long ones first, each in its own order."""
     places = {name: place for place, name in enumerate(_LONG)}
-    items.sort(key=lambda item: places.get(group(item.nodeid), len(places)))
+    items.sort(key=lambda item: places.get(PurePosixPath(group(item.nodeid)).stem, len(places)))
 
 
 def keep_sample(config: pytest.Config, items: list[pytest.Item], count: int) -> None:

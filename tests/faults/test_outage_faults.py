@@ -181,6 +181,7 @@ def mirrored(bucket: str, spec: RunSpec, manifest: Manifest, dataset_store: Stor
     return RunFolder.create(store, spec)
 
 
+@pytest.mark.slow
 def test_training_in_an_outage_goes_on_to_the_bit_and_stops_when_asked(
     bucket: str, link: Link, run_folder: RunFolder, manifest: Manifest, dataset_store: Store, tmp_path: Path
 ) -> None:

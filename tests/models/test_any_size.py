@@ -38,7 +38,7 @@ def told() -> Metadata:
 
 
 def network() -> Network:
-    arch = scale(zoo.get("efficientnet_lite0"), Multipliers(width=0.25), resolution=SIDE, name="narrow")
+    arch = scale(zoo.get("efficientnet_lite0"), Multipliers(width=0.25, depth=0.4), resolution=SIDE, name="narrow")
     made = build(arch, len(CLASSES), seed=0).eval()
     made.classifier.weight.data *= 5  # or all answers would be alike
     return made

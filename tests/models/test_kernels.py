@@ -89,7 +89,8 @@ def passed(network: Network, pixels: Tensor, noise: Noise) -> tuple[Tensor, Tens
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v2", "resnet50"])
 def test_a_network_of_kernels_is_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = zoo.get(name)
-    narrow = [stage.model_copy(update={"repeats": min(stage.repeats, 2)}) for stage in whole.stages[:3]]
+    first = whole.stages[: 2 if name == "resnet50" else 3]  # whose third one is wide
+    narrow = [stage.model_copy(update={"repeats": min(stage.repeats, 2)}) for stage in first]
     arch = Architecture.model_validate(
         whole.model_dump() | {"resolution": 16, "stages": [stage.model_dump() for stage in narrow]}
     )

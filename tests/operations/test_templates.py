@@ -150,7 +150,9 @@ def test_setting_that_the_template_lacks_is_told() -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("pool_type", "state"), [("process", "Crashed"), ("docker", "Running")])
+@pytest.mark.parametrize(
+    ("pool_type", "state"), [("process", "Crashed"), pytest.param("docker", "Running", marks=pytest.mark.slow)]
+)
 def test_sigterm_reaches_the_training_which_saves_its_last_step(
     deployed: str, pool_type: PoolType, state: str, run_folder: RunFolder
 ) -> None:

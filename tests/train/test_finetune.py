@@ -134,6 +134,7 @@ def test_asked_to_stop_while_it_looks_at_the_features_it_stops(tuned: RunFolder,
     assert stopped.trained().weights_sha256 == tuned.trained().weights_sha256
 
 
+@pytest.mark.slow
 def test_two_ranks_agree_on_the_floor_and_on_when_patience_ends(tuned: RunFolder, tmp_path: Path) -> None:
     several = again(tuned, tmp_path, learning_rate=1e-9, epochs=6, patience=2)
     done = subprocess.run(

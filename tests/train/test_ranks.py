@@ -84,6 +84,7 @@ def test_two_ranks_train_what_one_trains(alone: RunFolder, folder: RunFolder) ->
     assert result.steps == alone.result().steps  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_it_too(alone: RunFolder, folder: RunFolder) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     path = folder.path / "order.json"
@@ -94,7 +95,7 @@ def test_torchrun_starts_it_too(alone: RunFolder, folder: RunFolder) -> None:
     assert_close(alone, folder)
 
 
-def test_sigterm_stops_all_ranks_with_one_checkpoint(folder: RunFolder, alone: RunFolder) -> None:
+def test_sigterm_stops_all_ranks_with_one_checkpoint(folder: RunFolder) -> None:
     process = start(folder, 2)
     wait_for_checkpoint(folder, process)
     asked = time.monotonic()
@@ -104,8 +105,8 @@ def test_sigterm_stops_all_ranks_with_one_checkpoint(folder: RunFolder, alone: R
     assert time.monotonic() - asked < 20
     assert "Traceback" not in told
     assert folder.result() is None
-    told = finish(start(folder, 2))
-    assert_close(alone, folder)
+    step = int(told.rpartition("stopped at step ")[2].split(";")[0])
+    assert checkpoint.steps(folder.checkpoints)[0] == step  # from which they go on: see the tests below
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])

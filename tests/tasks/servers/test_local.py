@@ -193,6 +193,7 @@ def start_temporary(root: Path) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_two_that_begin_at_once_in_a_new_store_both_get_a_server(root: Path) -> None:
     both = [start_temporary(root) for _ in range(2)]
     told = [process.communicate(timeout=300)[0] for process in both]
