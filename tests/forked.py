@@ -26,6 +26,7 @@ from typing import IO, Any, NoReturn
 
 # Prefect is not among them: it reads its settings when it is imported.
 PRELOADED = ("effnet.train.loop", "effnet.evaluation.run", "effnet.evaluation.predictor", "pyarrow.dataset", "mlflow")
+_ASKING = threading.Lock()  # a request is sent in two pieces
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}  # as tasks.records.tracking has it
 
 
@@ -38,7 +39,7 @@ def run(module: str, arguments: list[str], cwd: str, env: dict[str, str], timeou
     ours, theirs = socket.socketpair()
     request = json.dumps({"module": module, "arguments": arguments, "cwd": cwd, "env": env}).encode()
     with ours, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        with theirs:
+        with theirs, _ASKING:
             descriptors = [theirs.fileno(), output.fileno(), errors.fileno()]
             socket.send_fds(_server(), [len(request).to_bytes(4)], descriptors)
             _server().sendall(request)
@@ -55,7 +56,7 @@ def run(module: str, arguments: list[str], cwd: str, env: dict[str, str], timeou
 
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
-    return file.read().decode()
+    return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")  # as subprocess's text has it
 
 
 @cache
@@ -64,11 +65,16 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "tests.forked", str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=os.environ | _QUIET)
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=os.environ | _QUIET, stdout=subprocess.DEVNULL
+        )
 
     def end() -> None:
         ours.close()
-        process.wait()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
     atexit.register(end)
     return ours
@@ -76,6 +82,7 @@ def _server() -> socket.socket:
 
 def main() -> dict[str, Any]:
     """Fork on request, until whoever asks is gone; in a forked process, return the request."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at a terminal, it is for the tests and their commands
     requests = socket.socket(fileno=int(sys.argv[1]))
     for name in PRELOADED:
         importlib.import_module(name)
@@ -112,6 +119,7 @@ def _fork(request: dict[str, Any], answers: int, output: int, errors: int) -> di
 
 def _become(request: dict[str, Any]) -> NoReturn:
     """Become the command; end as an interpreter does, but leave what it imported to the operating system."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
