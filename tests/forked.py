@@ -22,6 +22,7 @@ import tempfile
 import threading
 import traceback
 from functools import cache
+from pathlib import Path
 from typing import IO, Any, NoReturn
 
 # Prefect is not among them: it reads its settings when it is imported.
@@ -65,9 +66,8 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, "-m", "tests.forked", str(theirs.fileno())]
-        process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=os.environ | _QUIET, stdout=subprocess.DEVNULL
-        )
+        options: dict[str, Any] = {"cwd": Path(__file__).parents[1], "env": os.environ | _QUIET}
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdout=subprocess.DEVNULL, **options)
 
     def end() -> None:
         ours.close()
