@@ -147,6 +147,16 @@ def trained(
     return folder
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's empty database, made once: that takes longer than what is tested with it. Copy it."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
 def run_folder(store: Store, baseline: Architecture, config: FamilyConfig, manifest: Manifest) -> RunFolder:
     """A run that is not trained yet."""

@@ -41,9 +41,11 @@ def training(
     config: FamilyConfig,
     baseline: Architecture,
     manifest: Manifest,
+    empty_database: Path,
 ) -> Training:
     """A member that is trained, evaluated and registered in its store's MLflow, and an untrained run beside it."""
     store = store_beside(dataset_store, tmp_path_factory.mktemp("home") / ".effnet")
+    shutil.copy(empty_database, store.root / "mlflow.db")
     tracker = Tracker(f"sqlite:///{store.root / 'mlflow.db'}", "tiny", store.root / "artifacts", say)
     build = Build(config, baseline, manifest, store, tracker, Screen(), store.root, "0" * 16)
     recipe = config.recipe.model_copy(update={"epochs": 1})

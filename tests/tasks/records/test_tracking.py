@@ -31,14 +31,6 @@ def warnings() -> list[str]:
     return []
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's empty database, made once: that takes longer than anything else here."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
 def uri(tmp_path: Path, empty_database: Path) -> str:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -297,12 +289,13 @@ def test_same_process_sends_all_when_mlflow_is_back(
 
 
 def test_other_database_gets_everything_from_the_start(
-    make, tmp_path: Path, run_folder: RunFolder, trained: RunFolder
+    make, empty_database: Path, tmp_path: Path, run_folder: RunFolder, trained: RunFolder
 ) -> None:
     tracker = make()
     tracker.open_training(run_folder, named("B0"))
     take_over(trained, run_folder)
     tracker.forward(run_folder)
+    shutil.copy(empty_database, tmp_path / "second.db")
     second = f"sqlite:///{tmp_path / 'second.db'}"
     tracker = Tracker(second, "tiny", tmp_path / "artifacts2", print)
     tracker.open_training(run_folder, named("B0"))
