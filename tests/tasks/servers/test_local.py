@@ -80,6 +80,7 @@ def test_up_steps_over_ports_in_use_and_down_ends_every_process(used: Path) -> N
     assert servers.stop(root) == []
 
 
+@pytest.mark.slow
 def test_another_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
     used: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
