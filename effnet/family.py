@@ -14,6 +14,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
+from effnet.errors import ConfigError
 from effnet.runs import CACHE_VERSION, without_new
 from effnet.store import digest
 from effnet.values import Value
@@ -54,6 +55,15 @@ def is_taught(member: Member, teaching: Member | None) -> bool:
     return teaching is None or member.architecture.key() != teaching.architecture.key()
 
 
+def need_pupils(teaching: Member | None, members: Sequence[Member]) -> None:
+    """Raise ConfigError if a member is to teach, and none of the others differs from it."""
+    if teaching and not any(is_taught(member, teaching) for member in members):
+        raise ConfigError(
+            f"recipe.teacher: {teaching.name} has nobody to teach: no other member differs from it; "
+            "leave it out, or give more members"
+        )
+
+
 class SeedResult(Value):
     """One training of a member."""
 
@@ -90,6 +100,7 @@ class MemberResult(Value):
     grown_from: str | None = None  # network whose weights its trainings started from, grown
     teacher: str | None = None  # member or network that its trainings learnt from
     features_alone: float | None = None  # top-1 of the probe of its model's training, if that started from weights
+    features_kept: bool = False  # its model is that probe: no epoch was better on minival
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by fold and seed; none in files of earlier versions
     out_of_fold: OutOfFold | None = None  # with members.folds
 
@@ -228,7 +239,7 @@ def teacher_story(members: Sequence[MemberResult]) -> str:
     """Say which members learnt from a teacher; empty where none did."""
     taught: dict[str, list[str]] = {}
     for member in members:
-        if member.teacher:
+        if member.teacher and not member.features_kept:  # a probe has no teacher
             taught.setdefault(member.teacher, []).append(member.name)
     told = "; ".join(f"{', '.join(names)} learnt from {teacher} as well" for teacher, names in taught.items())
     return f"{told}: what they reach is not due to scale alone." if told else ""
@@ -237,7 +248,15 @@ def teacher_story(members: Sequence[MemberResult]) -> str:
 def floor_story(members: Sequence[MemberResult]) -> str:
     """Say what a classifier on the weights' features alone reaches; empty where no member started from weights."""
     told = [f"{each.name} {each.features_alone:.1%}" for each in members if each.features_alone is not None]
-    return f"The features alone, without fine-tuning, give {', '.join(told)}." if told else ""
+    if not told:
+        return ""
+    kept = [member.name for member in members if member.features_kept]
+    also = (
+        f" {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} just that: no epoch was better on minival."
+        if kept
+        else ""
+    )
+    return f"The features alone, without fine-tuning, give {', '.join(told)}.{also}"
 
 
 def folds_story(members: Sequence[MemberResult]) -> str:

@@ -32,7 +32,7 @@ from effnet.config import (
 )
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, is_taught, plan_members, teaching_member
+from effnet.family import Member, is_taught, need_pupils, plan_members, teaching_member
 from effnet.memory import micro_batch_on, training_bytes
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
@@ -227,6 +227,7 @@ def teachers_of(members: Sequence[Member], name: str | None, outside: Architectu
         outside: what it means, where it is no member.
     """
     member = teaching_member(name, members)
+    need_pupils(member, members)
     teacher = member.architecture if member else outside
     if teacher is None:
         return {}

@@ -24,6 +24,7 @@ from effnet.family import (
     OutOfFold,
     SeedResult,
     is_taught,
+    need_pupils,
     plan_members,
     teaching_member,
 )
@@ -81,6 +82,7 @@ class School(NamedTuple):
                 f"recipe.teacher: {build.recipe.teacher:.80} may have learnt from what members are judged on; with "
                 "members.folds let a member teach (such as largest): it is trained anew on each fold"
             )
+        need_pupils(member, members)
         return cls(member, None if member else build.outside_teacher)
 
     def first(self, build: Build, recipe: Recipe, starts: Mapping[str, Start], seed: int) -> Training | None:
@@ -252,6 +254,7 @@ def _member_result(
         grown_from=start.grown_from.name if (start := entrant.chosen.spec.start) and start.grown_from else None,
         teacher=_teacher_name(entrant, family),
         features_alone=timed.features_alone,
+        features_kept=timed.features_alone is not None and not chosen.trained().best_epoch,
         reused=all(training.folder.key in reused for training in entrant.trainings),
         seeds=tuple(
             SeedResult(run_key=each.key, top1=each.top1, fold=place // build.config.members.seeds + 1)

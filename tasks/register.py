@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from effnet.report.words import counted
 from tasks.build import Build, Training
 from tasks.events import champions_changed
 from tasks.records.registry import Registered, Registry
+
+_CHAMPIONS = "is the champion of its model", "are the champions of their models"
 
 
 @task(task_run_name="register members", cache_policy=NO_CACHE)
@@ -32,7 +35,8 @@ def register_members(
     if found:
         new = sum(each.new for each in found)
         champions = sum(each.champion for each in found)
-        screen.say(f"registry: {len(found)} models, {new} new versions; {champions} are the champions of their models")
+        models, versions = counted(len(found), "model"), counted(new, "new version")
+        screen.say(f"registry: {models}, {versions}; {counted(champions, *_CHAMPIONS)}")
     champions_changed(build, found)
     if found and best and (uri := registry.mark_best(found, best, because)):
         screen.say(f"registry: {uri} is the member to use")

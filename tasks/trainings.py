@@ -8,6 +8,7 @@ from effnet.config import PoolCompute, RayCompute
 from effnet.errors import DataError
 from effnet.hits import run_hits
 from effnet.order import Order
+from effnet.report.words import counted
 from effnet.runs import read_journal
 from tasks.board import Board, note
 from tasks.build import Build, Training
@@ -36,7 +37,9 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         if training.folder.key not in keys:
             build.tracker.forward(training.folder)
     if len(left) < len(trainings):
-        build.screen.say(f"{stage.heading}: {len(trainings) - len(left)} of {len(trainings)} trainings reused")
+        build.screen.say(
+            f"{stage.heading}: {len(trainings) - len(left)} of {counted(len(trainings), 'training')} reused"
+        )
     board = Board(build, stage, trainings, until)
     board.begin()
     orders = _orders(build, left, ranks, until)

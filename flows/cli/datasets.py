@@ -102,9 +102,11 @@ def report(dataset: str, store: Path | None, as_json: bool) -> None:
     for name, unit in (("width", "pixels"), ("height", "pixels"), ("length", "bytes")):
         size = content["sizes"][name]
         click.echo(f"{name}: {size['min']:,.0f} to {size['max']:,.0f} {unit}, median {size['median']:,.0f}")
+    from effnet.report.words import counted
+
     same = content["duplicates"]
     click.echo(
-        f"duplicates: {same['images']:,} images in {same['groups']:,} groups, "
+        f"duplicates: {counted(same['images'], 'image')} in {counted(same['groups'], 'group')}, "
         f"{same['across_splits']:,} across splits, {same['across_classes']:,} across classes"
         + ("; effnet data duplicates lists them" if same["groups"] else "")
     )

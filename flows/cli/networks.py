@@ -220,7 +220,8 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             click.echo(f"{member.name} {how} {file.where}")
     if teachers:
         click.echo(
-            f"{', '.join(teachers)} learn from {next(iter(teachers.values())).name}, whose forward passes are counted"
+            f"{', '.join(teachers)} {'learns' if len(teachers) == 1 else 'learn'} from "
+            f"{_teacher_name(members, next(iter(teachers.values())))}, whose forward passes are counted"
         )
     show_members(prices, recipe.batch_size)
     show_prices(family.settings, stages, speed, gpus)
@@ -238,6 +239,11 @@ def _teachers(family: _Family, members: list[Member]) -> dict[str, Architecture]
 
         outside = teacher_architecture(name, family.base, family.store)
     return teachers_of(members, name, outside)
+
+
+def _teacher_name(members: list[Member], teacher: Architecture) -> str:
+    """Return what people call a teacher: a member by its name, another network by its own."""
+    return next((member.name for member in members if member.architecture == teacher), teacher.name)
 
 
 def _prices(family: _Family, members: list[Member], teachers: dict[str, Architecture]) -> list[StagePrice]:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from effnet.config import FamilyConfig
     from effnet.plan import Disk, MemberPrice, Speed, StagePrice
 
+EARLY = "; a training may end early, when minival's top-1 rises no more"
+
 
 def stage_data(stage: StagePrice, speed: Speed, gpus: int) -> dict[str, Any]:
     """Return a stage's price for `--json`; `wall_hours` are the least on so many GPUs."""
@@ -72,9 +74,12 @@ def show_prices(settings: FamilyConfig, stages: list[StagePrice], speed: Speed |
         and isinstance(settings.compute, LocalCompute)
         and (number := min(slots(settings.compute, gpus_here()), trainings)) > 1
     ):
-        click.echo(f"  {'':24}{told(total / number):>14}, {number} at a time, if that slows none of them")
+        wall = sum(stage.wall_hours(speed, number) for stage in stages)
+        if wall < total:  # with a teacher, the others wait for it
+            click.echo(f"  {'':24}{told(wall):>14}, {number} at a time, if that slows none of them")
     if (dollars := speed.dollars(total)) is not None:
         click.echo(f"  {'':24}{dollars:14,.2f} dollars, at {speed.dollars_per_hour:g} an hour ({speed.price_from})")
+    click.echo("  scoring, timing and the report come on top" + (EARLY if settings.recipe.patience else ""))
     for stage in stages:
         if stage.note:
             click.echo(f"{stage.stage}: {stage.note}")

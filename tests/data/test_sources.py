@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import struct
 import tarfile
 from pathlib import Path
@@ -29,6 +30,8 @@ from effnet.config import (
 )
 from effnet.data.shards import index
 from effnet.data.shards.manifest import load_manifest
+from effnet.data.shards.quarantine import listed
+from effnet.data.shards.remarks import remarks
 from effnet.data.shards.verification import verify
 from effnet.data.shards.write import write_shards
 from effnet.data.sources import Source, imagenet, open_source
@@ -113,16 +116,35 @@ class TestFolder:
         (folder / "images" / "cat" / "page.png").write_bytes(b"<html>")
         config = DataConfig(source=self.CONFIG, minival=0.2, val=0.2)
         with pytest.raises(
-            DataError, match=r"2 bad images of 14, data.images.max_bad allows 0; all are listed in"
+            DataError, match=r"2 bad files of 14, data.images.max_bad allows 0; all are listed in"
         ) as caught:
             write_shards(config, folder / "d", base=folder)
-        listed = Path(str(caught.value).splitlines()[0].rpartition(" listed in ")[2])
-        rows = [json.loads(line) for line in listed.read_text().splitlines()]
+        quarantine = Path(str(caught.value).splitlines()[0].rpartition(" listed in ")[2])
+        rows = [json.loads(line) for line in quarantine.read_text().splitlines()]
         assert sorted(Path(row["where"]).name for row in rows) == ["bad.jpg", "page.png"]
         allowed = config.model_copy(update={"images": config.images.model_copy(update={"max_bad": 2})})
         manifest, _ = write_shards(allowed, folder / "d", base=folder)
         assert (manifest.num_samples, manifest.quarantined) == (12, 2)
         assert verify(folder / "d" / manifest.digest) == []
+        with pytest.raises(DataError, match=r"2 bad files of 14, data\.images.max_bad allows 0"):
+            write_shards(config, folder / "d", base=folder)  # also once a larger number made the dataset
+
+    def test_a_dataset_tells_of_the_folder_that_is_asked_for(self, folder: Path) -> None:
+        """Another folder with the same images among broken files gives the same dataset."""
+        shutil.copytree(folder / "images", folder / "dirty")
+        (folder / "dirty" / "cat" / "bad.jpg").write_bytes(image(3)[:200])
+        clean = DataConfig(source=self.CONFIG, minival=0.2, val=0.2)
+        dirty = DataConfig.parse(
+            clean.model_dump() | {"source": {"kind": "folder", "train": "dirty"}, "images": {"max_bad": 1}}, "data"
+        )
+        for _ in range(2):
+            first, _ = write_shards(clean, folder / "d", base=folder)
+            where = folder / "d" / first.digest
+            assert (first.quarantined, listed(where), list(remarks(where, first))) == (0, [], [])
+            again, _ = write_shards(dirty, folder / "d", base=folder)
+            assert again.digest == first.digest
+            assert (again.quarantined, len(listed(where))) == (1, 1)
+            assert verify(where) == []
 
 
 def assert_copied_once(config: SourceConfig, folder: Path) -> None:

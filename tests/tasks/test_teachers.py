@@ -19,9 +19,10 @@ from effnet.data.shards.manifest import Manifest
 from effnet.errors import ConfigError
 from effnet.evaluation.classes import save_class_ids
 from effnet.evaluation.teacher import find_teacher, teacher_architecture
-from effnet.family import MemberResult, build_key, plan_members, teacher_story
+from effnet.family import MemberResult, build_key, floor_story, plan_members, teacher_story
 from effnet.models.build import build as network_of
 from effnet.models.weights import save_model, save_weights
+from effnet.plan import teachers_of
 from effnet.runs import RunFolder, RunResult, RunSpec, Teacher
 from effnet.stages import Stage
 from effnet.store import Store, sha256_file
@@ -248,15 +249,29 @@ def test_the_printed_recipe_has_a_teacher() -> None:
 
 
 def test_the_story_names_who_learnt_from_whom() -> None:
-    def member(name: str, teacher: str | None) -> MemberResult:
+    def member(name: str, teacher: str | None, *, kept: bool = False) -> MemberResult:
         return MemberResult(
             name=name, phi=0.0, resolution=8, params=1, macs=1, top1=0.5, top5=0.9, latency_ms=1.0, seconds=1.0,
             run_key="0" * 16, mlflow_run_id=None, reused=False, teacher=teacher,
+            features_kept=kept, features_alone=0.9 if kept else None,
         )  # fmt: skip
 
     assert teacher_story([member("B0", None)]) == ""
     told = teacher_story([member("B0", "B2"), member("B1", "B2"), member("B2", None)])
     assert told == "B0, B1 learnt from B2 as well: what they reach is not due to scale alone."
+    probes = [member("B0", "B1", kept=True), member("B1", None, kept=True)]
+    assert teacher_story(probes) == ""  # a probe of the weights' features has no teacher
+    assert floor_story(probes).endswith(" B0, B1 are just that: no epoch was better on minival.")
+
+
+def test_a_teacher_needs_somebody_to_teach(make) -> None:
+    build: Build = make(teacher="largest")
+    alone = build.config.model_copy(update={"members": build.config.members.model_copy(update={"phi": (0.0,)})})
+    members = plan_members(build.baseline, alone, SCALED, 10)
+    with pytest.raises(ConfigError, match=r"recipe\.teacher: B0 has nobody to teach"):
+        teachers_of(members, "largest", None)
+    with pytest.raises(ConfigError, match=r"recipe\.teacher: B0 has nobody to teach"):
+        stage.School.of(dataclasses.replace(build, config=alone), members)
 
 
 def test_a_teachers_forward_pass_is_work(make) -> None:

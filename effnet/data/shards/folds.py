@@ -70,7 +70,9 @@ def check_folds(
     if not lacking:
         return
     label, number = min(lacking.items(), key=lambda item: item[1])
-    others = f", and {len(lacking) - 1:,} more classes likewise" if len(lacking) > 1 else ""
+    others = (
+        f", and {len(lacking) - 1:,} more class{'' if len(lacking) == 2 else 'es'} likewise" if len(lacking) > 1 else ""
+    )
     most = min(number, folds - 1)
     lower = f"lower it to {most}" if most > 1 else "leave it out"
     raise DataError(

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -35,6 +35,7 @@ from effnet.data.shards.manifest import (
     Manifest,
     ShardInfo,
     load_manifest,
+    parse_manifest,
     xxh128_file,
 )
 from effnet.data.shards.plan import SPLITS, ShardPlan, plan_shards
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 FORMAT = 3  # of the folder's layout and of the rule that splits images; part of every digest
 _SOURCES = ".sources"
+_OF_SOURCE = ("actions", "quarantined", "passed_over", "notes", "settings")  # fields of a manifest beyond its images
 NOTE = ".part.json"  # suffix of files that say that part of the work is done, until all of it is
 
 
@@ -142,6 +144,7 @@ def _write(
     with contextlib.closing(open_source(config.source, base, scratch)) as source:
         key = source_key(config, source)
         if manifest := _found(datasets, key):
+            _check_left_out(config, datasets / manifest.digest, manifest)
             if to:
                 publish_dataset(datasets / manifest.digest, manifest, to)
             return manifest, True
@@ -174,8 +177,32 @@ def partial_folder(datasets: Path, key: str) -> Path:
 
 
 def note_source(datasets: Path, key: str, manifest: Manifest) -> None:
-    """Note which dataset a source and settings gave."""
+    """Note which dataset a source and settings gave, and what became of the source's other files."""
+    left_out, folder = datasets / _SOURCES / f"{key}.{QUARANTINE}", datasets / manifest.digest
+    if (folder / QUARANTINE).is_file():
+        publish(left_out, (folder / QUARANTINE).read_bytes())
+    else:
+        left_out.unlink(missing_ok=True)
+    publish(datasets / _SOURCES / f"{key}.{MANIFEST}", manifest.model_dump_json(indent=2).encode())
     publish(datasets / _SOURCES / f"{key}.json", canonical_json({"dataset": manifest.digest}))
+
+
+def _of_source(datasets: Path, key: str, manifest: Manifest) -> Manifest:
+    """Let a dataset tell of this source, if it tells of another one that has the same images among other files."""
+    noted = datasets / _SOURCES / f"{key}.{MANIFEST}"
+    if not noted.is_file():  # written by an earlier version
+        return manifest
+    ours = parse_manifest(noted.read_bytes(), str(noted))
+    told = manifest.model_copy(update={name: getattr(ours, name) for name in _OF_SOURCE})
+    if told == manifest:
+        return manifest
+    folder, left_out = datasets / manifest.digest, datasets / _SOURCES / f"{key}.{QUARANTINE}"
+    if left_out.is_file():
+        publish(folder / QUARANTINE, left_out.read_bytes())
+    else:
+        (folder / QUARANTINE).unlink(missing_ok=True)
+    publish(folder / MANIFEST, told.model_dump_json(indent=2).encode())
+    return told
 
 
 def _publisher(to: str | None) -> Publisher | None:
@@ -221,6 +248,8 @@ def _found(datasets: Path, key: str) -> Manifest | None:
     except FileNotFoundError:
         return None
     manifest = load_manifest(datasets / name)
+    if manifest:
+        manifest = _of_source(datasets, key, manifest)
     if manifest and manifest.quarantined and any(map(is_mended, listed(datasets / name))):
         return None
     return manifest
@@ -279,13 +308,22 @@ def finish(
         publish(partial / QUARANTINE, b"".join(canonical_json(row) + b"\n" for row in bad))
     else:
         (partial / QUARANTINE).unlink(missing_ok=True)  # left by an earlier try
-    if len(bad) > config.images.max_bad:
-        total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
-        raise DataError(
-            f"{len(bad):,} bad images of {total:,}, data.images.max_bad allows {config.images.max_bad:,}; "
-            f"all are listed in {partial / QUARANTINE}\n" + "\n".join(f"  {line}" for line in summary(bad))
-        )
+    total = sum(len(plan.entries) for plan in plans) + len(source.remarks().refused)
+    _check_number(config, bad, total, partial)
     return _name(config, source, partial, plans, written, len(bad))
+
+
+def _check_left_out(config: DataConfig, folder: Path, manifest: Manifest) -> None:
+    """Raise DataError if a dataset that is there leaves out more images than the config allows by now."""
+    _check_number(config, listed(folder), manifest.num_samples + manifest.quarantined, folder)
+
+
+def _check_number(config: DataConfig, bad: Sequence[Mapping[str, Any]], total: int, folder: Path) -> None:
+    if len(bad) > config.images.max_bad:
+        raise DataError(
+            f"{len(bad):,} bad files of {total:,}, data.images.max_bad allows {config.images.max_bad:,}; "
+            f"all are listed in {folder / QUARANTINE}\n" + "\n".join(f"  {line}" for line in summary(bad))
+        )
 
 
 @contextlib.contextmanager

@@ -268,7 +268,7 @@ def test_one_run_tells_all_that_is_wrong_with_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         write_shards(config(folder), tmp_path / "d")
     first, *lines = str(caught.value).splitlines()
-    assert first.startswith(f"{number} bad images of {16 + number}, data.images.max_bad allows 0; all are listed in ")
+    assert first.startswith(f"{number} bad files of {16 + number}, data.images.max_bad allows 0; all are listed in ")
     assert sum(int(line.split()[0]) for line in lines) == number
     for wanted in (
         "  4 .txt: no image but text (first: ",
@@ -384,7 +384,7 @@ def test_unreadable_files_are_counted_like_bad_ones(tmp_path: Path, monkeypatch:
         return real(path, *rest)
 
     monkeypatch.setattr(os, "open", denied)  # root may read all files, and tests may run as root
-    with pytest.raises(DataError, match=r"2 bad images of 16") as caught:
+    with pytest.raises(DataError, match=r"2 bad files of 16") as caught:
         shard(tmp_path, folder)
     assert f"  2 .jpg: permission denied (first: {folder}/" in str(caught.value)
 

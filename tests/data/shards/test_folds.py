@@ -131,7 +131,7 @@ def test_the_same_images_give_the_same_bytes_and_a_config_without_folds_keeps_it
         (
             {f"{c}/{c}{n // 4}_{n}.jpg": n + 50 * (c == "b") for c in "ab" for n in range(16)},
             r"/([ab]\d)_",
-            "members.folds: 5: class 'a' cannot be in all of them: outside of val it has 3 groups, and 1 more classes "
+            "members.folds: 5: class 'a' cannot be in all of them: outside of val it has 3 groups, and 1 more class "
             "likewise; lower it to 3, or add images",
         ),
         (

@@ -81,7 +81,7 @@ def test_bad_images_of_all_parts_are_counted(config: DataConfig, place: str, tmp
         next((tmp_path / "images").rglob(name)).write_bytes(b"no image")
     for number in range(3):
         write_part(part(config, number, place), tmp_path / f"machine{number}")
-    with pytest.raises(DataError, match=r"2 bad images of 60, data.images.max_bad allows 0"):
+    with pytest.raises(DataError, match=r"2 bad files of 60, data.images.max_bad allows 0"):
         gather(config, tmp_path / "flow", Path(), place, 1 << 30)
 
 

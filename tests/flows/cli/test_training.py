@@ -56,7 +56,7 @@ def test_one_member_is_trained_and_evaluated(home: Path, trained: dict[str, obje
     again = run_effnet("train", "tiny.yaml", "--member", "B1", cwd=home)
     assert again.returncode == 0
     assert str(trained["run"]) in again.stdout
-    assert "1 of 1 trainings reused" in again.stderr
+    assert "1 of 1 training reused" in again.stderr
     assert "latency" in again.stdout
 
 
