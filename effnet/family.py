@@ -15,6 +15,7 @@ from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
 from effnet.errors import ConfigError
+from effnet.history import Changes
 from effnet.runs import CACHE_VERSION, without_new
 from effnet.store import digest
 from effnet.values import Value
@@ -135,6 +136,7 @@ class FamilyResult(Value):
     answer: Answer | None = None  # none in files of earlier versions
     growth: Growth | None = None  # none where all members cost the same
     approvals: tuple[Approval, ...] = ()  # what a person let begin, where the config has approve_above
+    changes: Changes | None = None  # since the last build of a family of this name; none in the first
 
 
 def plan_members(

@@ -26,6 +26,7 @@ from tasks.approve import ask_before, ask_before_members
 from tasks.build import Build
 from tasks.events import family_built
 from tasks.fit import fit_coefficients
+from tasks.history import keep_build, with_changes
 from tasks.members import check_teacher, entrants, evaluate_members, train_members, trainings_of
 from tasks.records.story import experiment_note
 from tasks.records.tracking import store_tracker
@@ -84,13 +85,14 @@ def build_family(
         ask_before_members(build, trainings_of(family))
         reused = train_members(build, family)
         whole.end()
-        result = evaluate_members(build, family, coefficients, reused)
+        result = with_changes(build, evaluate_members(build, family, coefficients, reused))
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
         use = result.answer
         registered = register_members(build, chosen, use.member if use else None, use.because if use else "")
         facts = write_report(build, result, registered)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         build.tracker.tell(build.key, partial(experiment_note, facts))
+        keep_build(build, result)
         again.note(build, result)
         family_built(build, result, registered)
         return Completed(message=_message(result), data=result)

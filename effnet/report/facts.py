@@ -77,7 +77,7 @@ def load_facts(store: Store, key: str) -> Facts:
     search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
     fit = read_value(FitFindings, folder / FIT)
     members = tuple(_member(store, result) for result in family.members)
-    costs = tuple(_cost(store, key, stage, runs) for stage, runs in _runs(search, study, fit, family).items() if runs)
+    costs = tuple(_cost(store, key, stage, runs) for stage, runs in stage_runs(folder, family).items() if runs)
     return Facts(family, config, manifest, members, search, study, fit, costs, folder, store)
 
 
@@ -96,10 +96,10 @@ def curve_of(folder: RunFolder) -> tuple[tuple[int, float], ...]:
     return (*start, *((int(line["epoch"]), float(line["minival_top1"])) for line in lines))
 
 
-def _runs(
-    search: SearchFindings | None, study: StudyFindings | None, fit: FitFindings | None, family: FamilyResult
-) -> dict[Stage, set[str]]:
-    """Return the keys of the runs of each stage."""
+def stage_runs(folder: Path, family: FamilyResult) -> dict[Stage, set[str]]:
+    """Return the keys of the runs of each stage of a build, whose folder holds what its stages found."""
+    search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
+    fit = read_value(FitFindings, folder / FIT)
     networks = [network for found in study.baselines.values() for network in found] if study else []
     return {
         Stage.SEARCH: {trial.run for trial in (*search.trials, *search.control)} if search else set(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from effnet.champion import RULE
 from effnet.config import Recipe
 from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story, teacher_story
+from effnet.history import told
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
@@ -89,6 +90,7 @@ def render(page: Page) -> str:
             folds=folds_story(facts.family.members),
             taught=teacher_story(facts.family.members),
             scaled=how_scaled(facts.family),
+            changed=told(facts.family.changes) if facts.family.changes else [],
             total_hours=sum(cost.hours for cost in facts.costs),
             samples=facts.manifest.samples,
             store=shlex.quote(str(facts.store.root.absolute())),
@@ -133,7 +135,7 @@ def _points(share: float) -> str:
 
 def markdown(facts: Facts) -> str:
     """Return the report in brief."""
-    lines = [f"# {facts.family.family}", "", *_answer(facts), _summary(facts), ""]
+    lines = [f"# {facts.family.family}", "", *_answer(facts), _summary(facts), "", *_changed(facts)]
     folds = folds_story(facts.family.members)
     heads = ["φ", "pixels", "top-1", *(["out of fold"] if folds else []), *(["top-5"] if facts.shows_top5 else [])]
     heads += ["params", "ratio", "MACs", "ratio", "latency, 1 thread"]
@@ -205,6 +207,13 @@ def _answer(facts: Facts) -> list[str]:
     told = [f"**Use {answer.member}**: {answer.because}."] if answer else []
     told += [f"{growth.told}."] if growth else []
     return [line for paragraph in told for line in (paragraph, "")]
+
+
+def _changed(facts: Facts) -> list[str]:
+    """Return what is different from the build before, as a list; nothing for a first build."""
+    if (changes := facts.family.changes) is None:
+        return []
+    return [f"Since {changes.when}:", "", *(f"* {what}: {words}" for what, words in told(changes)), ""]
 
 
 def _summary(facts: Facts) -> str:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from effnet.family import FamilyResult
     from effnet.store import Store
 
+_FIELDS = 6  # changed ones that the end of a build names; the report names all
+
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="effnet")
@@ -281,6 +283,7 @@ def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
     from effnet.family import floor_story, folds_scores, folds_story, growth_story, latency_story, teacher_story
+    from effnet.history import told
     from tasks.records.pages import family_link
     from tasks.servers.local import running
     from tasks.terminal.screen import duration, make_table, short
@@ -312,6 +315,10 @@ def _show(result: FamilyResult, root: Store) -> None:
         console.print(f"{result.growth.told}.", soft_wrap=True)
     if result.answer:
         console.print(f"Use {result.answer.member}: {result.answer.because}.", soft_wrap=True)
+    if changes := result.changes:
+        console.print(f"\nSince {changes.when}:", soft_wrap=True)
+        for what, words in told(changes, _FIELDS):
+            console.print(f"  {what:10}{words}", soft_wrap=True)
     folder = root.families / result.key
     servers = {server.name: server.url for server in running(root.root)}
     pages = [f"{name:9}{url}" for name, url in servers.items()] or [f"pages    effnet up{options.of_store(root.root)}"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from effnet.history import told
 from effnet.report.facts import Facts
 from effnet.stages import Stage
 from tasks.records.views import family_page, models_page, run_page, views_of
+
+SHOWN = 8  # changed fields that the note names
 
 
 def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
@@ -22,6 +25,8 @@ def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
         lines += ["", f"Use {family.answer.member}: {family.answer.because}."]
     if family.growth:
         lines += ["", f"{family.growth.told}."]
+    if changes := family.changes:
+        lines += ["", f"Since {changes.when}:", "", *(f"* {what}: {words}" for what, words in told(changes, SHOWN))]
     lines += ["", "| member | top-1 | multiply-adds | latency |", "|---|---:|---:|---:|"]
     lines += [
         f"| {each.name} | {each.top1:.2%} | {each.macs:,} | {each.latency_ms:.2f} ms |" for each in family.members
@@ -34,5 +39,5 @@ def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
         for place, view in enumerate(views_of(stage), start=stage is not Stage.MEMBER)
     }
     links |= {"models": models_page("", experiment), "report": run_page("", experiment, run_id, "report.html")}
-    told = " · ".join(f"[{name}]({link.removeprefix('/')})" for name, link in links.items())
-    return "\n".join([*lines, "", told, ""])
+    shown = " · ".join(f"[{name}]({link.removeprefix('/')})" for name, link in links.items())
+    return "\n".join([*lines, "", shown, ""])

@@ -251,10 +251,30 @@ def test_files_of_our_names_in_the_working_folder_are_not_run(
     assert done.returncode == 0, done.stderr
     done = safely("family", config, "--store", store, cwd=here)
     assert done.returncode == 0, done.stderr
+    assert_it_says_what_changed(store, done.stdout, built[1])
     done = safely("up", "--store", store, cwd=here)
     safely("down", "--store", store, cwd=here)
     assert done.returncode == 0, done.stderr
     assert set(here.rglob("*")) == before  # and nothing was written there
+
+
+def assert_it_says_what_changed(store: Path, printed: str, before: dict[str, Any]) -> None:
+    """Check that a family that was built again, with another seed, given coefficients and one member, says so."""
+    lines = {line.split()[0]: line for line in printed.partition("Since the build of ")[2].splitlines()[1:] if line}
+    assert before["key"] in printed
+    assert before["changes"] is None
+    assert (
+        lines["config"].split(maxsplit=1)[1].startswith("seed 0 → 7; coefficients none → [1.0, 1.2, 1.0]; members.phi ")
+    )
+    assert "train members: 1 reused" in lines["trainings"]  # `train` was there before
+    assert "B1, B2: gone" in lines["members"]
+    assert f"on the same {VAL} images, seeds not counted: " in lines["use"]
+    newest = max(store.glob("families/*/family.json"), key=lambda path: path.stat().st_mtime)
+    assert json.loads(newest.read_text())["changes"]["before"] == before["key"]
+    (parent,) = [run for run in mlflow_runs(store.parent) if run.data.tags["effnet.key"] == newest.parent.name]
+    assert "* config: seed 0 → 7; " in parent.data.tags["mlflow.note.content"]
+    experiment = MlflowClient(uri(store.parent)).get_experiment(parent.info.experiment_id)
+    assert "* config: seed 0 → 7; " in experiment.tags["mlflow.note.content"]
 
 
 def safely(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest
 from effnet.family import OutOfFold
+from effnet.history import Changes, Effect, FieldChange, StageTrainings
 from effnet.hits import keep_hits
 from effnet.report.data import ClassRow, Contents
 from effnet.report.facts import Facts
@@ -22,6 +23,7 @@ from effnet.report.use import Links
 from effnet.runs import RunFolder
 from effnet.statistics import wilson_interval
 from effnet.store import Store
+from tasks.records.story import experiment_note
 from tests.report.made import hits, made_facts, made_page
 
 Made = tuple[Store, Manifest, FamilyConfig, Architecture]
@@ -171,3 +173,34 @@ def test_members_on_folds_are_shown_and_compared_out_of_fold(made: Made) -> None
     assert f"| 90.00% ({low} to {high}) | 85.00% (71.0% to 91.0%) | " in brief
     assert story in brief
     assert "out of fold" not in words(made_page(facts)).lower() + markdown(facts).lower()
+
+
+def test_it_tells_what_changed_since_the_build_before(made: Made) -> None:
+    facts = tie(made)
+    assert "What changed" not in made_page(facts)
+    assert "Since" not in markdown(facts)
+    effect = Effect(before="B1", now="B0", top1_before=0.95, top1_now=0.96, images=300, lead=0.01, noise=0.02)
+    changes = Changes(
+        before="a" * 16, at="2026-11-26T18:03:44+00:00", config=(FieldChange(name="seed", before="0", now="<1>"),),
+        data=(), environment=(), coefficients=(), answer=effect,
+        trainings=(StageTrainings(stage="train members", new=2, reused=1),),
+        members=(effect.model_copy(update={"before": "B0"}),),
+    )  # fmt: skip
+    facts = facts._replace(family=facts.family.model_copy(update={"changes": changes}))
+    page = made_page(facts)
+    html5lib.HTMLParser(strict=True).parse(page)
+    text, brief = words(page), markdown(facts)
+    use = "B1 → B0: top-1 95.00% → 96.00%, +1.00 ± 2.00 points on the same 300 images, seeds not counted: a tie"
+    for told in (
+        "config seed 0 → &lt;1&gt;",
+        "data as before",
+        "trainings train members: 2 new, 1 reused",
+        f"use {use}",
+    ):
+        assert told in text
+    assert "Since the build of 2026-11-26 18:03 UTC (aaaaaaaaaaaaaaaa): B1 → B0" in text
+    assert "B0 95.0 % 96.0 % +1.00 ± 2.00 a tie 300" in text
+    assert "* config: seed 0 → <1>" in brief
+    assert f"* use: {use}" in brief
+    note = experiment_note(facts, "1", "run")
+    assert f"* use: {use}" in note
