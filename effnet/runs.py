@@ -20,6 +20,7 @@ The folder is the interface between a training and everything else:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,6 +152,10 @@ def without_new(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in recipe.items() if name not in _BEFORE or value != _BEFORE[name]}
 
 
+_FIRST = re.compile(r"( fold 1)?( seed 0)?$")
+_WHICH = re.compile(r"( fold \d+)?( seed \d+)?$")
+
+
 class About(Value):
     """What people call a run, and where its records belong; not part of what it computes."""
 
@@ -159,6 +164,30 @@ class About(Value):
     kind: Stage
     labels: dict[str, float]  # φ, α, ...
     family: str  # key of the build that it was first wanted for
+
+    @property
+    def network(self) -> str:
+        """What is trained, without which fold and seed: B7 for `B7 fold 2 seed 1`."""
+        return _WHICH.sub("", self.name)
+
+    @property
+    def plain(self) -> str:
+        """The name that it has where it is alone: B7 for `B7 seed 0`; that of any other seed or fold as it is."""
+        return _FIRST.sub("", self.name)
+
+
+def numbered(name: str, fold: int, folds: int, seed: int, seeds: int) -> str:
+    """Return what people call one of several trainings: `B7 seed 0`, `B7 fold 2 seed 1`; B7 if it is alone.
+
+    Args:
+        name: of what is trained.
+        fold: from 1 on.
+        folds: how many there are.
+        seed: from 0 on.
+        seeds: how many there are.
+    """
+    which = f" fold {fold}" if folds > 1 else ""
+    return f"{name}{which}{f' seed {seed}' if seeds > 1 else ''}"
 
 
 FEATURES_KEPT = "; its features alone are kept: no epoch was better"  # than the probe
@@ -399,10 +428,13 @@ class RunFolder:
         return spec
 
     def describe(self, about: About) -> None:
-        """Write about.json, unless the run has one."""
-        path = self.path / "about.json"
-        if not path.exists():
-            publish(path, about.model_dump_json(indent=2).encode())
+        """Write about.json, unless the run has one; one that is no longer alone, or is again, gets its new name."""
+        known = self.about()
+        if known and known.name != about.name and known.plain == about.plain:
+            about = known.model_copy(update={"name": about.name})
+        elif known:
+            return
+        publish(self.path / "about.json", about.model_dump_json(indent=2).encode())
 
     def about(self) -> About | None:
         """Read about.json; None if there is none."""
@@ -448,7 +480,7 @@ class RunFolder:
         """Return what to tell a person who wants the weights of a run that has none yet."""
         about = self.about()
         called = f" ({about.name} of {about.experiment})" if about else ""
-        member = about.name.lower() if about and about.kind is Stage.MEMBER and " " not in about.name else "NAME"
+        member = about.plain.lower() if about and about.kind is Stage.MEMBER and " " not in about.plain else "NAME"
         return (
             f"run {self.key}{called} is not finished: start it again with the command that began it (effnet family "
             f"CONFIG, or effnet train CONFIG --member {member}); it goes on where it stopped"

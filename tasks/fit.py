@@ -12,7 +12,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import PAPER, PAPER_SPLIT, Coefficients, realised, split_of_cost
 from effnet.config import given_coefficients
 from effnet.hits import hits_of
-from effnet.runs import read_value
+from effnet.runs import numbered, read_value
 from effnet.search.decision import Decision, Finalist, decide
 from effnet.search.findings import FIT, CandidateFound, FinalistFound, FitFindings, RungFound
 from effnet.search.grid import Candidate, Grid, distance_from_paper, enumerate_grid, in_window, paper_candidate
@@ -117,7 +117,10 @@ def _training(build: Build, candidate: Candidate, seed: int = 0, epochs: int | N
     alpha, beta, gamma = candidate.coefficients
     labels = {"alpha": alpha, "beta": beta, "gamma": gamma, "phi": 1.0}
     name = f"fit α{alpha:g} β{beta:g} γ{gamma:g}"
-    name += f", {epochs} of {build.config.fit.epochs} epochs" if epochs else f" seed {seed}" if seed else ""
+    if epochs:
+        name += f", {epochs} of {build.config.fit.epochs} epochs"
+    else:
+        name = numbered(name, 1, 1, seed, build.config.fit.seeds)
     recipe = build.recipe.model_copy(update={"epochs": epochs or build.config.fit.epochs})
     return build.training(Stage.FIT, name, candidate.architecture, recipe, labels, seed=seed)
 

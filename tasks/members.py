@@ -29,7 +29,7 @@ from effnet.family import (
     teaching_member,
 )
 from effnet.hits import compared_hits
-from effnet.runs import RunFolder, Start, Teacher
+from effnet.runs import RunFolder, Start, Teacher, numbered
 from effnet.stages import Stage
 from effnet.starts import member_starts
 from effnet.statistics import Scatter, band, scatter
@@ -202,15 +202,20 @@ def evaluate_members(
     return result
 
 
+def training_name(build: Build, member: str, seed: int = 0) -> str:
+    """Return what people call a training of a member on the build's dataset: B7, where there is only one of it."""
+    config = build.config.members
+    return numbered(member, build.fold or 1, config.folds, seed, config.seeds)
+
+
 def _training(
     build: Build, recipe: Recipe, member: Member, seed: int, start: Start | None, teacher: Teacher | None = None
 ) -> Training:
     """Return a training of a member on the build's dataset, by a recipe that is the same for all folds."""
-    name, labels = member.name, {"phi": member.phi}
-    if fold := build.fold:
-        labels["fold"] = fold
-        name += f" fold {fold}" if fold > 1 else ""
-    name += f" seed {seed}" if seed else ""
+    labels = {"phi": member.phi}
+    if build.fold:
+        labels["fold"] = build.fold
+    name = training_name(build, member.name, seed)
     return build.training(
         Stage.MEMBER, name, member.architecture, recipe, labels, start=start, teacher=teacher, seed=seed
     )

@@ -10,7 +10,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import Recipe
 from effnet.errors import RunFailedError
 from effnet.hits import hits_of
-from effnet.runs import DIVERGED, Start
+from effnet.runs import DIVERGED, Start, numbered
 from effnet.search.decision import Finalist
 from effnet.search.rates import ROUNDS, RateFindings, choose, findings, first_rates, further_rates
 from effnet.stages import Stage
@@ -54,7 +54,7 @@ def _trainings(build: Build, wanted: Wanted, rate: float) -> list[Training]:
     recipe = wanted.recipe.model_copy(update={"learning_rate": rate})
 
     def training(seed: int) -> Training:
-        name = f"rate {rate:g} of {wanted.name}{f' seed {seed}' if seed else ''}"
+        name = numbered(f"rate {rate:g} of {wanted.name}", 1, 1, seed, wanted.seeds)
         labels = {"learning_rate": rate}
         return build.training(Stage.RATE, name, wanted.architecture, recipe, labels, start=wanted.start, seed=seed)
 

@@ -39,7 +39,7 @@ def open_to_export(
     dataset = run.store.datasets / digest
     origin: dict[str, str | None] = {"run": run.key, "dataset": digest, "licence": licence_of(run)}
     if about:
-        origin |= {"family": about.experiment, "member": about.name}
+        origin |= {"family": about.experiment, "member": about.network}
     there = load_manifest(dataset) is not None
     return ModelToExport(predictor, metadata.model_copy(update=origin), run, dataset if there else None)
 

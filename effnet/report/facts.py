@@ -10,7 +10,7 @@ from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
 from effnet.report.figures import Curve
-from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, read_journal, read_value
+from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, numbered, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.stages import Stage
 from effnet.store import Store
@@ -58,6 +58,12 @@ class Facts(NamedTuple):
         if answer := self.family.answer:
             return next(member for member in self.members if member.result.name == answer.member)
         return max(self.members, key=lambda member: (member.result.top1, -member.result.macs))
+
+    @property
+    def chosen_training(self) -> str:
+        """What people call the training whose model is that of the member to use: B7, or B7 seed 1."""
+        members, chosen = self.config.members, self.chosen
+        return numbered(chosen.result.name, 1, members.folds, chosen.spec.seed - self.config.seed, members.seeds)
 
     @property
     def shows_top5(self) -> bool:

@@ -201,7 +201,11 @@ def _in_store(name: str, store: Store) -> Path | None:
         return keys[0].path
     if member := _member(name, store, folders):
         return member.path
-    named = [folder for folder in folders if (about := folder.about()) and about.name.lower() == name.lower()]
+    named = [
+        folder
+        for folder in folders
+        if (about := folder.about()) and name.lower() in (about.name.lower(), about.plain.lower())
+    ]
     named = [folder for folder in named if folder.result_path.is_file()] or named
     if len(named) > 1:
         raise ConfigError(f"'{name}' may be any of {len(named)} runs ({_listed(named)}); give the key")

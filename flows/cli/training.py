@@ -65,7 +65,7 @@ def train(
     from effnet.starts import member_starts
     from tasks import trainings
     from tasks.build import Build
-    from tasks.members import teacher_of
+    from tasks.members import teacher_of, training_name
     from tasks.records.tracking import store_tracker
     from tasks.terminal.screen import Screen
     from tasks.terminal.sharding import shard
@@ -91,6 +91,7 @@ def train(
     build.tell_order()
     recipe = recipe_for_weights(build) if start else build.recipe
     first, teacher = teacher_of(build, wanted[0] if wanted else None)
+    name = training_name(build, name) if wanted else name
     training = build.training(Stage.MEMBER, name, architecture, recipe, labels, start=start, teacher=teacher)
     try:
         if first and first.folder.result() is None:

@@ -66,6 +66,7 @@ class _Run(NamedTuple):
     """A run in MLflow."""
 
     run_id: str
+    name: str
     status: str
     kind: str
     parent: str | None
@@ -352,7 +353,9 @@ class Tracker:
                 if key := tags.get(KEY):
                     status, kind = run.info.status, tags.get(KIND, "")
                     roles = {name: tags[name] for name in _ROLES if name in tags}
-                    found[key] = _Run(run.info.run_id, status, kind, tags.get(PARENT), tags.get(SENT), roles)
+                    found[key] = _Run(
+                        run.info.run_id, run.info.run_name, status, kind, tags.get(PARENT), tags.get(SENT), roles
+                    )
             token = page.token
             if not token:
                 return found
@@ -380,7 +383,7 @@ class Tracker:
         items = [Param(label, str(value)[:6000]) for label, value in flatten(params).items()]
         for start in range(0, len(items), 100):
             self.client.log_batch(run_id, params=items[start : start + 100])
-        self._known[key] = _Run(run_id, RUNNING, kind, parent, all_tags[SENT], roles)
+        self._known[key] = _Run(run_id, name, RUNNING, kind, parent, all_tags[SENT], roles)
         return run_id
 
     def _open_family_again(self) -> None:
@@ -418,6 +421,13 @@ class Tracker:
         self.client.set_tag(run.run_id, tag, builds)
         self._known[key] = run._replace(roles={**run.roles, tag: builds})
 
+    def _rename(self, key: str, about: About) -> None:
+        """Let `B7` be `B7 seed 0` where it is no longer alone, or the other way; a name that a person gave stays."""
+        run = self._known[key]
+        if run.name != about.name and about.model_copy(update={"name": run.name}).plain == about.plain:
+            self.client.update_run(run.run_id, name=about.name)
+            self._known[key] = run._replace(name=about.name)
+
     def _open_training(self, folder: RunFolder, about: About) -> None:
         family = self._known.get(about.family)
         parent = family.run_id if family else None
@@ -425,6 +435,7 @@ class Tracker:
             self._save_views(about.kind, about.family)
         if folder.key in self._known:
             self._add_role(folder.key, about)
+            self._rename(folder.key, about)
         if run := self._known.get(folder.key):
             if folder.result() is None:
                 self._set_status(folder.key, RUNNING)

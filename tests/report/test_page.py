@@ -79,6 +79,14 @@ def test_seeds_widen_the_bands_of_all_members(made: Made) -> None:
         assert row.band.high - row.band.low > single.band.high - single.band.low
 
 
+def test_of_several_trainings_it_says_which_one_is_shown(made: Made) -> None:
+    store, manifest, config, baseline = made
+    seeds = config.model_copy(update={"members": config.members.model_copy(update={"seeds": 2})})
+    page = words(made_page(made_facts(store, manifest, seeds, baseline, {"B0": [hits(280), hits(281)]})))
+    assert "B0 seed 0, the one of its 2 trainings whose model is registered" in page
+    assert "B0 seed" not in words(made_page(made_facts(*made, {"B0": [hits(280)]})))
+
+
 def test_top_5_of_few_classes_says_nothing(made: Made) -> None:
     facts = tie(made)
     few = facts.manifest.model_copy(update={"classes": tuple("ab"), "class_names": ("cat", "dog")})

@@ -83,7 +83,7 @@ def test_each_member_has_a_run_for_each_fold_and_seed(folded: Folded) -> None:
         assert len({training.folder.key for training in entrant.trainings}) == 4
         assert len({training.spec.recipe for training in entrant.trainings}) == 1
     names = [training.name for training in folded.family[1].trainings]
-    assert names == ["B1", "B1 seed 1", "B1 fold 2", "B1 fold 2 seed 1"]
+    assert names == ["B1 fold 1 seed 0", "B1 fold 1 seed 1", "B1 fold 2 seed 0", "B1 fold 2 seed 1"]
     assert [training.about.labels["fold"] for training in folded.family[1].trainings] == [1, 1, 2, 2]
 
 

@@ -161,20 +161,26 @@ def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "command", [["predict", "RUN", "image.png"], ["export", "RUN", "--out", "out"], ["evaluate", "RUN"]]
+    ("called", "command"),
+    [
+        ("B7", ["predict", "RUN", "image.png"]),
+        ("B7", ["export", "RUN", "--out", "out"]),
+        ("B7", ["evaluate", "RUN"]),
+        ("B7 seed 0", ["evaluate", "RUN"]),
+    ],
 )
 def test_a_run_that_is_not_finished_is_told_how_to_go_on(
-    training: Training, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: Training, called: str, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (9, 9), (200, 30, 40)).save("image.png")
     run = RunFolder.create(Store(tmp_path / ".effnet"), training.folder.spec())
     words = [word.replace("RUN", "b7") for word in command]
-    run.describe(About(experiment="tiny", name="B7", kind=Stage.MEMBER, labels={}, family="f"))
+    run.describe(About(experiment="tiny", name=called, kind=Stage.MEMBER, labels={}, family="f"))
     with pytest.raises(DataError) as caught:
         CliRunner().invoke(cli, words, catch_exceptions=False)
     assert str(caught.value) == (
-        f"run {run.key} (B7 of tiny) is not finished: start it again with the command that began it (effnet family "
+        f"run {run.key} ({called} of tiny) is not finished: start it again with the command that began it (effnet family "
         "CONFIG, or effnet train CONFIG --member b7); it goes on where it stopped"
     )
     assert not (tmp_path / "out").exists()

@@ -60,6 +60,27 @@ def history(uri: str, name: str = "minival_top1") -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
 
 
+def test_a_training_that_is_no_longer_alone_is_told_from_the_others(make, uri: str, run_folder: RunFolder) -> None:
+    client = MlflowClient(uri)
+
+    def build(name: str) -> tuple[str, str | None]:
+        run_folder.describe(named(name))
+        tracker = make()
+        tracker.open_training(run_folder, named(name))
+        tracker.forward(run_folder)
+        about = run_folder.about()
+        return runs(uri)[0].info.run_name, about and about.name
+
+    run_folder.path.joinpath("lock").touch()  # it has begun
+    assert build("B0") == ("B0", "B0")
+    assert build("B0 seed 0") == ("B0 seed 0", "B0 seed 0")
+    assert build("B0") == ("B0", "B0")
+    assert build("B0 fold 1 seed 0") == ("B0 fold 1 seed 0",) * 2
+    assert build("B1") == ("B0 fold 1 seed 0",) * 2  # rounding may make equals: the first name stays
+    client.update_run(runs(uri)[0].info.run_id, name="my favourite")
+    assert build("B0") == ("my favourite", "B0")
+
+
 def twice(uri: str) -> list:
     """Return what has more than one value at a step, of which MLflow shows the largest."""
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
