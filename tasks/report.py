@@ -72,7 +72,7 @@ def write_report(build: Build, result: FamilyResult, registered: Sequence[Regist
         publish(folder / "environment.json", json.dumps(_environment(), indent=2).encode())
         uri = build.tracker.uri
         tracking = uri if without_password(uri) == uri else None  # a page holds no password
-        _write_page(facts, links, model, tracking)
+        _write_page(facts, links, model, tracking, build.base)
 
     once(folder, "report", shown, write, suffixes=["html"])
     _show(facts, build.tracker.page(build.key, PAGE))
@@ -113,14 +113,14 @@ def _links(build: Build, facts: Facts, registered: Sequence[Registered]) -> tupl
     return links, f"{ours.name}/{ours.version}" if ours else None
 
 
-def _write_page(facts: Facts, links: Links, model: str | None, tracking: str | None) -> None:
-    """Draw what has changed, and write the page."""
+def _write_page(facts: Facts, links: Links, model: str | None, tracking: str | None, base: Path) -> None:
+    """Draw what has changed, and write the page; relative paths of the config begin at `base`."""
     from effnet.report.data import contents  # here, as torch is loaded for pictures alone
 
     used = as_used(facts.chosen.spec.recipe, facts.chosen.run.steps // facts.chosen.run.epochs)
     dataset = facts.store.datasets / facts.manifest.digest
     found = contents(dataset, facts.manifest)
-    strips = {"samples": _samples(facts, found), "mistakes": _mistakes(facts), "maps": _maps(facts)}
+    strips = {"samples": _samples(facts, found), "mistakes": _mistakes(facts, base), "maps": _maps(facts)}
     code = uses(facts, model, tracking)
     figures = list(_figures(facts))
     page = render(Page(facts, member_rows(facts), found, used, figures, strips, code, links))
@@ -271,7 +271,7 @@ def _samples(facts: Facts, found: Contents) -> tuple[Strip, ...]:
     return strips_once(facts.folder, "samples", facts.manifest.digest, make)
 
 
-def _mistakes(facts: Facts) -> tuple[Strip, ...]:
+def _mistakes(facts: Facts, base: Path) -> tuple[Strip, ...]:
     """Return the surest mistakes of the member to use on val for the page, draw mistakes.png, list more in a file."""
     found, names = facts.chosen.evaluation.mistakes, facts.manifest.class_names
     if not found:
@@ -279,19 +279,22 @@ def _mistakes(facts: Facts) -> tuple[Strip, ...]:
 
     def make() -> list[Strip]:
         from effnet.data.loader import some_images
+        from effnet.data.sources.origin import files_of
 
         dataset = facts.store.datasets / facts.manifest.digest
         pixels, index = some_images(dataset, "val", [sample for sample, *_ in found], _PICTURE_SIDE)
         keys = index.keys.to_pylist()
+        files = files_of(facts.manifest.settings.source, (base, facts.store.root.parent), keys)
+        images = [files.get(key, key) for key in keys]
         told = [(names[label], names[taken], confidence) for _, label, taken, confidence in found]
         shown = pixels[:MISTAKES_SHOWN], told[:MISTAKES_SHOWN]
         mistakes_figure(*shown, [facts.folder / "mistakes.png"])
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(("image", "class", "taken_for", "confidence"))
-        rows.writerows((key, *named, f"{sure:.4f}") for key, (*named, sure) in zip(keys, told, strict=True))
+        rows.writerows((image, *named, f"{sure:.4f}") for image, (*named, sure) in zip(images, told, strict=True))
         publish(facts.folder / "mistakes.csv", text.getvalue().encode())
-        return [mistake_strip(*shown)]
+        return [mistake_strip(*shown, images[:MISTAKES_SHOWN])]
 
     return strips_once(facts.folder, "mistakes", [facts.manifest.digest, facts.chosen.result.run_key, found], make)
 

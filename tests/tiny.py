@@ -114,8 +114,8 @@ def clean_environment() -> dict[str, str]:
 
 
 def shown(number: float) -> float:
-    """Return a final number as MLflow has it."""
-    return float(f"{number:.5g}")
+    """Return a top-1 as MLflow has it."""
+    return round(number, 4)
 
 
 def users_of(folder: Path) -> list[psutil.Process]:

@@ -17,6 +17,7 @@ from effnet.history import told
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
+from effnet.report.quality import hardest_class, sizes_story
 from effnet.report.recipe import config_yaml, recipe_rows
 from effnet.report.style import BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from effnet.report.use import Code, Links
@@ -84,6 +85,8 @@ def render(page: Page) -> str:
             rule=RULE,
             story=coefficients_story(facts),
             balances={name: balance(gains) for name, gains in study.gains.items() if gains} if study else {},
+            hardest=hardest_class(facts.chosen.evaluation, facts.manifest.class_names),
+            sizes=sizes_story(facts.chosen.evaluation, facts.chosen.result.resolution),
             latency=latency_story(facts.family.members),
             floor=floor_story(facts.family.members),
             grown=growth_story(facts.family.members),

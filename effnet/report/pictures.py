@@ -20,6 +20,7 @@ Targets = Sequence[Path]
 Pixels = NDArray[np.uint8]
 TILE = 96  # side of a picture on the page, pixels
 QUALITY = 80  # of WebP
+_NAME = 36  # characters of a file's name below a picture
 
 
 class Map(Protocol):
@@ -179,13 +180,23 @@ def mistakes_figure(pixels: Pixels, told: Sequence[tuple[str, str, float]], targ
             axis.set_axis_off()
 
 
-def mistake_strip(pixels: Pixels, told: Sequence[tuple[str, str, float]]) -> Strip:
-    """Return the same as pictures of the page."""
+def mistake_strip(pixels: Pixels, told: Sequence[tuple[str, str, float]], images: Sequence[str]) -> Strip:
+    """Return the same as pictures of the page, each with its image's file or key, by which it is found again."""
     tiles = [
-        tile(image, f"{label}, taken for {found}, {sure:.0%} sure", (label, f"taken for {found}", f"{sure:.0%}"))
-        for image, (label, found, sure) in zip(pixels, told, strict=True)
+        tile(
+            shown,
+            f"{image}: {label}, taken for {found}, {sure:.0%} sure",
+            (label, f"taken for {found}", f"{sure:.0%}", _file_name(image)),
+        )
+        for shown, (label, found, sure), image in zip(pixels, told, images, strict=True)
     ]
     return Strip(label="mistakes", tiles=tuple(tiles))
+
+
+def _file_name(image: str) -> str:
+    """Return the last part of a path, without its middle if it is long."""
+    name = image.rpartition("/")[2]
+    return name if len(name) <= _NAME else f"{name[: _NAME // 2]}…{name[-_NAME // 2 :]}"
 
 
 def _sized(pixels: Pixels, side: int) -> Pixels:

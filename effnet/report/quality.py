@@ -8,10 +8,43 @@ from pathlib import Path
 import numpy as np
 
 from effnet.report.style import BLUE, GREY, RED, WIDTH, drawing
+from effnet.report.words import counted
+from effnet.runs import Evaluation
 from effnet.statistics import wilson_interval
 
 Targets = Sequence[Path]
 CONFUSED, CLASSES = 30, 40  # classes that a figure shows, at most
+
+
+def hardest_class(evaluation: Evaluation, names: Sequence[str]) -> str:
+    """Say which class is right least often, and what it is most often taken for; empty if none is ever wrong."""
+    shares = [
+        (right / images, label)
+        for label, (right, images) in enumerate(zip(evaluation.class_right, evaluation.class_samples, strict=True))
+        if images
+    ]
+    share, hardest = min(shares)
+    if share == 1:
+        return ""
+    images = evaluation.class_samples[hardest]
+    told = f"Hardest class: {names[hardest]} ({100 * share:.1f} % of {images:,} images)"
+    taken = [(count, -found) for label, found, count in evaluation.confusion if hardest == label != found]
+    if not taken:
+        return f"{told}."
+    count, found = max(taken)
+    return f"{told}, most often taken for {names[-found]} ({counted(count, 'time')})."
+
+
+def sizes_story(evaluation: Evaluation, own: int) -> str:
+    """Say what the network's top-1 is on images that were resized to other sides than its own; empty without any."""
+    others = [f"{100 * top1:.1f} % at {side} px" for side, top1 in evaluation.resolutions.items() if side != own]
+    if not others or own not in evaluation.resolutions:
+        return ""
+    return (
+        f"It was trained on images of {own} × {own} pixels, and whatever it is given is resized to that first. How "
+        f"much it depends on this size: with the same images of val resized to another side instead it is right on "
+        f"{', '.join(others)}; at its own {own} px on {100 * evaluation.resolutions[own]:.1f} %."
+    )
 
 
 def confusion_figure(

@@ -22,7 +22,7 @@ from effnet.report.card import model_card
 from effnet.runs import Evaluation, RunFolder, RunResult
 from effnet.statistics import Hits
 from effnet.store import Store
-from tasks.records.tracking import Tracker
+from tasks.records.tracking import Tracker, rounded
 
 if TYPE_CHECKING:
     from effnet.models.build import Network
@@ -347,7 +347,9 @@ def _add_version(registry: Registry, folder: RunFolder, name: str, result: RunRe
     numbers = {"top1": evaluation.top1, "top5": evaluation.top5, "latency_ms": evaluation.latency_ms}
     numbers |= {"macs": result.macs, "params": result.params}
     model_id = _log_model(tracker, folder, registry.manifest, name, card)
-    tags = {label: f"{value:.6g}" if isinstance(value, float) else str(value) for label, value in numbers.items()}
+    tags = {
+        label: str(rounded(label, value) if isinstance(value, float) else value) for label, value in numbers.items()
+    }
     if evaluation.latency:
         tags["latency_on"] = evaluation.latency.where()
     tags |= {

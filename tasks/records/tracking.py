@@ -32,7 +32,9 @@ KEY, KIND, CONTENT, SENT = "effnet.key", "effnet.kind", "effnet.content", "effne
 NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top1_of"
 OUR_NOTE = "effnet.note"  # digests of the experiment's notes that are not a person's
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
-DIGITS = 5  # significant ones of a run's final numbers, which MLflow's page shows as they are: 0.98886, 12.346
+# Digits after the point of a run's final numbers, which MLflow's page shows as they are; significant ones of others.
+PLACES = {"top1": 4, "top5": 4, "latency_ms": 2, "train_hours": 4}  # by a part of the name, as val_top1
+DIGITS = 5
 BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away
 DATABASE_SECONDS = 60.0  # extra time for a database file: this process does its work, perhaps on a loaded machine
@@ -584,12 +586,12 @@ class Tracker:
         there = self.client.get_run(run_id).data.metrics
         metrics = []
         for name, given in values.items():
-            value = _rounded(given)
+            value = rounded(name, given)
             if math.isinf(value):
                 value = math.copysign(_LARGEST, value)
             step = 0
             if name in there:
-                if _rounded(there[name]) == value or (math.isnan(there[name]) and math.isnan(value)):
+                if rounded(name, there[name]) == value or (math.isnan(there[name]) and math.isnan(value)):
                     continue
                 step = 1 + max(metric.step for metric in self.client.get_metric_history(run_id, name))
             metrics.append(Metric(name, value, round(seconds * 1000), step))
@@ -694,9 +696,12 @@ def _default_artifacts(artifacts: Path | None) -> Iterator[None]:
         del os.environ[name]
 
 
-def _rounded(value: float) -> float:
-    """Return a number with few digits; whole ones, such as counts, stay as they are."""
-    return float(value) if float(value).is_integer() else float(f"{value:.{DIGITS}g}")
+def rounded(name: str, value: float) -> float:
+    """Return a number as people want it; whole ones, such as counts, stay as they are, and nothing becomes 0."""
+    if not math.isfinite(value) or float(value).is_integer():
+        return float(value)
+    places = next((places for part, places in PLACES.items() if part in name), None)
+    return (places and round(float(value), places)) or float(f"{value:.{DIGITS}g}")
 
 
 def _latency(folder: RunFolder) -> dict[str, float]:

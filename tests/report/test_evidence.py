@@ -14,6 +14,7 @@ import pytest
 from effnet.config import SearchConfig
 from effnet.report import evidence, figures, pictures, quality
 from effnet.report.page import inline_svg
+from effnet.runs import Evaluation
 from effnet.search.findings import (
     CandidateFound,
     FinalistFound,
@@ -217,3 +218,41 @@ def test_a_page_colours_figures_by_its_own_variables(tmp_path: Path) -> None:
     assert "#ffffff" not in text
     assert "var(--letters)" in text
     assert "DejaVu" not in text
+
+
+def test_a_mistake_names_its_images_file() -> None:
+    strip = pictures.mistake_strip(
+        np.zeros((2, 8, 8, 3), np.uint8), [("cat", "dog", 0.987)] * 2, ["val/cat/one.jpg", "x" * 60]
+    )
+    assert strip.tiles[0].lines == ("cat", "taken for dog", "99%", "one.jpg")
+    assert strip.tiles[0].label == "val/cat/one.jpg: cat, taken for dog, 99% sure"
+    assert len(strip.tiles[1].lines[-1]) < 40
+    assert "x" * 60 in strip.tiles[1].label
+
+
+def scored(right: Sequence[int], confusion: Sequence[tuple[int, int, int]], sides: dict[int, float]) -> Evaluation:
+    """Return the scores of a network on 10 images of each class, and none of the last."""
+    return Evaluation(
+        key="k", dataset="d", split="val", samples=30, top1=0.9, top5=1.0, loss=0.1, calibration_error=0.1,
+        class_samples=(10, 10, 10, 0), class_right=(*right, 0), confusion=tuple(confusion), resolutions=sides,
+        latency_ms=1.0, images_per_second=1.0, best_batch=1, environment={},
+    )  # fmt: skip
+
+
+def test_the_hardest_class_is_told_in_words() -> None:
+    names = (*NAMES, "fox")
+    one = scored([9, 7, 10], [(0, 0, 9), (0, 2, 1), (1, 1, 7), (1, 2, 1), (1, 0, 2), (2, 2, 10)], {})
+    assert quality.hardest_class(one, names) == (
+        "Hardest class: dog (70.0 % of 10 images), most often taken for cat (2 times)."
+    )
+    assert quality.hardest_class(scored([10, 10, 10], [], {}), names) == ""
+
+
+def test_other_sizes_of_images_are_explained() -> None:
+    told = quality.sizes_story(scored([9, 7, 10], [], {8: 0.09, 28: 0.95, 36: 0.63}), 28)
+    assert told == (
+        "It was trained on images of 28 × 28 pixels, and whatever it is given is resized to that first. How much it "
+        "depends on this size: with the same images of val resized to another side instead it is right on 9.0 % at 8 "
+        "px, 63.0 % at 36 px; at its own 28 px on 95.0 %."
+    )
+    assert quality.sizes_story(scored([9, 7, 10], [], {28: 0.95}), 28) == ""

@@ -89,7 +89,7 @@ def test_of_several_trainings_it_says_which_one_is_shown(made: Made) -> None:
 
 def test_top_5_of_few_classes_says_nothing(made: Made) -> None:
     facts = tie(made)
-    few = facts.manifest.model_copy(update={"classes": tuple("ab"), "class_names": ("cat", "dog")})
+    few = facts.manifest.model_copy(update={"classes": tuple("ab"), "class_names": ("cat", "dog") * 5})
     assert "top-5" in made_page(facts)
     assert "top-5" in markdown(facts)
     two = facts._replace(manifest=few)

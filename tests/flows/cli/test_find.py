@@ -180,8 +180,8 @@ def test_a_run_that_is_not_finished_is_told_how_to_go_on(
     with pytest.raises(DataError) as caught:
         CliRunner().invoke(cli, words, catch_exceptions=False)
     assert str(caught.value) == (
-        f"run {run.key} ({called} of tiny) is not finished: start it again with the command that began it (effnet family "
-        "CONFIG, or effnet train CONFIG --member b7); it goes on where it stopped"
+        f"run {run.key} ({called} of tiny) is not finished: start it again with the command that began it (effnet "
+        "family CONFIG, or effnet train CONFIG --member b7); it goes on where it stopped"
     )
     assert not (tmp_path / "out").exists()
 

@@ -21,7 +21,7 @@ from effnet.train import loop
 from effnet.train.loop import Stop
 from tasks.records import breaker
 from tasks.records.sync import sync
-from tasks.records.tracking import SENT, Tracker, flatten
+from tasks.records.tracking import SENT, Tracker, flatten, rounded
 from tests.tiny import named, shown, take_over
 from tests.train.test_loop import StopAt
 
@@ -58,6 +58,23 @@ def history(uri: str, name: str = "minival_top1") -> list[tuple[int, float]]:
     client = MlflowClient(uri)
     (run,) = runs(uri)
     return [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "logged"),
+    [
+        ("val_top1", 0.98879551, 0.9888),
+        ("val_top1_features_alone", 0.00003, 0.00003),  # nothing becomes 0
+        ("top5", 1.0, 1.0),
+        ("latency_ms", 12.34567, 12.35),
+        ("train_hours", 0.00944444, 0.0094),
+        ("val_loss", 0.0312345678, 0.031235),
+        ("macs", 123_456_789, 123_456_789),
+        ("val_loss", math.inf, math.inf),
+    ],
+)
+def test_final_numbers_are_rounded_for_people(name: str, number: float, logged: float) -> None:
+    assert rounded(name, number) == logged
 
 
 def test_a_training_that_is_no_longer_alone_is_told_from_the_others(make, uri: str, run_folder: RunFolder) -> None:
