@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from effnet.statistics import ALPHA, Hits, difference, mcnemar
+from effnet.values import Value
 
 RULE = (
     "a candidate becomes champion if, on the same images of today's validation split, it is right more often than the "
@@ -26,12 +28,41 @@ class Contender(NamedTuple):
         return float(self.hits.mean())
 
 
+class Standing(Value):
+    """A member's model in the registry after a build: what the gate said of it."""
+
+    member: str
+    model: str  # its name in the registry
+    version: str  # that the build's training is
+    champion: str | None  # the version in use now; None if there is none
+    reason: str  # why this version is the champion, or is not
+
+    @property
+    def told(self) -> str:
+        """The standing in a line."""
+        if self.champion == self.version:
+            return f"{self.model} version {self.version} is champion: {self.reason}"
+        stays = f"version {self.champion} is" if self.champion else "there is none"
+        return f"{self.model} version {self.version} is not champion, {stays}: {self.reason}"
+
+
 class Verdict(NamedTuple):
     """What the gate says."""
 
     takes_over: bool
     reason: str
     best: str  # the name of the best champion so far, by the score on these images
+
+
+def standing_story(standings: Sequence[Standing], member: str) -> str:
+    """Say how the model of the member to use stands, and how many of the others are champions; empty if unknown."""
+    own = next((each for each in standings if each.member == member), None)
+    if own is None:
+        return ""
+    others = [each.champion == each.version for each in standings if each.member != member]
+    count = "all" if all(others) else f"{sum(others)}" if any(others) else "none"
+    rest = f"; of the {len(others)} other models of the family {count} are champions" if len(others) > 1 else ""
+    return f"{own.told}{rest}."
 
 
 def judge(new: Contender, champion: Contender | None, best: Contender | None = None) -> Verdict:

@@ -13,6 +13,7 @@ from effnet.arch import zoo
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
+from effnet.champion import Standing
 from effnet.config import FamilyConfig
 from effnet.errors import ConfigError
 from effnet.history import Changes
@@ -136,6 +137,7 @@ class FamilyResult(Value):
     answer: Answer | None = None  # none in files of earlier versions
     growth: Growth | None = None  # none where all members cost the same
     approvals: tuple[Approval, ...] = ()  # what a person let begin, where the config has approve_above
+    standings: tuple[Standing, ...] = ()  # its members' models in the registry; none where MLflow was away
     changes: Changes | None = None  # since the last build of a family of this name; none in the first
 
 

@@ -89,6 +89,7 @@ def build_family(
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
         use = result.answer
         registered = register_members(build, chosen, use.member if use else None, use.because if use else "")
+        result = result.model_copy(update={"standings": tuple(each.standing for each in registered)})
         facts = write_report(build, result, registered)
         build.tracker.close_family(build.key, family_metrics(facts), markdown(facts), report_files(facts))
         build.tracker.tell(build.key, partial(experiment_note, facts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from effnet.champion import Contender, judge
+from effnet.champion import Contender, Standing, judge, standing_story
 
 
 def contender(right: int, macs: int = 1000, of: int = 10_000, name: str = "1") -> Contender:
@@ -88,3 +88,17 @@ def test_better_than_the_champion_is_not_enough_if_a_better_one_was_there() -> N
     verdict = judge(contender(7000, name="3"), by_hand, contender(8000, name="1"))
     assert not verdict.takes_over
     assert verdict.reason.startswith("worse than the best champion so far, 1 with 80.00%")
+
+
+def test_how_the_members_models_stand_is_told_in_a_sentence() -> None:
+    first = Standing(member="B0", model="a-b0", version="1", champion="1", reason="the first of its name")
+    other = Standing(member="B1", model="a-b1", version="3", champion="2", reason="worse: top-1 90 % against 95 %")
+    assert standing_story([first, other], "B0") == "a-b0 version 1 is champion: the first of its name."
+    for others, count in (([first] * 2, "all"), ([other, first, other], "1"), ([other] * 3, "none")):
+        of = f"of the {len(others)} other models of the family {count} are champions."
+        found = standing_story([first.model_copy(update={"member": "B7"}), *others], "B7")
+        assert found == f"a-b0 version 1 is champion: the first of its name; {of}"
+    assert standing_story([other], "B1") == (
+        "a-b1 version 3 is not champion, version 2 is: worse: top-1 90 % against 95 %."
+    )
+    assert standing_story([first], "B7") == ""

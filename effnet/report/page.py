@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from effnet.champion import RULE
+from effnet.champion import RULE, standing_story
 from effnet.config import Recipe
 from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story, teacher_story
 from effnet.history import told
@@ -83,6 +83,7 @@ def render(page: Page) -> str:
             recipe=recipe_rows(page.used, facts.chosen.run),
             versions={name: version(name) for name in VERSIONS},
             rule=RULE,
+            standing=standing_story(facts.family.standings, facts.chosen.result.name),
             story=coefficients_story(facts),
             balances={name: balance(gains) for name, gains in study.gains.items() if gains} if study else {},
             hardest=hardest_class(facts.chosen.evaluation, facts.manifest.class_names),

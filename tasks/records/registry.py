@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.arch.cost import count
-from effnet.champion import RULE, Contender, Verdict, judge
+from effnet.champion import RULE, Contender, Standing, Verdict, judge
 from effnet.config import Augment
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import ConfigError, DataError, EffnetError
@@ -59,6 +59,15 @@ class Registered(NamedTuple):
     reason: str  # why it is champion, or is not
     took_over: bool = False  # became champion just now
     before: str | None = None  # the version that was champion until then
+    member: str = ""
+    holder: str | None = None  # the version that is champion now
+
+    @property
+    def standing(self) -> Standing:
+        """What the family keeps of it: what is the same when it is looked at again."""
+        return Standing(
+            member=self.member, model=self.name, version=self.version, champion=self.holder, reason=self.reason
+        )
 
 
 @dataclass(frozen=True)
@@ -162,11 +171,13 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
     found = same[0] if same else _add_version(registry, folder, name, result, evaluation)
     _show_numbers(registry, folder, found)
     client.set_registered_model_alias(name, CANDIDATE, found.version)
-    current = _champion(client, name)
+    current, number = _champion(client, name), str(found.version)
     if current is not None and current.version == found.version:
-        return Registered(name, found.version, not same, True, found.tags.get("effnet.gate", ""))
+        reason = found.tags.get("effnet.gate", "")
+        return Registered(name, number, not same, True, reason, member=member, holder=number)
     if current is not None and found.tags.get(TOOK_OVER_TAG):  # a person took it down, or a better one did
-        return Registered(name, found.version, False, False, f"was champion until version {current.version} took over")
+        reason = f"was champion until version {current.version} took over"
+        return Registered(name, number, False, False, reason, member=member, holder=str(current.version))
     verdict = _gate(registry, folder, found, current)
     client.set_model_version_tag(name, found.version, "effnet.gate", verdict.reason)
     if verdict.takes_over:
@@ -174,8 +185,9 @@ def _register(registry: Registry, member: str, folder: RunFolder) -> Registered:
         client.set_model_version_tag(name, found.version, TOOK_OVER_TAG, "yes")
     if verdict.best:
         client.set_registered_model_tag(name, REFERENCE_TAG, verdict.best)
-    before = str(current.version) if current and verdict.takes_over else None
-    return Registered(name, found.version, not same, verdict.takes_over, verdict.reason, verdict.takes_over, before)
+    takes_over, last = verdict.takes_over, str(current.version) if current else None
+    before, holder = (last, number) if takes_over else (None, last)
+    return Registered(name, number, not same, takes_over, verdict.reason, takes_over, before, member, holder)
 
 
 def _show_numbers(registry: Registry, folder: RunFolder, version: Any) -> None:

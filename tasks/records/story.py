@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from effnet.champion import standing_story
 from effnet.history import told
 from effnet.report.facts import Facts
 from effnet.stages import Stage
@@ -25,6 +26,8 @@ def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
         lines += ["", f"Use {family.answer.member}: {family.answer.because}."]
     if family.growth:
         lines += ["", f"{family.growth.told}."]
+    if told_of := standing_story(family.standings, use.name):
+        lines += ["", told_of]
     if changes := family.changes:
         lines += ["", f"Since {changes.when}:", "", *(f"* {what}: {words}" for what, words in told(changes, SHOWN))]
     lines += ["", "| member | top-1 | multiply-adds | latency |", "|---|---:|---:|---:|"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import html5lib
 import pytest
 
 from effnet.arch.spec import Architecture
+from effnet.champion import RULE, Standing
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest
 from effnet.family import OutOfFold
@@ -85,6 +87,23 @@ def test_of_several_trainings_it_says_which_one_is_shown(made: Made) -> None:
     page = words(made_page(made_facts(store, manifest, seeds, baseline, {"B0": [hits(280), hits(281)]})))
     assert "B0 seed 0, the one of its 2 trainings whose model is registered" in page
     assert "B0 seed" not in words(made_page(made_facts(*made, {"B0": [hits(280)]})))
+
+
+def test_it_tells_how_the_models_stand_in_the_registry(made: Made) -> None:
+    facts = tie(made)
+    assert "In the registry" not in made_page(facts)
+    standings = tuple(
+        Standing(member=name, model=f"made-{name.lower()}", version=version, champion="1", reason=f"for <{name}>")
+        for name, version in (("B0", "1"), ("B1", "2"))
+    )
+    facts = facts._replace(family=facts.family.model_copy(update={"standings": standings}))
+    page = made_page(facts)
+    html5lib.HTMLParser(strict=True).parse(page)
+    text = words(page)
+    assert "made-b0 version 1 is champion: for &lt;B0&gt;" in text
+    assert "B0 1 this one for &lt;B0&gt; B1 2 version 1 for &lt;B1&gt;" in text
+    assert f"The gate: {html.escape(RULE)}." in text.replace("&#39;", "&#x27;")
+    assert "made-b0 version 1 is champion: for <B0>" in experiment_note(facts, "1", "run")
 
 
 def test_top_5_of_few_classes_says_nothing(made: Made) -> None:

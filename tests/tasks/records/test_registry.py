@@ -107,12 +107,14 @@ def test_registered_once_loaded_and_served(
     again = register(build, training)
     assert not again.new
     assert again.champion
+    assert first.standing == again.standing
+    assert first.standing.told == "tiny-b0 version 1 is champion: the first of its name"
     client = MlflowClient(build.tracker.uri)
     assert len(client.search_model_versions("name = 'tiny-b0'")) == 1
     version = client.get_model_version_by_alias("tiny-b0", "champion")
     evaluation = training.folder.evaluation()
     assert evaluation is not None
-    assert float(version.tags["top1"]) == pytest.approx(evaluation.top1, abs=1e-6)
+    assert float(version.tags["top1"]) == round(evaluation.top1, 4)
     for part in ("**Data.**", "**Training.**", "**Limits.**", "Licence of the images: not stated"):
         assert part in version.description
 
@@ -280,6 +282,10 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build, events:
     other = register(build, member(build, seed=1))
     assert other.new
     assert not other.champion  # trained alike: no better than noise
+    assert (other.standing.version, other.standing.champion) == ("2", "1")
+    assert other.standing.told.startswith(
+        "tiny-b0 version 2 is not champion, version 1 is: within noise and not cheaper"
+    )
     assert "within noise and not cheaper" in other.reason
     assert f"on the same {VAL} images" in other.reason
     model = client.get_registered_model("tiny-b0")
@@ -288,6 +294,7 @@ def test_the_gate_decides_on_the_same_images_and_by_no_tag(build: Build, events:
     better = member(build, seed=2, epochs=4)
     won = register(build, better)
     assert won.champion
+    assert won.standing.champion == won.version
     assert won.reason.startswith("better")
     assert set(events) == {"effnet.champion.changed"}
     model = client.get_registered_model("tiny-b0")
