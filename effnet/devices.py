@@ -113,6 +113,13 @@ def find(name: str, base: Path = Path()) -> Device:
     return Device.parse(data, name)
 
 
+def of_gpu(name: str) -> Device | None:
+    """Return the device of the table that a GPU's own name means, as `NVIDIA H100 80GB HBM3`; None if unsure."""
+    words = set(name.upper().replace("-", " ").split())
+    found = [each for each in DEVICES.values() if set(each.name.upper().replace(" GB", "GB").split()) <= words]
+    return found[0] if len(found) == 1 else None
+
+
 def _known(name: str) -> Device:
     if name in DEVICES:
         return DEVICES[name]

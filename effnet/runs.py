@@ -299,6 +299,7 @@ class Evaluation(Value):
     images_per_second: float  # at the best batch, with all threads
     best_batch: int
     environment: dict[str, str]
+    seconds: float | None = None  # that it took, without waiting; none in files of earlier versions
 
     @property
     def class_scores(self) -> list[ClassScore]:

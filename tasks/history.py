@@ -22,7 +22,7 @@ from effnet.family import FamilyResult
 from effnet.files import read_regular
 from effnet.history import Built, BuiltMember, Pair, compare, pairs_wanted
 from effnet.hits import hits_of
-from effnet.report.facts import stage_runs
+from effnet.report.costs import stage_runs
 from effnet.runs import RunFolder
 from effnet.statistics import Hits
 from effnet.store import Store, publish

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from effnet.report.costs import REGISTER, add_time
 from effnet.report.words import counted
 from tasks.build import Build, Training
 from tasks.events import champions_changed
@@ -31,6 +33,7 @@ def register_members(
     registry = Registry(
         build.tracker, build.store, build.manifest, config.family, build.key, config.licence, screen.say, screen.warn
     )
+    began = time.monotonic()
     found = [each for name, training in trainings.items() if (each := registry.register(name, training.folder))]
     if found:
         new = sum(each.new for each in found)
@@ -40,4 +43,6 @@ def register_members(
     champions_changed(build, found)
     if found and best and (uri := registry.mark_best(found, best, because)):
         screen.say(f"registry: {uri} is the member to use")
+    if any(each.new for each in found):
+        add_time(build.folder, REGISTER, time.monotonic() - began)
     return found

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
@@ -21,6 +22,7 @@ from prefect.runtime import flow_run
 
 from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.files import without_password
+from effnet.report.costs import REPORT, add_time, read_costs, total
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
@@ -75,6 +77,7 @@ def write_report(build: Build, result: FamilyResult, registered: Sequence[Regist
         _write_page(facts, links, model, tracking, build.base)
 
     once(folder, "report", shown, write, suffixes=["html"])
+    facts = facts._replace(costs=read_costs(build.store, facts.family))
     _show(facts, build.tracker.page(build.key, PAGE))
     return facts
 
@@ -90,7 +93,7 @@ def family_metrics(facts: Facts) -> dict[str, float]:
         "latency_ms": chosen.evaluation.latency_ms,
         "members": len(facts.members),
         **({"folds_top1": each.top1} if (each := chosen.result.out_of_fold) else {}),
-        "train_hours": sum(cost.hours for cost in facts.costs),
+        "device_hours": sum(total(facts.costs).hours.values()),
         **facts.family.coefficients,
     }
 
@@ -117,12 +120,15 @@ def _write_page(facts: Facts, links: Links, model: str | None, tracking: str | N
     """Draw what has changed, and write the page; relative paths of the config begin at `base`."""
     from effnet.report.data import contents  # here, as torch is loaded for pictures alone
 
+    began = time.monotonic()
     used = as_used(facts.chosen.spec.recipe, facts.chosen.run.steps // facts.chosen.run.epochs)
     dataset = facts.store.datasets / facts.manifest.digest
     found = contents(dataset, facts.manifest)
     strips = {"samples": _samples(facts, found), "mistakes": _mistakes(facts, base), "maps": _maps(facts)}
     code = uses(facts, model, tracking)
     figures = list(_figures(facts))
+    add_time(facts.folder, REPORT, time.monotonic() - began)  # but for the page itself, which tells it
+    facts = facts._replace(costs=read_costs(facts.store, facts.family))
     page = render(Page(facts, member_rows(facts), found, used, figures, strips, code, links))
     publish(facts.folder / PAGE, page.encode())
 

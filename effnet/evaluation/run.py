@@ -291,19 +291,23 @@ def evaluate_weights(
     num_classes, threads, arch = network.classifier.out_features, torch.get_num_threads(), network.architecture
     turns = turns or Turns(None)
     with turns.scoring(), _opened(network, dataset, split, augment, cache, matching) as (loader, device):
+        began = time.perf_counter()
         predictions = predict(network, arch, loader, device)
         scores = scores_of(predictions)
         resolutions = {arch.resolution: scores.top1}
         for resolution in other_resolutions(arch):
             loader.resolution, loader.batch_size = resolution, batch_of(resolution)
             resolutions[resolution] = scores_of(predict(network, arch, loader, device)).top1
+        seconds = time.perf_counter() - began
     if timed and timed.latency:
         rate, batch, latency = timed.images_per_second, timed.best_batch, timed.latency
     else:
         with turns.timing():
+            began = time.perf_counter()
             latency = measure_latency(network, arch.in_channels, arch.resolution)
             rate, batch = throughput(network.to(device), arch.in_channels, arch.resolution, device)
             network.cpu()
+            seconds += time.perf_counter() - began
     bins = calibration(predictions)
     evaluation = Evaluation(
         key=key,
@@ -328,6 +332,7 @@ def evaluate_weights(
             "threads": str(threads),
             "threads_of_latency": "1",
         },
+        seconds=seconds,
     )
     return evaluation, predictions.hits
 

@@ -9,10 +9,10 @@ from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
+from effnet.report.costs import StageCost, read_costs
 from effnet.report.figures import Curve
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, numbered, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
-from effnet.stages import Stage
 from effnet.store import Store
 
 CONFIG, RESULT = "config.json", "family.json"
@@ -27,15 +27,6 @@ class MemberFacts(NamedTuple):
     run: RunResult
     evaluation: Evaluation
     curve: Curve
-
-
-class StageCost(NamedTuple):
-    """What a stage took."""
-
-    stage: str
-    trainings: int
-    reused: int  # of these, made by an earlier build
-    hours: float  # of all trainings, one after the other
 
 
 class Facts(NamedTuple):
@@ -83,7 +74,7 @@ def load_facts(store: Store, key: str) -> Facts:
     search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
     fit = read_value(FitFindings, folder / FIT)
     members = tuple(_member(store, result) for result in family.members)
-    costs = tuple(_cost(store, key, stage, runs) for stage, runs in stage_runs(folder, family).items() if runs)
+    costs = read_costs(store, family)
     return Facts(family, config, manifest, members, search, study, fit, costs, folder, store)
 
 
@@ -100,26 +91,3 @@ def curve_of(folder: RunFolder) -> tuple[tuple[int, float], ...]:
     start = [(0, probe.top1)] if probe else []
     lines = read_journal(folder.metrics_path)[0]
     return (*start, *((int(line["epoch"]), float(line["minival_top1"])) for line in lines))
-
-
-def stage_runs(folder: Path, family: FamilyResult) -> dict[Stage, set[str]]:
-    """Return the keys of the runs of each stage of a build, whose folder holds what its stages found."""
-    search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
-    fit = read_value(FitFindings, folder / FIT)
-    networks = [network for found in study.baselines.values() for network in found] if study else []
-    return {
-        Stage.SEARCH: {trial.run for trial in (*search.trials, *search.control)} if search else set(),
-        Stage.STUDY: {run for network in networks for run in network.runs},
-        Stage.FIT: set(fit.runs) if fit else set(),
-        Stage.MEMBER: {run for member in family.members for run in member.runs},
-    }
-
-
-def _cost(store: Store, key: str, stage: Stage, runs: set[str]) -> StageCost:
-    seconds, reused = 0.0, 0
-    for run in runs:
-        folder = RunFolder(store.runs / run)
-        about, lines = folder.about(), read_journal(folder.metrics_path)[0]
-        reused += about is not None and about.family != key
-        seconds += lines[-1]["seconds"] if lines else 0.0
-    return StageCost(stage.heading, len(runs), reused, seconds / 3600)

@@ -14,6 +14,7 @@ from effnet.champion import RULE, standing_story
 from effnet.config import Recipe
 from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story, teacher_story
 from effnet.history import told
+from effnet.report.costs import told_hours, told_total, total
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
 from effnet.report.pictures import Strip
@@ -95,7 +96,8 @@ def render(page: Page) -> str:
             taught=teacher_story(facts.family.members),
             scaled=how_scaled(facts.family),
             changed=told(facts.family.changes) if facts.family.changes else [],
-            total_hours=sum(cost.hours for cost in facts.costs),
+            costs=[(cost, told_hours(cost)) for cost in (*facts.costs, total(facts.costs))],
+            total=told_total(facts.costs),
             samples=facts.manifest.samples,
             store=shlex.quote(str(facts.store.root.absolute())),
         )
@@ -157,8 +159,17 @@ def markdown(facts: Facts) -> str:
     members = facts.family.members
     lines += ["", f"In brackets 95 % intervals over {facts.family.val_samples:,} images of val.", ""]
     lines += [folds, latency_story(members), floor_story(members), growth_story(members), teacher_story(members)]
-    lines += ["", "| stage | trainings | of an earlier build | hours |", "|---|---:|---:|---:|"]
-    lines += [f"| {cost.stage} | {cost.trainings} | {cost.reused} | {cost.hours:.3f} |" for cost in facts.costs]
+    lines += [
+        "",
+        f"Cost: {told_total(facts.costs)}.",
+        "",
+        "| stage | trainings | reused | hours |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {cost.stage} | {cost.trainings or ''} | {cost.reused or ''} | {told_hours(cost) or 'not measured'} |"
+        for cost in (*facts.costs, total(facts.costs))
+    ]
     if facts.family.coefficients:
         alpha, beta, gamma = facts.family.coefficients.values()
         lines += ["", f"α {alpha:g}, β {beta:g}, γ {gamma:g}: {coefficients_story(facts)}", ""]

@@ -284,6 +284,7 @@ def _show(result: FamilyResult, root: Store) -> None:
 
     from effnet.family import floor_story, folds_scores, folds_story, growth_story, latency_story, teacher_story
     from effnet.history import told
+    from effnet.report.costs import read_costs, told_total
     from tasks.records.pages import family_link
     from tasks.servers.local import running
     from tasks.terminal.screen import duration, make_table, short
@@ -315,6 +316,7 @@ def _show(result: FamilyResult, root: Store) -> None:
         console.print(f"{result.growth.told}.", soft_wrap=True)
     if result.answer:
         console.print(f"Use {result.answer.member}: {result.answer.because}.", soft_wrap=True)
+    console.print(f"Cost: {told_total(read_costs(root, result))}.", soft_wrap=True)
     if changes := result.changes:
         console.print(f"\nSince {changes.when}:", soft_wrap=True)
         for what, words in told(changes, _FIELDS):

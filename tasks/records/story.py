@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from effnet.champion import standing_story
 from effnet.history import told
+from effnet.report.costs import told_total
 from effnet.report.facts import Facts
 from effnet.stages import Stage
 from tasks.records.views import family_page, models_page, run_page, views_of
@@ -30,6 +31,7 @@ def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
         lines += ["", told_of]
     if changes := family.changes:
         lines += ["", f"Since {changes.when}:", "", *(f"* {what}: {words}" for what, words in told(changes, SHOWN))]
+    lines += ["", f"Cost: {told_total(facts.costs)}."]
     lines += ["", "| member | top-1 | multiply-adds | latency |", "|---|---:|---:|---:|"]
     lines += [
         f"| {each.name} | {each.top1:.2%} | {each.macs:,} | {each.latency_ms:.2f} ms |" for each in family.members

@@ -33,7 +33,7 @@ NOTE, PARENT, TOP1_OF = "mlflow.note.content", "mlflow.parentRunId", "effnet.top
 OUR_NOTE = "effnet.note"  # digests of the experiment's notes that are not a person's
 RUNNING, FINISHED, KILLED = "RUNNING", "FINISHED", "KILLED"
 # Digits after the point of a run's final numbers, which MLflow's page shows as they are; significant ones of others.
-PLACES = {"top1": 4, "top5": 4, "latency_ms": 2, "train_hours": 4}  # by a part of the name, as val_top1
+PLACES = {"top1": 4, "top5": 4, "latency_ms": 2, "hours": 4}  # by a part of the name, as val_top1
 DIGITS = 5
 BATCH = 999  # metrics that MLflow takes in a request that also has a tag: its client would cut a larger one in two
 UPLOAD_RATE = 1e6  # bytes per second: a server that takes files more slowly counts as away

@@ -21,8 +21,12 @@ from mlflow import MlflowClient
 
 from effnet.data.shards.index import Index
 from effnet.data.shards.verification import verify
+from effnet.family import FamilyResult
 from effnet.finished import NAME
+from effnet.report.costs import CORE, read_costs, told_total, total
 from effnet.runs import RunFolder, read_journal
+from effnet.store import Store
+from tasks.records.tracking import rounded
 from tests.tiny import CONFIG, VAL, clean_environment, run_effnet, shown, users_of, write_tiny
 
 NAMES = ["B0", "B1", "B2"]
@@ -110,6 +114,13 @@ def test_mlflow_has_one_run_per_training_under_the_familys(built: tuple[Path, di
     assert {"report.html", "family.json", "config.json", "environment.json", "fit.json", "mistakes.csv"} <= set(files)
     (chosen,) = [member for member in result["members"] if member["name"] == result["answer"]["member"]]
     assert parent.data.metrics["top1"] == shown(chosen["top1"])
+    costs = read_costs(Store(folder / "store"), FamilyResult.model_validate(result))
+    assert parent.data.metrics["device_hours"] == rounded("device_hours", total(costs).hours[CORE])
+    assert all(cost.hours for cost in costs)  # evaluation, registration and the report were measured too
+    assert f"Cost: {told_total(costs)}." in parent.data.tags["mlflow.note.content"]
+    note = MlflowClient(uri(folder)).get_experiment(parent.info.experiment_id).tags["mlflow.note.content"]
+    assert f"Cost: {told_total(costs)}." in note
+    assert f"-{chosen['name'].lower()} version 1 is champion: the first of its name" in note
     assert "members on dataset" in parent.data.tags["mlflow.note.content"]
     for run in children:
         assert {"top1", "params", "macs", "latency_ms", "train_hours"} <= run.data.metrics.keys()

@@ -15,8 +15,9 @@ from effnet.config import FamilyConfig, Recipe
 from effnet.data.shards.manifest import Manifest
 from effnet.family import FamilyResult, MemberResult, SeedResult
 from effnet.hits import keep_hits
+from effnet.report.costs import StageCost
 from effnet.report.data import Contents
-from effnet.report.facts import Facts, MemberFacts, StageCost
+from effnet.report.facts import Facts, MemberFacts
 from effnet.report.figures import Curve
 from effnet.report.members import member_rows
 from effnet.report.page import Page, Shown, render
@@ -58,7 +59,7 @@ def made_facts(
         coefficients={"alpha": 1.2, "beta": 1.1, "gamma": 1.15}, members=tuple(each.result for each in found),
         answer=answer, growth=growth,
     )  # fmt: skip
-    costs = (StageCost("train members", len(found), 0, 0.5),)
+    costs = (StageCost("train members", len(found), 0, {"one CPU core": 0.5}),)
     return Facts(family, config, manifest, tuple(found), None, None, None, costs, store.families / "made", store)
 
 
