@@ -96,12 +96,23 @@ def render(page: Page) -> str:
             taught=teacher_story(facts.family.members),
             scaled=how_scaled(facts.family),
             changed=told(facts.family.changes) if facts.family.changes else [],
-            costs=[(cost, told_hours(cost)) for cost in (*facts.costs, total(facts.costs))],
+            **_costs(facts),
             total=told_total(facts.costs),
             samples=facts.manifest.samples,
             store=shlex.quote(str(facts.store.root.absolute())),
         )
     )
+
+
+def _costs(facts: Facts) -> dict[str, Any]:
+    """Return the rows of the table of costs; where there is one device only, its head names it for all rows."""
+    whole = total(facts.costs)
+    rows, devices = (*facts.costs, whole), list(whole.hours)
+    if len(devices) != 1:
+        return {"costs": [(cost, told_hours(cost)) for cost in rows], "one_device": None}
+    places = 4 if whole.hours[devices[0]] < 1 else 2
+    shown = [f"{sum(cost.hours.values()):,.{places}f}" if cost.hours else "" for cost in rows]
+    return {"costs": list(zip(rows, shown, strict=True)), "one_device": f"hours of {devices[0]}"}
 
 
 def look() -> str:

@@ -77,8 +77,8 @@ def test_the_same_total_is_told_in_the_report_and_in_brief(facts: Facts) -> None
     page, brief = words(made_page(facts)), markdown(facts)
     assert f"Cost {told_total(facts.costs)}." in page
     assert f"Cost: {told_total(facts.costs)}." in brief
-    assert f"train members 2 1 1 h of one CPU core, 1 h of {H100} 1 4.92" in page
-    assert "write report – – not measured – –" in page
+    assert f"train members 1 h of one CPU core, 1 h of {H100} 2 1 1 4.92" in page
+    assert "write report not measured – – – –" in page
     assert "Energy was not measured" not in page
 
 
@@ -87,6 +87,7 @@ def test_what_nobody_measured_or_priced_is_said(facts: Facts) -> None:
     page = words(made_page(facts._replace(costs=cpu)))
     assert "Energy was not measured: GPUs tell theirs, CPUs do not. No price of one CPU core is known." in page
     assert "kWh" not in page
+    assert "stage hours of one CPU core trainings reused train members 0.5000 2 0 all 0.5000 2 0" in page
     assert told_total(cpu) == "2 trainings, 0.5 h of one CPU core in all"
 
 
