@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from effnet import devices
 from effnet.family import FamilyResult
-from effnet.report.words import counted, device_hours
+from effnet.report.words import counted, hours
 from effnet.runs import RunFolder, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.stages import Stage
@@ -64,8 +64,8 @@ def total(costs: Sequence[StageCost]) -> StageCost:
 
 
 def told_hours(cost: StageCost) -> str:
-    """Say how many hours of which device, as `0.033 h of one CPU core`."""
-    return ", ".join(f"{device_hours(hours)} h of {device}" for device, hours in cost.hours.items())
+    """Say how much of which device's time, as `12 min of one CPU core`."""
+    return ", ".join(f"{hours(time)} of {device}" for device, time in cost.hours.items())
 
 
 def told_total(costs: Sequence[StageCost]) -> str:

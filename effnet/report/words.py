@@ -21,8 +21,3 @@ def hours(number: float) -> str:
     if number >= 1:
         return f"{number:,.1f} h"
     return f"{60 * number:.0f} min" if number >= 1 / 30 else f"{3600 * number:.0f} s"
-
-
-def device_hours(number: float) -> str:
-    """Return hours of a device, always in hours, with three digits that count: 1,234, 12.3, 0.0331."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

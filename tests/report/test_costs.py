@@ -68,7 +68,7 @@ def test_each_stage_is_in_hours_of_its_devices_and_all_in_one_total(facts: Facts
     whole = total(costs)
     assert whole.hours == pytest.approx({CORE: 1.3, H100: 1.0})
     assert told_total(costs) == (
-        f"2 trainings, 1.3 h of one CPU core, 1 h of {H100} in all, 1 kWh of GPUs, 4.92 dollars"
+        f"2 trainings, 1.3 h of one CPU core, 1.0 h of {H100} in all, 1 kWh of GPUs, 4.92 dollars"
     )
 
 
@@ -77,7 +77,7 @@ def test_the_same_total_is_told_in_the_report_and_in_brief(facts: Facts) -> None
     page, brief = words(made_page(facts)), markdown(facts)
     assert f"Cost {told_total(facts.costs)}." in page
     assert f"Cost: {told_total(facts.costs)}." in brief
-    assert f"train members 1 h of one CPU core, 1 h of {H100} 2 1 1 4.92" in page
+    assert f"train members 1.0 h of one CPU core, 1.0 h of {H100} 2 1 1 4.92" in page
     assert "write report not measured – – – –" in page
     assert "Energy was not measured" not in page
 
@@ -88,7 +88,7 @@ def test_what_nobody_measured_or_priced_is_said(facts: Facts) -> None:
     assert "Energy was not measured: GPUs tell theirs, CPUs do not. No price of one CPU core is known." in page
     assert "kWh" not in page
     assert "stage hours of one CPU core trainings reused train members 0.5000 2 0 all 0.5000 2 0" in page
-    assert told_total(cpu) == "2 trainings, 0.5 h of one CPU core in all"
+    assert told_total(cpu) == "2 trainings, 30 min of one CPU core in all"
 
 
 @pytest.mark.parametrize(
