@@ -43,7 +43,9 @@ def init(name: str) -> None:
                 click.echo(f"{path}: written")
     except OSError as error:
         raise ConfigError(f"{config}: cannot be written here: {reason(error)}") from error
-    click.echo(f"Edit {config}; what it will cost:  effnet plan {config}")
+    click.echo(f"Edit {config}; then:")
+    click.echo(f"  effnet shard {config}    writes the dataset")
+    click.echo(f"  effnet plan {config}     says what it will cost")
 
 
 def _contents(name: str) -> tuple[str, list[str]]:

@@ -60,7 +60,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         extension = os.path.splitext(row["where"])[1].lower()
         groups.setdefault(
-            (row.get("kind", row["reason"]), extension if extension[1:].isalnum() else "images"), []
+            (row.get("kind", row["reason"]), extension if extension[1:].isalnum() else "other"), []
         ).append(row)
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
     for (kind, extension), found in ordered[:_LINES]:

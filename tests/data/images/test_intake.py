@@ -281,7 +281,7 @@ def test_one_run_tells_all_that_is_wrong_with_a_folder(tmp_path: Path) -> None:
         "  3 .webp: broken (first: ",
         "  1 .jpg: beside the class folders, so of no class (first: ",
         "  1 .csv: beside the class folders, so of no class (first: ",
-        f"  1 images: a class folder without files (first: {folder / 'empty'})",
+        f"  1 other: a class folder without files (first: {folder / 'empty'})",
         "  1 .md: no image but text (first: ",
         f"  3 .jpg: a link that leads nowhere (first: {folder}/a/circle.jpg)",
         f"  1 .jpg: a pipe, socket or device (first: {folder}/a/pipe.jpg)",
