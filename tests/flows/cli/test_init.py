@@ -28,7 +28,7 @@ def test_a_config_for_ones_own_images(tmp_path: Path) -> None:
     assert load_baseline(config, tmp_path).name == "efficientnet_lite0"
     text = (tmp_path / "flowers.yaml").read_text()
     assert sum("#" in line for line in text.splitlines()) > 13
-    assert done.stdout.splitlines()[-1].endswith("effnet plan flowers.yaml")
+    assert done.stdout.splitlines()[-1].startswith("  effnet plan flowers.yaml")
     planned = run_effnet("plan", "flowers", "--num-classes", "5", "--json", cwd=tmp_path)
     assert [each["name"] for each in json.loads(planned.stdout)["members"]] == ["Lite0", "Lite1", "Lite2"]
 
