@@ -35,19 +35,23 @@ class Growth(Value):
         return self.low > 0
 
 
-def conclude(members: Sequence[Contender], class_samples: Sequence[int]) -> tuple[Answer, Growth | None]:
+def conclude(
+    members: Sequence[Contender], class_samples: Sequence[int], *, limited: bool = False
+) -> tuple[Answer, Growth | None]:
     """Return which member to use, and how top-1 grows with cost.
 
     Args:
         members: each with the hits of its seeds; different networks.
         class_samples: images of each class among those that the hits are of.
+        limited: whether limits left other members out.
     """
     grown = growth(members)
     pays = grown is not None and grown.pays
-    return answer(members, size_pays=pays, chance=max(class_samples) / sum(class_samples)), grown
+    chance = max(class_samples) / sum(class_samples)
+    return answer(members, size_pays=pays, chance=chance, limited=limited), grown
 
 
-def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answer:
+def answer(members: Sequence[Contender], size_pays: bool, chance: float, *, limited: bool = False) -> Answer:
     """Return the member to use, and why.
 
     Where size pays it is the best one, though noise may not tell it from its neighbours. Elsewhere it is the cheapest
@@ -58,20 +62,23 @@ def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answ
         members: the family, each with the hits of its seeds, (seeds, images).
         size_pays: whether it is shown that top-1 grows with cost (Growth.pays).
         chance: top-1 of who names the commonest class every time, 0..1.
+        limited: whether limits left other members out, of which the best and the cheapest may be.
     """
     best = max(members, key=lambda member: (member.top1, -member.macs))
     pooled, images = _scatter(members), best.hits.shape[-1]
+    among = "among those within the limits " if limited else ""
+    has = f"{among}it has the best top-1, {best.top1:.1%}"
     if all(band(member.hits.mean(1), images, pooled).low <= chance for member in members):
         because = (
-            f"it has the best top-1, {best.top1:.1%}, but no member is shown to beat naming the commonest class every "
-            f"time ({chance:.1%}): train longer, or look at the images and labels"
+            f"{has}, but no member is shown to beat naming the commonest class every time ({chance:.1%}): train "
+            "longer, or look at the images and labels"
         )
         return Answer(member=best.name, because=because)
     if len(members) == 1:
-        return Answer(member=best.name, because=f"it is the only member; top-1 {best.top1:.1%}")
+        only = "the only one within the limits" if limited else "the only member"
+        return Answer(member=best.name, because=f"it is {only}; top-1 {best.top1:.1%}")
     gaps = {member.name: difference(best.hits, member.hits, pooled) for member in members if member.macs < best.macs}
     within = [member for member in members if member.name in gaps and gaps[member.name].lead <= gaps[member.name].noise]
-    has = f"it has the best top-1, {best.top1:.1%}"
     if not gaps:
         return Answer(member=best.name, because=f"{has}, and is the cheapest")
     if not within:
@@ -87,7 +94,7 @@ def answer(members: Sequence[Contender], size_pays: bool, chance: float) -> Answ
         )
         return Answer(member=best.name, because=because)
     because = (
-        f"{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
+        f"{among}{images:,} images cannot tell it from {best.name}, the best ({cheapest.top1:.1%} and {best.top1:.1%}, "
         f"{points} apart; {sees(gap.sees(), gap.seeds)}), and it takes {share}; where accuracy counts more, {best.name}"
     )
     return Answer(member=cheapest.name, because=because)

@@ -17,7 +17,7 @@ from effnet.champion import Standing
 from effnet.config import FamilyConfig
 from effnet.errors import ConfigError
 from effnet.history import Changes
-from effnet.runs import CACHE_VERSION, without_new
+from effnet.runs import BESIDE, CACHE_VERSION, without_new
 from effnet.store import digest
 from effnet.values import Value
 
@@ -105,6 +105,11 @@ class MemberResult(Value):
     features_kept: bool = False  # its model is that probe: no epoch was better on minival
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by fold and seed; none in files of earlier versions
     out_of_fold: OutOfFold | None = None  # with members.folds
+
+    @property
+    def latency_disturbed(self) -> bool:
+        """Whether other work disturbed its latency when it was measured."""
+        return self.latency_on.endswith(BESIDE)
 
     @property
     def runs(self) -> list[str]:

@@ -52,6 +52,8 @@ _BEFORE = {
     "temperature": 1.0,
 }
 DIVERGED = "lower recipe.learning_rate"  # ends the message of a training whose loss is no longer a number
+SHOWN_KEY = 12  # letters of a run's key, of sixteen, that people are shown
+BESIDE = "beside other work"  # marks a latency that something disturbed
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
 
 _V = TypeVar("_V", bound=Value)
@@ -264,7 +266,7 @@ class Latency(Value):
     def where(self) -> str:
         """Say what it was measured on."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"{threads} of {self.device}{'' if self.quiet else ', beside other work'}"
+        return f"{threads} of {self.device}{'' if self.quiet else f', {BESIDE}'}"
 
 
 class ClassScore(NamedTuple):

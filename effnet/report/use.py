@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from effnet.report.facts import Facts
-
-SHOWN_KEY = 12  # letters of a run's key, of sixteen
+from effnet.runs import SHOWN_KEY
 
 
 class Code(NamedTuple):

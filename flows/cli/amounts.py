@@ -34,7 +34,7 @@ class Quantity(click.ParamType[float]):
 
     Args:
         name: what it is, for people.
-        units: what each stands for; the first is an example in messages.
+        units: what each stands for; "" if a number alone means something.
         most: the largest number that makes sense.
     """
 
@@ -45,10 +45,15 @@ class Quantity(click.ParamType[float]):
         """Return the number that a text like 5ms stands for."""
         text = str(value).strip()
         digits = text.rstrip("%abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+        unit = text[len(digits) :].strip()
         try:
-            number = float(digits) * self._units[text[len(digits) :].strip()]
-        except (ValueError, KeyError):
+            number = float(digits)
+        except ValueError:
             number = 0.0
+        if number and not unit and "" not in self._units:
+            written = ", ".join(f"{text}{each}" for each in self._units)
+            self.fail(f"'{value}' has no unit; write {written}", param, ctx)
+        number *= self._units.get(unit, 0.0)
         if not 0 < number <= self._most:
             units = ", ".join(each for each in self._units if each)
             limit = f", at most {self._most:g}" if self._most < sys.float_info.max else ""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from effnet.store import Store
 
 MILLISECONDS = Quantity("milliseconds", {"": 1.0, "ms": 1.0, "s": 1000.0})
-BYTES = Quantity("bytes", {"": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9})
+BYTES = Quantity("bytes", {"kB": 1e3, "MB": 1e6, "GB": 1e9})
 SHARE = Quantity("share", {"": 1.0, "%": 0.01}, most=1.0)
 
 
@@ -49,6 +49,8 @@ def choose(family: str | None, device: str | None, store: Path, as_json: bool, *
 
     root = Store.at(store)
     found = newest_family(root, family)
+    if family is None:
+        click.echo(f"effnet: the family is {found.family}", err=True)
     outside: dict[str, str] = {}
     now: dict[str, Latency] = {}
     if device:
@@ -59,14 +61,16 @@ def choose(family: str | None, device: str | None, store: Path, as_json: bool, *
     if not within:
         told = "; ".join(f"{name}: {why}" for name, why in outside.items())
         raise ConfigError(f"family {found.family}: no member is within the limits ({told})")
-    answer = _answer(within, root)
+    answer = _answer(within, root, limited=bool(outside))
     chosen = next(member for member in within if member.name == answer.member)
+    how = options.to_predict(chosen.run_key, root.root)
     if as_json:
         names = [member.name for member in within]
         shown = {
             "family": found.family,
             **answer.model_dump(),
             "run": chosen.run_key,
+            "predict": how,
             "within": names,
             "outside": outside,
             "measured": {name: latency.model_dump(mode="json") for name, latency in now.items()},
@@ -78,7 +82,7 @@ def choose(family: str | None, device: str | None, store: Path, as_json: bool, *
     for name, why in outside.items():
         click.echo(f"{name} is left out: {why}")
     click.echo(f"Use {answer.member}: {answer.because}.")
-    click.echo(f"effnet predict {answer.member.lower()}{options.of_store(root.root)} IMAGES")
+    click.echo(how)
 
 
 def _measured(members: Sequence[MemberResult], store: Store, device: str) -> dict[str, Latency]:
@@ -109,11 +113,14 @@ def _all_outside(
 
 def _outside(member: MemberResult, store: Store, limits: Mapping[str, float | None], now: Latency | None) -> str:
     """Return which limits a member is outside of, for people; empty if none."""
+    from effnet.runs import BESIDE
+
     weights = store.runs / member.run_key / "model.safetensors"
     size = weights.stat().st_size if weights.exists() else 4 * member.params
     latency_ms = now.latency_ms if now else member.latency_ms
+    disturbed = not now.quiet if now else member.latency_disturbed
     checks = (
-        ("max_latency", latency_ms, f"{latency_ms:.2f} ms"),
+        ("max_latency", latency_ms, f"{latency_ms:.2f} ms{f' ({BESIDE})' if disturbed else ''}"),
         ("max_params", member.params, f"{member.params:,} parameters"),
         ("max_macs", member.macs, f"{member.macs:,} multiply-adds"),
         ("max_size", size, f"{size / 1e6:.2f} MB"),
@@ -124,8 +131,8 @@ def _outside(member: MemberResult, store: Store, limits: Mapping[str, float | No
     return ", ".join(told)
 
 
-def _answer(members: Sequence[MemberResult], store: Store) -> Answer:
-    """Return what a build of these members alone would say."""
+def _answer(members: Sequence[MemberResult], store: Store, *, limited: bool = False) -> Answer:
+    """Return what a build of these members alone would say; `limited` says that the family has others."""
     from effnet.answer import conclude, told_out_of_fold
     from effnet.champion import Contender
     from effnet.evaluation.classes import compared_samples
@@ -139,7 +146,7 @@ def _answer(members: Sequence[MemberResult], store: Store) -> Answer:
     contenders = [
         Contender(member.name, compared_hits(folds(member)), member.macs) for member in reversed(distinct.values())
     ]
-    answer, growth = conclude(contenders, compared_samples(folds(members[0])))
+    answer, growth = conclude(contenders, compared_samples(folds(members[0])), limited=limited)
     if len(members[0].folds) == 1:
         return answer
     return told_out_of_fold(answer, growth, contenders[0].hits.shape[1])[0]

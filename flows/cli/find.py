@@ -9,7 +9,7 @@ A RUN or MODEL is a path, a key or its beginning, a name, or a registered model.
 `models:/NAME@ALIAS` and `models:/NAME/VERSION` are looked up in MLflow's registry. Anything else is an existing file
 or folder; the key of a run in the store, or its beginning; the name of a member (`b3`), which means its model in the
 family that was built last; or the name of a run (`fit α1.2 β1.1 γ1.15`), of which a finished one is meant if there is
-one. An ambiguous name is refused, with a list.
+one. The command says which run a name was taken for. An ambiguous name is refused, with a list.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from effnet.errors import ConfigError, DataError
+from effnet.files import one_line
 from effnet.process import report_to
 from effnet.shipped import shipped_config, shipped_configs
 
@@ -35,6 +36,13 @@ REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
 _MIN_KEY = 4  # shortest text that is tried as the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
+
+
+class _Named(NamedTuple):
+    """What a name means in a store."""
+
+    path: Path  # folder of a run
+    family: str | None = None  # whose run it is; None if the name is its key, which no other run has
 
 
 class ConfigFile(click.ParamType[Path]):
@@ -131,6 +139,7 @@ def find(name: str, store: Path) -> Path:
     Raises:
         ConfigError: if nothing has that name, or several things do; the message lists them.
     """
+    from effnet.runs import SHOWN_KEY
     from effnet.store import Store
 
     root = Store.at(store)
@@ -144,14 +153,18 @@ def find(name: str, store: Path) -> Path:
     except (OSError, ValueError) as error:  # a name that no file can have
         raise ConfigError(f"{name[:80]!r} is no name of a run, a file or a folder") from error
     found = _in_store(name, root) if path.name == name else None
-    if found and there and found.resolve() != path.resolve():
-        raise ConfigError(f"'{name}' is a run of {root.root}, and is here: write ./{name} or {found.name}")
+    if found and there and found.path.resolve() != path.resolve():
+        raise ConfigError(f"'{name}' is a run of {root.root}, and is here: write ./{name} or {found.path.name}")
     if not found and not there:
         raise ConfigError(
             f"no run '{name}' in {root.root}, and no file or folder of that name; `effnet runs` lists the runs"
         )
-    found = found or path
-    return found.parent if found.is_file() and _is_model(found.parent) else found
+    if found:
+        if found.family is not None:
+            key = found.path.name[:SHOWN_KEY]
+            click.echo(f"effnet: {one_line(name)} is run {key}, of family {found.family}", err=True)
+        return found.path
+    return path.parent if path.is_file() and _is_model(path.parent) else path
 
 
 def find_run(name: str, store: Path) -> RunFolder:
@@ -190,7 +203,7 @@ def _is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in _MODEL_FILES)
 
 
-def _in_store(name: str, store: Store) -> Path | None:
+def _in_store(name: str, store: Store) -> _Named | None:
     from effnet.runs import RunFolder
 
     folders = [RunFolder(path.parent) for path in sorted(store.runs.glob("*/config.json"))]
@@ -198,9 +211,9 @@ def _in_store(name: str, store: Store) -> Path | None:
     if len(keys) > 1:
         raise ConfigError(f"'{name}' may be any of {len(keys)} runs ({_listed(keys)}); give more of the key")
     if keys:
-        return keys[0].path
+        return _Named(keys[0].path)
     if member := _member(name, store, folders):
-        return member.path
+        return member
     named = [
         folder
         for folder in folders
@@ -209,7 +222,7 @@ def _in_store(name: str, store: Store) -> Path | None:
     named = [folder for folder in named if folder.result_path.is_file()] or named
     if len(named) > 1:
         raise ConfigError(f"'{name}' may be any of {len(named)} runs ({_listed(named)}); give the key")
-    return named[0].path if named else None
+    return _Named(named[0].path, about.experiment) if named and (about := named[0].about()) else None
 
 
 def newest_family(store: Store, name: str | None) -> FamilyResult:
@@ -238,19 +251,22 @@ def _families(store: Store) -> Iterator[FamilyResult]:
             yield family
 
 
-def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> RunFolder | None:
+def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> _Named | None:
     """Return the run whose model is the member of this name, of the family that was built last and has one."""
     there = {folder.key: folder for folder in folders}
     for family in _families(store):
         for member in family.members:
             if member.name.lower() == name.lower() and member.run_key in there:
-                return there[member.run_key]
+                return _Named(there[member.run_key].path, family.family)
     return None
 
 
 def _listed(folders: Sequence[RunFolder]) -> str:
+    from effnet.runs import SHOWN_KEY
+
     rows = []
     for folder in folders[:SHOWN]:
         about = folder.about()
-        rows.append(f"{folder.key[:12]}{f' {about.name} of {about.experiment}' if about else ''}, {folder.state}")
+        called = f" {about.name} of {about.experiment}" if about else ""
+        rows.append(f"{folder.key[:SHOWN_KEY]}{called}, {folder.state}")
     return "; ".join(rows) + ("; …" if len(folders) > SHOWN else "")

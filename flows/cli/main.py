@@ -327,11 +327,11 @@ def _show(result: FamilyResult, root: Store) -> None:
     if link := family_link(root.root, result.family):
         pages = [f"{name:9}{url}" for name, url in servers.items()] + [f"members  {link}"]
     chosen = next((each for each in result.members if result.answer and each.name == result.answer.member), None)
-    name = chosen.name.lower() if chosen else "NAME"
+    key = chosen.run_key if chosen else "RUN"
     files = [
         f"report   {folder / 'report.html'}",
-        f"predict  effnet predict {name} IMAGES{options.of_store(root.root)}",
-        f"weights  {root.runs / (chosen.run_key if chosen else 'RUN') / 'model.safetensors'}",
+        f"predict  {options.to_predict(key, root.root)}",
+        f"weights  {root.runs / key / 'model.safetensors'}",
     ]
     for line in ("", *pages, *files):
         console.print(line, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -11,7 +12,14 @@ DEFAULT_STORE = Path(".effnet")
 
 def of_store(store: Path) -> str:
     """Return the --store option for a command line; empty for the default store."""
-    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {store}"
+    return "" if store.expanduser().absolute() == DEFAULT_STORE.absolute() else f" --store {shlex.quote(str(store))}"
+
+
+def to_predict(run_key: str, store: Path) -> str:
+    """Return the command that predicts with a run; a member's name may mean another family's by then."""
+    from effnet.runs import SHOWN_KEY
+
+    return f"effnet predict {run_key[:SHOWN_KEY]} IMAGES{of_store(store)}"
 
 
 APPROVE = click.option(

@@ -124,7 +124,9 @@ def test_a_registered_model_whose_run_is_elsewhere_is_fetched(training: Training
         find_run("models:/tiny-b0@champion", tmp_path)
 
 
-def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) -> None:
+def test_a_name_is_of_the_family_built_last(
+    training: Training, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
     about = training.folder.about()
     assert about
@@ -144,16 +146,20 @@ def test_a_name_is_of_the_family_built_last(training: Training, tmp_path: Path) 
         find("B0", tmp_path)
     (store.runs / keys[2] / "result.json").unlink()
     assert find("b0", tmp_path).name == keys[0]  # the one that is finished
+    assert capsys.readouterr().err == f"effnet: b0 is run {keys[0][:12]}, of family tiny\n"
     assert RunFolder(store.runs / keys[1]).state == "begun"
     for number, key in enumerate(keys):
         member = {"name": "B0", "phi": 0, "resolution": 8, "params": 1, "macs": 1, "top1": 0, "top5": 0}
         member |= {"latency_ms": 1, "seconds": 1, "run_key": key, "mlflow_run_id": None, "reused": False}
-        family = {"family": "tiny", "key": str(number), "dataset": "d", "val_samples": 1, "coefficients": {}}
+        family = {"family": f"tiny{number}", "key": str(number), "dataset": "d", "val_samples": 1, "coefficients": {}}
         path = store.families / str(number) / "family.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(family | {"members": [member]}))
         os.utime(path, (number, number))
     assert find("b0", tmp_path).name == keys[-1]
+    assert capsys.readouterr().err == f"effnet: b0 is run {keys[-1][:12]}, of family tiny2\n"
+    assert find(keys[0][:6], tmp_path).name == keys[0]
+    assert not capsys.readouterr().err  # a key has one meaning
     broken = store.families / "newest/family.json"  # another version's, or cut short
     broken.parent.mkdir()
     broken.write_text('{"family": "t"}')

@@ -10,7 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from flows.cli.main import cli
+from effnet.answer import Answer
+from effnet.family import FamilyResult, MemberResult
+from effnet.store import Store
+from flows.cli.main import _show, cli
 from flows.cli.sections import SECTIONS, first_sentence
 from tests.tiny import CONFIG, run_effnet, write_tiny
 
@@ -141,3 +144,16 @@ def assert_one_line(done, code: int, told: str) -> None:
 def imported(stderr: str) -> set[str]:
     lines = (line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:"))
     return {name.partition(".")[0] for name in lines}
+
+
+def test_the_end_of_a_build_names_its_model_by_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A member's name would mean another model once another family is built."""
+    member = MemberResult(
+        name="B0", phi=0, resolution=8, params=1, macs=1, top1=0.5, top5=0.9, latency_ms=1.0, seconds=1.0,
+        run_key="0123456789abcdef", mlflow_run_id=None, reused=False,
+    )  # fmt: skip
+    answer = Answer(member="B0", because="it is the only member")
+    family = {"family": "tiny", "key": "k", "dataset": "d", "val_samples": 9, "coefficients": {}}
+    _show(FamilyResult(**family, members=(member,), answer=answer), Store(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert f"predict  effnet predict 0123456789ab IMAGES --store {tmp_path}" in lines

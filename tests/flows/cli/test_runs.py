@@ -29,7 +29,7 @@ def home(run_folder: RunFolder, trained: RunFolder) -> Path:
 def call(*arguments: str) -> str:
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    return done.output
+    return done.stdout
 
 
 def test_runs_lists_all_with_their_state(home: Path) -> None:
