@@ -32,6 +32,7 @@ from pydantic import Field, ValidationError, model_validator
 from effnet.arch.spec import Architecture
 from effnet.config import Recipe
 from effnet.errors import ConfigError, DataError
+from effnet.foreign import refuse_foreign
 from effnet.stages import Stage
 from effnet.store import Store, digest, hold, publish
 from effnet.values import Value, explain
@@ -52,6 +53,7 @@ _BEFORE = {
     "temperature": 1.0,
 }
 DIVERGED = "lower recipe.learning_rate"  # ends the message of a training whose loss is no longer a number
+MIN_KEY = 4  # shortest text that is tried as the beginning of a key
 SHOWN_KEY = 12  # letters of a run's key, of sixteen, that people are shown
 BESIDE = "beside other work"  # marks a latency that something disturbed
 LATENCY_TRIES = 3  # occasions, at most, on which a latency is measured until one is quiet
@@ -417,6 +419,7 @@ class RunFolder:
 
     def spec(self) -> RunSpec:
         """Read config.json; raise ConfigError if it is missing, broken or not this folder's."""
+        refuse_foreign(self.path)
         try:
             spec = read_value(RunSpec, self.config_path)
         except DataError as error:

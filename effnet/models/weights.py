@@ -17,6 +17,7 @@ from torch import Tensor
 from effnet.arch.spec import Architecture, check_architecture, check_classes
 from effnet.errors import ConfigError, DataError
 from effnet.files import open_regular, reason
+from effnet.foreign import refuse_program
 from effnet.machine import raise_if_broken
 from effnet.models.build import Network, initialize
 from effnet.models.naming import OWN, known, modules
@@ -97,9 +98,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return a weights file's tensors by name; wrappers and prefixes of checkpoints are removed.
 
     Raises:
+        ConfigError: if it is an exported program.
         DataError: if there is no such file, it is cut short or broken, or it holds anything but tensors.
         MachineError: if memory or the disk fails.
     """
+    refuse_program(path)
     try:
         with open_regular(path) as file:
             start = file.read(9)

@@ -23,6 +23,7 @@ import click
 
 from effnet.errors import ConfigError, DataError
 from effnet.files import one_line
+from effnet.foreign import library_of, refuse_foreign, refuse_program
 from effnet.process import report_to
 from effnet.shipped import shipped_config, shipped_configs
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 REGISTERED = "models:/"
 SHOWN = 5  # of the runs that a name may mean
-_MIN_KEY = 4  # shortest text that is tried as the beginning of a key
 _MODEL_FILES = ("config.json", "architecture.json")  # of a run folder, of a model folder
 
 
@@ -137,7 +137,8 @@ def find(name: str, store: Path) -> Path:
         store: the store's folder; it need not be there if a path is meant.
 
     Raises:
-        ConfigError: if nothing has that name, or several things do; the message lists them.
+        ConfigError: if nothing has that name, or several things do, which the message lists; or if it is a file or a
+            folder that effnet does not read, as exported programs.
     """
     from effnet.runs import SHOWN_KEY
     from effnet.store import Store
@@ -164,7 +165,11 @@ def find(name: str, store: Path) -> Path:
             key = found.path.name[:SHOWN_KEY]
             click.echo(f"effnet: {one_line(name)} is run {key}, of family {found.family}", err=True)
         return found.path
-    return path.parent if path.is_file() and _is_model(path.parent) else path
+    if path.is_file():
+        refuse_program(path)
+        return path.parent if _is_model(path.parent) else path
+    refuse_foreign(path)
+    return path
 
 
 def find_run(name: str, store: Path) -> RunFolder:
@@ -200,14 +205,14 @@ def load_named(path: Path, network: str | None) -> Network:
 
 
 def _is_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _MODEL_FILES)
+    return not library_of(folder) and any((folder / name).is_file() for name in _MODEL_FILES)
 
 
 def _in_store(name: str, store: Store) -> _Named | None:
-    from effnet.runs import RunFolder
+    from effnet.runs import MIN_KEY, RunFolder
 
     folders = [RunFolder(path.parent) for path in sorted(store.runs.glob("*/config.json"))]
-    keys = [folder for folder in folders if folder.key.startswith(name)] if len(name) >= _MIN_KEY else []
+    keys = [folder for folder in folders if folder.key.startswith(name)] if len(name) >= MIN_KEY else []
     if len(keys) > 1:
         raise ConfigError(f"'{name}' may be any of {len(keys)} runs ({_listed(keys)}); give more of the key")
     if keys:

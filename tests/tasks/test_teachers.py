@@ -161,9 +161,11 @@ def test_a_finished_run_teaches_all_by_its_key_or_its_folder(make, store: Store,
     folder = family(make())[1].trainings[0].folder
     with pytest.raises(ConfigError, match=f"^recipe.teacher: run {folder.key} is not finished"):
         check_teacher(make(teacher=folder.key))
+    with pytest.raises(ConfigError, match=f"^recipe.teacher: run {folder.key} is not finished"):
+        check_teacher(make(teacher=str(folder.path)))
     finish(folder)
     arch = folder.spec().architecture
-    for name in (folder.key, str(folder.path), str(folder.weights_path)):
+    for name in (folder.key, folder.key[:8], str(folder.path), str(folder.weights_path)):
         assert outside(make(teacher=name)) == Teacher(run=folder.key, architecture=arch)
         assert teacher_architecture(name, tmp_path, store) == arch
     other = tmp_path / "other"  # a run of another store: by its weights
@@ -174,6 +176,17 @@ def test_a_finished_run_teaches_all_by_its_key_or_its_folder(make, store: Store,
     assert outside(make(teacher=f"other/runs/{folder.key}")) == Teacher(
         architecture=arch, path=str(path / "model.safetensors"), sha256=sha256
     )
+
+
+def test_the_beginning_of_a_key_must_mean_one_thing(make, store: Store, tmp_path: Path) -> None:
+    folder = family(make())[1].trainings[0].folder
+    twin = folder.path.with_name(folder.key[:6] + "0" * 10)
+    (tmp_path / folder.key[:8]).mkdir()
+    with pytest.raises(ConfigError, match=rf"is a run of .*, and is here: write ./{folder.key[:8]} or {folder.key}"):
+        teacher_architecture(folder.key[:8], tmp_path, store)
+    shutil.copytree(folder.path, twin)
+    with pytest.raises(ConfigError, match=rf"'{folder.key[:5]}' may be any of 2 runs \(.*\); give more of the key"):
+        teacher_architecture(folder.key[:5], tmp_path, store)
 
 
 def test_a_model_folder_teaches_if_its_classes_are_the_datasets(
@@ -210,7 +223,7 @@ def test_a_weights_file_teaches_if_its_name_tells_its_network(store: Store, mani
 
 def test_what_cannot_teach_is_told_in_one_line(make, baseline: Architecture) -> None:
     with pytest.raises(
-        ConfigError, match=r"'b7' is no member of the family, no run of .* by its key, and no run folder"
+        ConfigError, match=r"'b7' is no member of the family, no run of .* by its key or .*, and no run folder"
     ):
         check_teacher(make(teacher="b7"))
     build = make(teacher="largest")
