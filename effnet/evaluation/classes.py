@@ -110,7 +110,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _listed(path: Path) -> tuple[str, ...] | None:
     try:
-        return tuple(str(name) for name in json.loads(path.read_bytes())["classes"])
+        names = json.loads(path.read_bytes())["classes"]
+        return None if names is None else tuple(str(name) for name in names)  # none: nobody knows them
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,20 +15,12 @@ from effnet.config import ImagePolicy
 from effnet.data.images.decode import center_box, decode_box, resize_into
 from effnet.data.images.intake import BadImage, prepare
 from effnet.errors import DataError
+from effnet.evaluation.file_prediction import FilePrediction
 from effnet.evaluation.predictor import Predictor
 from effnet.files import read_regular, reason
 
 BATCH = 64
 _POLICY = ImagePolicy()
-
-
-class FilePrediction(NamedTuple):
-    """What a network says of a file."""
-
-    path: Path
-    labels: tuple[str, ...]  # the most probable classes, the most probable one first; none if there is an error
-    probabilities: tuple[float, ...]
-    error: str = ""  # why it could not be read
 
 
 def predict_files(

@@ -38,14 +38,22 @@ class Predictor:
         class_names: one per output.
         crop_padding: of the central crop, as in the evaluation (Augment.crop_padding).
         flips: average the probabilities of each image and its mirror image; twice the work.
+        named: False if nobody knows the classes' names, and class_names are their numbers.
     """
 
     def __init__(
-        self, network: Network, class_names: Sequence[str], crop_padding: int | None, *, flips: bool = False
+        self,
+        network: Network,
+        class_names: Sequence[str],
+        crop_padding: int | None,
+        *,
+        flips: bool = False,
+        named: bool = True,
     ) -> None:
         if len(class_names) != network.classifier.out_features:
             raise DataError(f"{len(class_names)} class names for {network.classifier.out_features} outputs")
         self.network, self.class_names, self.crop_padding = network, tuple(class_names), crop_padding
+        self.named = named
         self._judge = Flipped(network) if flips else network
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -119,12 +127,18 @@ def open_predictor(folder: str | Path) -> Predictor:
     if run and not run.result_path.is_file():
         raise DataError(run.unfinished())
     network = load_model(folder)
-    names = known.names or known.ids or [str(number) for number in range(network.classifier.out_features)]
-    return Predictor(network, names, run.spec().recipe.augment.crop_padding if run else None)
+    padding = run.spec().recipe.augment.crop_padding if run else None
+    return _with_names(network, known.names or known.ids, padding)
 
 
-def save_predictor(folder: Path, network: Network, class_names: Sequence[str], crop_padding: int | None) -> None:
-    """Write a model folder with all that a Predictor needs: tensors and JSON."""
+def _with_names(network: Network, names: Sequence[str] | None, crop_padding: int | None) -> Predictor:
+    """Return a predictor whose classes are called so, or by their numbers if nobody knows."""
+    numbers = [str(number) for number in range(network.classifier.out_features)]
+    return Predictor(network, numbers if names is None else names, crop_padding, named=names is not None)
+
+
+def save_predictor(folder: Path, network: Network, class_names: Sequence[str] | None, crop_padding: int | None) -> None:
+    """Write a model folder with all that a Predictor needs: tensors and JSON; names are None if nobody knows them."""
     save_model(folder, network)
     _save_classes(folder, class_names, crop_padding)
 
@@ -140,8 +154,8 @@ def copy_predictor(folder: Path, run: RunFolder, class_names: Sequence[str]) -> 
     _save_classes(folder, class_names, spec.recipe.augment.crop_padding)
 
 
-def _save_classes(folder: Path, class_names: Sequence[str], crop_padding: int | None) -> None:
-    content = {"classes": list(class_names), "crop_padding": crop_padding}
+def _save_classes(folder: Path, class_names: Sequence[str] | None, crop_padding: int | None) -> None:
+    content = {"classes": None if class_names is None else list(class_names), "crop_padding": crop_padding}
     publish(folder / CLASSES, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -149,11 +163,13 @@ def load_predictor(folder: Path) -> Predictor:
     """Read what `save_predictor` wrote; raise DataError if it is broken."""
     try:
         content = json.loads((folder / CLASSES).read_bytes())
-        class_names, padding = [str(name) for name in content["classes"]], content["crop_padding"]
+        class_names, padding = content["classes"], content["crop_padding"]
+        class_names = None if class_names is None else [str(name) for name in class_names]
         padding = None if padding is None else int(padding)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / CLASSES}: not a list of class names ({error})") from error
-    return Predictor(load_model(folder, len(class_names)), class_names, padding)
+    network = load_model(folder, None if class_names is None else len(class_names))
+    return _with_names(network, class_names, padding)
 
 
 def _load_pyfunc(path: str) -> Predictor:

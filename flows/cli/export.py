@@ -114,7 +114,7 @@ def export(
     torch         a torch.export program (.pt2), any batch size
     timm          a folder that timm loads: config.json, model.safetensors and a card
     torchvision, lukemelas   a safetensors file with that code base's names
-    safetensors   a folder of ours: model.safetensors and architecture.json
+    safetensors   a folder of ours: model.safetensors, architecture.json, and predictor.json (classes, crop)
 
     The file of onnx and torch is measured on the val images of the run's dataset, beside the network, and timed.
     """
@@ -181,7 +181,8 @@ def _write_weights(subject: ModelToExport, kind: str, out: Path) -> dict[str, An
 
     network = subject.predictor.network
     if kind == "safetensors":
-        weights.save_model(out, network)
+        with publish_folder(out) as folder:
+            _write_model(subject, folder)
     elif kind == "timm":
         card = card_of(subject.run, subject.metadata.licence, _TIMM_USE) or _short_card(subject)
         with publish_folder(out) as folder:
@@ -189,6 +190,19 @@ def _write_weights(subject: ModelToExport, kind: str, out: Path) -> dict[str, An
     else:
         weights.save_weights(out, network, kind)
     return {}
+
+
+def _write_model(subject: ModelToExport, folder: Path) -> None:
+    """Write a model folder as the registry has it: the crop and the classes, where they are known."""
+    from effnet.data.shards.manifest import load_manifest
+    from effnet.evaluation.classes import save_class_ids
+    from effnet.evaluation.predictor import save_predictor
+
+    predictor = subject.predictor
+    names = predictor.class_names if predictor.named else None
+    save_predictor(folder, predictor.network, names, predictor.crop_padding)
+    if subject.dataset and (manifest := load_manifest(subject.dataset)):
+        save_class_ids(folder, manifest)
 
 
 def _short_card(subject: ModelToExport) -> str:

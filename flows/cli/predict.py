@@ -19,10 +19,11 @@ from effnet.errors import ConfigError, DataError
 from effnet.files import one_line, reason
 from flows.cli import options
 from flows.cli.find import find, load_named
+from flows.cli.tables import check_file, write_file
 
 if TYPE_CHECKING:
     from effnet.data.sources.named import Found
-    from effnet.evaluation.predict_files import FilePrediction
+    from effnet.evaluation.file_prediction import FilePrediction
     from effnet.evaluation.predictor import Predictor
 
 
@@ -66,46 +67,54 @@ def predict(
     from effnet.data.sources.named import find_images
 
     found, path = find_images(images), find(model, store)  # before what takes seconds to import
-    for target, folder in ((table, table.parent if table else None), (save_crops, save_crops)):
-        if target and folder and target != STDOUT:
-            _check(target, folder)
-    from effnet.evaluation.predict_files import predict_files
-    from effnet.process import keep_memory
-
-    keep_memory()
-    predictor = _predictor(path, network, device, flips)
+    if table and table != STDOUT:
+        check_file(table)
+    if save_crops:
+        _check_folder(save_crops)
+    predictor = _predictor(path, network, device, flips) if found.paths else None  # that takes seconds, too
     began, broken = time.monotonic(), 0
-    rows = _with_missing(found, predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores()))
-    number = len(found.named)
+    rows = _rows(found, predictor, top, batch)
     lines = as_json or not table
     kept: list[FilePrediction] = []
     try:
-        for row in _shown(rows, number, lines):
+        for row in _shown(rows, len(found.named), lines):
             broken += bool(row.error)
             if table:
                 kept.append(row)
             if lines:
                 click.echo(_json(row) if as_json else _line(row))
-            if save_crops and not row.error:
+            if save_crops and predictor and not row.error:
                 _save_crop(row.path, predictor, save_crops)
     finally:  # also what there is when it is interrupted
         rows.close()
         if table and kept:
-            _write(table, kept, min(top, len(predictor.class_names)))
+            _write(table, kept, min(top, len(predictor.class_names)) if predictor else top)
+    number, missing = len(found.paths), len(found.named) - len(found.paths)
+    broken -= missing
     _sum_up(number, broken, found.passed_over, time.monotonic() - began)
-    if broken:
-        raise DataError(f"{broken} of {number} images could not be read; their rows say why")
+    told = [f"{broken:,} of {number:,} images could not be read"] if broken else []
+    told += [f"{missing:,} name{'s mean' if missing > 1 else ' means'} no image"] if missing else []
+    if told:
+        raise DataError(f"{', '.join(told)}; their rows say why")
 
 
-def _with_missing(found: Found, rows: Generator[FilePrediction]) -> Generator[FilePrediction]:
-    """Pass rows on, with those of names that mean no image in their places."""
-    from effnet.evaluation.predict_files import FilePrediction
+def _rows(found: Found, predictor: Predictor | None, top: int, batch: int) -> Generator[FilePrediction]:
+    """Yield a row for each name: of those that mean no image, why; they alone need no predictor."""
+    from effnet.evaluation.file_prediction import FilePrediction
 
+    rows = _predictions(predictor, found, top, batch) if predictor else None
     try:
         for each in found.named:
-            yield FilePrediction(each.path, (), (), each.missing) if each.missing else next(rows)
+            yield FilePrediction(each.path, (), (), each.missing) if rows is None or each.missing else next(rows)
     finally:
-        rows.close()
+        if rows:
+            rows.close()
+
+
+def _predictions(predictor: Predictor, found: Found, top: int, batch: int) -> Generator[FilePrediction]:
+    from effnet.evaluation.predict_files import predict_files
+
+    return predict_files(predictor, found.paths, top=top, batch=batch, threads=_cores())
 
 
 def _predictor(path: Path, network: str | None, device: str | None, flips: bool) -> Predictor:
@@ -113,7 +122,9 @@ def _predictor(path: Path, network: str | None, device: str | None, flips: bool)
 
     from effnet.evaluation.device import device_of
     from effnet.evaluation.predictor import Predictor, open_predictor
+    from effnet.process import keep_memory
 
+    keep_memory()
     wanted = device_of(device)
     if path.is_dir():
         try:
@@ -122,22 +133,30 @@ def _predictor(path: Path, network: str | None, device: str | None, flips: bool)
             raise ConfigError(f"{error.filename or path}: {reason(error)}") from error
     else:
         loaded = load_named(path, network)
-        click.echo("effnet: a weights file does not name its classes; they are told by number, from 0", err=True)
-        predictor = Predictor(loaded, [str(number) for number in range(loaded.classifier.out_features)], None)
+        numbers = [str(number) for number in range(loaded.classifier.out_features)]
+        predictor = Predictor(loaded, numbers, None, named=False)
+    if not predictor.named:
+        click.echo(f"effnet: {_nameless(path)}; they are told by number, from 0", err=True)
     predictor.network.to(device=wanted, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Predictor(predictor.network, predictor.class_names, predictor.crop_padding, flips=flips)
 
 
-def _check(target: Path, folder: Path) -> None:
-    """Refuse an output that cannot be written before hours are spent on it."""
+def _nameless(path: Path) -> str:
+    if path.is_file():
+        return "a weights file does not name its classes"
+    if (path / "config.json").is_file():
+        return f"run {path.name}: the dataset that names its classes is not in its store"
+    return f"{path}: this model folder does not name its classes"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written into before hours are spent on it."""
     from effnet.store import try_folder
 
-    if target.exists() and not (target.is_file() or target.is_dir()):
-        raise ConfigError(f"{target}: a pipe or a device, where a file is to be written; --csv - prints the table")
     try:
         try_folder(folder)
     except OSError as error:
-        raise ConfigError(f"{target}: {reason(error)}") from error
+        raise ConfigError(f"{folder}: {reason(error)}") from error
 
 
 def _shown(rows: Iterator[FilePrediction], number: int, lines: bool) -> Iterable[FilePrediction]:
@@ -177,8 +196,6 @@ def _json(row: FilePrediction) -> str:
 
 
 def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
-    from effnet.store import publish
-
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = (f"{name}_{place + 1}" for place in range(top) for name in ("label", "probability"))
@@ -191,10 +208,7 @@ def _write(path: Path, rows: list[FilePrediction], top: int) -> None:
     if path == STDOUT:
         click.echo(text.getvalue(), nl=False)
         return
-    try:
-        publish(path, text.getvalue().encode())
-    except OSError as error:
-        raise ConfigError(f"{path}: {reason(error)}") from error
+    click.echo(write_file(path, text.getvalue()), err=True)
 
 
 def _save_crop(path: Path, predictor: Predictor, folder: Path) -> None:
@@ -216,9 +230,9 @@ def _save_crop(path: Path, predictor: Predictor, folder: Path) -> None:
 
 
 def _sum_up(number: int, broken: int, passed_over: int, seconds: float) -> None:
-    if number == 1 and not passed_over:
+    if number < 2 and not passed_over:
         return
-    told = f"{number:,} images in {seconds:.1f} s, {number / max(seconds, 1e-9):,.0f} images/s"
+    told = f"{number:,} image{'s' * (number != 1)} in {seconds:.1f} s, {number / max(seconds, 1e-9):,.0f} images/s"
     told += f"; {broken:,} could not be read" if broken else ""
     told += f"; {passed_over:,} other file{'s' * (passed_over > 1)} passed over" if passed_over else ""
     click.echo(told, err=True)

@@ -23,6 +23,11 @@ def check_output(path: Path, *suffixes: str) -> None:
     """Raise ConfigError if a file cannot be written, or its name has none of these ends: before any work."""
     if path.suffix not in suffixes:
         raise ConfigError(f"{path}: write a file whose name ends in {' or '.join(suffixes)}")
+    check_file(path)
+
+
+def check_file(path: Path) -> None:
+    """Raise ConfigError if a file cannot be written: before any work."""
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.absolute().parent}")
     if path.exists() and not path.is_file():
@@ -38,7 +43,6 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
 
     Return what to tell the user: the file, and whether it replaces one of that name.
     """
-    replaced = path.exists()
     text = io.StringIO()
     if path.suffix == ".json":
         json.dump(rows, text, indent=2, ensure_ascii=False)
@@ -46,8 +50,14 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+    return write_file(path, text.getvalue())
+
+
+def write_file(path: Path, text: str) -> str:
+    """Write a file; return what to tell the user: the file, and whether it replaces one of that name."""
+    replaced = path.exists()
     try:
-        publish(path, text.getvalue().encode())
+        publish(path, text.encode())
     except OSError as error:
         raise ConfigError(f"{path}: {reason(error)}") from error
     return f"{path}: written{' in place of the earlier one' if replaced else ''}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,8 +21,10 @@ from sklearn.datasets import load_digits
 from effnet.data.sources.named import find_images
 from effnet.errors import ConfigError
 from effnet.evaluation.predictor import Predictor, open_predictor, save_predictor
+from effnet.models.weights import read_tensors, save_model
 from effnet.runs import RunFolder
 from effnet.store import publish
+from flows.cli.find import find
 from tests.tiny import clean_environment, run_effnet
 
 
@@ -88,6 +92,7 @@ def test_a_table_and_what_the_network_sees(run: RunFolder, photos: Path, tmp_pat
     done = run_effnet("predict", run.path, f"{photos}/*/*0.png", *outputs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == f"{tmp_path / 'out.csv'}: written"
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [Path(row["path"]).name for row in rows] == ["00.png", "10.png", "20.png"]
@@ -99,6 +104,7 @@ def test_a_table_and_what_the_network_sees(run: RunFolder, photos: Path, tmp_pat
     assert {Image.open(path).size for path in seen} == {(side, side)}
     again = run_effnet("predict", run.path, f"{photos}/*/*0.png", *outputs, cwd=tmp_path)
     assert again.returncode == 0
+    assert again.stderr.splitlines()[0] == f"{tmp_path / 'out.csv'}: written in place of the earlier one"
     assert sorted((tmp_path / "seen").iterdir()) == seen
 
 
@@ -157,6 +163,44 @@ def test_a_model_folder_names_its_classes(run: RunFolder, photos: Path, tmp_path
     assert "  digit " in done.stdout
 
 
+def test_a_folder_without_names_says_so(run: RunFolder, photos: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", open_predictor(run.path).network)
+    done = run_effnet("predict", "model", photos / "0/00.png", cwd=tmp_path)
+    assert (
+        done.stderr == "effnet: model: this model folder does not name its classes; they are told by number, from 0\n"
+    )
+    shutil.copytree(run.path, tmp_path / "store/runs" / run.key)
+    moved = open_predictor(tmp_path / "store/runs" / run.key)  # its dataset stayed behind
+    assert (moved.named, moved.class_names) == (False, tuple("0123456789"))
+    save_predictor(tmp_path / "nameless", moved.network, None, 3)
+    again = open_predictor(tmp_path / "nameless")
+    assert (again.named, again.crop_padding, again.class_names) == (False, 3, moved.class_names)
+
+
+def test_what_effnet_does_not_read_is_named(tmp_path: Path) -> None:
+    """Exported programs, and folders of other libraries, whose files are no advice to remove."""
+    for name in ("b2.onnx", "b2.pt2"):
+        (tmp_path / name).write_bytes(b"PK")
+        done = run_effnet("predict", name, "a.png", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"effnet: {name}: an exported program, which runs without effnet: docs/export.md")
+        with pytest.raises(ConfigError, match="an exported program"):
+            read_tensors(tmp_path / name)
+    for config, library in (
+        ({"architecture": "tf_efficientnet_lite0", "num_classes": 2}, "timm (tf_efficientnet_lite0)"),
+        ({"architectures": ["Net"], "model_type": "efficientnet"}, "Hugging Face's transformers (efficientnet)"),
+    ):
+        publish(tmp_path / "other/config.json", json.dumps(config).encode())
+        done = run_effnet("predict", "other", "a.png", cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert done.stderr.startswith(f"effnet: other: a folder for {library}, no run; effnet reads run folders, ")
+        with pytest.raises(ConfigError, match="a folder for"):
+            open_predictor(tmp_path / "other")
+        publish(tmp_path / "other/model.safetensors", b"")
+        weights = str(tmp_path / "other/model.safetensors")
+        assert find(weights, tmp_path) == Path(weights)  # with --network they can be read
+
+
 def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "arch.json").write_text(run.spec().architecture.model_dump_json())
     (tmp_path / "bare.safetensors").write_bytes(run.weights_path.read_bytes())
@@ -178,8 +222,8 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("nowhere.jpg",), 65, "1 of 1 images could not be read; their rows say why"),
-        (("empty",), 65, "1 of 1 images could not be read; their rows say why"),
+        (("nowhere.jpg",), 65, "1 name means no image; their rows say why"),
+        (("empty",), 65, "1 name means no image; their rows say why"),
         (("empty/text.txt",), 65, "1 of 1 images could not be read; their rows say why"),
         (("a.png", "--device", "cuda:9"), 2, "--device cuda:9: t"),
         (
@@ -187,10 +231,11 @@ def test_bare_weights_of_a_named_network(run: RunFolder, photos: Path, tmp_path:
             2,
             "--device gpu: no such device; write cpu, cuda, or cuda:1 for the second GPU",
         ),
-        (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: file exists"),
+        (("a.png", "--csv", "a.png/out.csv"), 2, "a.png/out.csv: there is no folder "),
+        (("a.png", "--csv", "new/out.csv"), 2, "new/out.csv: there is no folder "),
         (("a.png", "--save-crops", "a.png/seen"), 2, "a.png/seen: not a directory"),
         (("",), 2, "'': no name of a file or folder"),
-        (("a.png", "--csv", "/dev/full"), 2, "/dev/full: a pipe or a device, where a file is to be written"),
+        (("a.png", "--csv", "/dev/full"), 2, "/dev/full: a folder, a pipe or a device, where a file is to be written"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_line(
@@ -252,7 +297,8 @@ def test_a_missing_file_alone_is_a_row(run: RunFolder, tmp_path: Path) -> None:
     done = run_effnet("predict", run.path, "nowhere.jpg", "--csv", "rows.csv", cwd=tmp_path)
     assert done.returncode == 65
     assert (tmp_path / "rows.csv").read_text().splitlines()[1] == "nowhere.jpg,,,,,,,no such file or folder"
-    plain = run_effnet("predict", run.path, "nowhere.jpg", cwd=tmp_path)
+    plain = run_effnet("predict", run.path, "nowhere.jpg", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert not re.search(r"\| *torch$", plain.stderr, re.MULTILINE)  # there is nothing to load a network for
     assert plain.stdout == "nowhere.jpg  could not be read: no such file or folder\n"
 
 
@@ -270,7 +316,8 @@ def test_what_is_missing_does_not_stop_the_others(run: RunFolder, photos: Path, 
     }
     assert rows["no/*.jpg"]["error"] == "no file matches"
     assert len(rows[str(photos / "0/00.png")]["labels"]) == 3
-    assert done.stderr.splitlines()[-1] == "effnet: 2 of 4 images could not be read; their rows say why"
+    assert done.stderr.splitlines()[-1] == "effnet: 2 names mean no image; their rows say why"
+    assert done.stderr.startswith("2 images in ")
 
 
 def test_it_ends_quietly_where_nobody_reads_on(run: RunFolder, photos: Path, tmp_path: Path) -> None:
