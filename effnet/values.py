@@ -100,6 +100,7 @@ FORMS = {
     r"^[0-9a-f]{16}$": "must be 16 hexadecimal digits",
     r"^[0-9a-f]{64}$": "must be 64 hexadecimal digits",
     r"^.+:[0-9]+$": "must be HOST:PORT",
+    r"^(local|auto|[^\s/:]+:[0-9]+)$": "must be local, auto, or the HOST:PORT of the cluster's head",
 }
 
 
