@@ -155,18 +155,33 @@ def run_jobs(jobs: Sequence[Job], compute: LocalCompute, watch: Watch) -> None:
             finally:
                 places.free(job, slot)
 
-    with ThreadPoolExecutor(places.at_once, "job") as threads:
-        left = {threads.submit(contextvars.copy_context().run, work) for _ in range(places.at_once)}
+    def end() -> None:
+        places.close()
+        stop.set()
+
+    side_by_side(work, places.at_once, watch.tick, end)
+
+
+def side_by_side(work: Callable[[], None], number: int, tick: Callable[[], None], end: Callable[[], None]) -> None:
+    """Do work in so many threads at a time, until all of them have returned.
+
+    Args:
+        work: takes one thing to do after the other; called in every thread.
+        number: of threads.
+        tick: called meanwhile, now and then.
+        end: called if a thread raises or this process is asked to stop, which is raised once the threads have returned.
+    """
+    with ThreadPoolExecutor(number, "job") as threads:
+        left = {threads.submit(contextvars.copy_context().run, work) for _ in range(number)}
         try:
             while left:
                 interrupt.check()
                 ended, left = wait(left, POLL_SECONDS, FIRST_COMPLETED)
                 for each in ended:
                     each.result()
-                watch.tick()
+                tick()
         except BaseException:
-            places.close()
-            stop.set()
+            end()
             raise
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import contextvars
 import functools
 import logging
 import math
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -30,17 +29,15 @@ from effnet.errors import AwayError, BusyError, ConfigError, DataError, MachineE
 from effnet.exchange import Exchange
 from effnet.order import Order
 from effnet.process import GRACE_SECONDS
-from effnet.runs import RunFolder
 from effnet.store import Store, digest
-from tasks.compute import interrupt
-from tasks.compute.here import shown
+from tasks.compute.here import shown, side_by_side
 from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, progress
-from tasks.compute.outage import Patience
+from tasks.compute.outage import Patience, collect
 from tasks.compute.ray_host import Ended, Host
 from tasks.compute.watch import Watch
 
 POLL_SECONDS = 0.1
-CONNECT_SECONDS = 60  # for a cluster to answer
+CONNECT_SECONDS = 10.0  # for a cluster's head to take a connection
 ROOM_SECONDS = 60.0  # after so long without room for a training, it is told
 BUSY_SECONDS = 5.0  # between tries to take a run that another process holds
 ATTEMPTS = 5  # of an order that gets no further because its machines vanish
@@ -94,18 +91,7 @@ class _Engine:
             finally:
                 seat.leave()
 
-        with ThreadPoolExecutor(at_once, "ray") as threads:
-            left = {threads.submit(contextvars.copy_context().run, work) for _ in range(at_once)}
-            try:
-                while left:
-                    interrupt.check()
-                    ended, left = wait(left, POLL_SECONDS, FIRST_COMPLETED)
-                    for each in ended:
-                        each.result()
-                    self._watch.tick()
-            except BaseException:
-                self._stop.set()
-                raise
+        side_by_side(work, at_once, self._watch.tick, self._stop.set)
 
     def _room(self) -> int:
         """Return how many orders the cluster's machines take at a time; at least 1, since one may still join.
@@ -194,14 +180,8 @@ class _Engine:
         )
 
     def _collect(self, order: Order, *, results: bool) -> None:
-        if self._compute.exchange is None:
-            return
-        for key in order.runs:
-            folder = RunFolder(self._store.runs / key)
-            if results:
-                self._patient(lambda folder=folder: self._exchange.pull(folder, results=True))  # type: ignore[misc]
-            else:
-                self._patient.once(lambda folder=folder: self._exchange.pull(folder))  # type: ignore[misc]
+        if self._compute.exchange is not None:
+            collect(order, self._store, self._exchange, self._patient, results=results)
 
 
 _idle: list[Any] = []  # actors of this process that wait for another order, so that later stages need not start any
@@ -292,6 +272,7 @@ def connect(compute: RayCompute, store: Store) -> ModuleType:
         raise ConfigError("compute.ray: Ray is not installed; pip install 'effnet[ray]'") from error
     if _connected == [compute.ray]:
         return ray
+    _check_answers(compute.ray)
     if _connected:
         _leave(ray)
     namespace = f"effnet-{digest(compute.exchange or str(store.root.absolute()))[:16]}"
@@ -303,6 +284,17 @@ def connect(compute: RayCompute, store: Store) -> ModuleType:
             raise ConfigError(f"compute.ray: no Ray cluster answers at {compute.ray} ({reason})") from error
     _connected[:] = [compute.ray]
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConfigError if nobody listens at a HOST:PORT: Ray itself would try for minutes, and print warnings."""
+    host, _, port = address.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"compute.ray: no Ray cluster answers at {address} ({error})") from error
 
 
 def _leave(ray: ModuleType) -> None:

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from effnet.errors import AwayError
+from effnet.exchange import Exchange
+from effnet.order import Order
 from effnet.outage import Outage, duration, impatient, outage_seconds
+from effnet.runs import RunFolder
+from effnet.store import Store
 from tasks.compute import interrupt
 
 POLL_SECONDS = 1.0
@@ -74,3 +78,12 @@ class Patience:
                 f"{self._server}: away for {duration(outage_seconds())} ({reason}); run the command again later"
             ) from error
         time.sleep(POLL_SECONDS)
+
+
+def collect(order: Order, store: Store, exchange: Exchange, patient: Patience, *, results: bool) -> None:
+    """Fetch what an order's runs have sent: news, which may wait for another time, or their results."""
+    for folder in (RunFolder(store.runs / key) for key in order.runs):
+        if results:
+            patient(lambda folder=folder: exchange.pull(folder, results=True))  # type: ignore[misc]
+        else:
+            patient.once(lambda folder=folder: exchange.pull(folder))  # type: ignore[misc]

@@ -29,11 +29,10 @@ from effnet.exchange import Exchange
 from effnet.order import Order
 from effnet.outage import impatient
 from effnet.process import GRACE_SECONDS
-from effnet.runs import RunFolder
 from effnet.store import Store, digest
 from tasks.compute import interrupt
 from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, progress
-from tasks.compute.outage import Patience
+from tasks.compute.outage import Patience, collect
 from tasks.compute.watch import Watch
 
 FLOW = "run_job"
@@ -321,12 +320,7 @@ class _Pool:
     def _collect(self, each: _Running, *, results: bool) -> None:
         if not each.job.shared:
             for order in each.job.orders:
-                for key in order.runs:
-                    folder = RunFolder(self._store.runs / key)
-                    if results:
-                        self._handed(lambda folder=folder: self._exchange.pull(folder, results=True))  # type: ignore[misc]
-                    else:
-                        self._handed.once(lambda folder=folder: self._exchange.pull(folder))  # type: ignore[misc]
+                collect(order, self._store, self._exchange, self._handed, results=results)
 
     def _progress(self, job: PoolJob) -> int:
         return sum(progress(order, self._store) for order in job.orders)

@@ -42,14 +42,12 @@ def cache_of(config: FamilyConfig) -> Cache | None:
     compute = config.compute
     if isinstance(compute, PoolCompute):
         trainings = min(compute.batch, compute.parallel or compute.batch)
-        if compute.exchange:
-            return Cache(round(compute.cache_gb * 1e9), "compute.cache_gb", trainings)
     elif isinstance(compute, RayCompute):
         trainings = 0  # on a machine: as many as Ray puts there
-        if compute.exchange:
-            return Cache(round(compute.cache_gb * 1e9), "compute.cache_gb", trainings)
     else:
         trainings = compute.parallel
+    if isinstance(compute, PoolCompute | RayCompute) and compute.exchange:
+        return Cache(round(compute.cache_gb * 1e9), "compute.cache_gb", trainings)
     if isinstance(config.data.source, DatasetSource):
         return Cache(config.data.source.cache_bytes, "data.source.cache_bytes", trainings)
     return None

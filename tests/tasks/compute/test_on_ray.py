@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import tempfile
 import threading
@@ -134,6 +135,17 @@ def test_ray_that_is_not_installed_is_told(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'effnet\[ray\]'"):
         connect(LOCAL, store)
+
+
+def test_an_address_that_nobody_listens_at_is_told_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: pytest.fail("Ray was asked")))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]  # taken, and not listened at
+        with pytest.raises(ConfigError, match=rf"compute\.ray: no Ray cluster answers at 127\.0\.0\.1:{port} \("):
+            connect(RayCompute(ray=f"127.0.0.1:{port}"), store)
+    with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:99999"):
+        connect(RayCompute(ray="127.0.0.1:99999"), store)
 
 
 class FakeRay:
