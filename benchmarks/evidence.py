@@ -30,7 +30,7 @@ RESULTS = ROOT / "docs/results"
 KEPT = RESULTS / "cifar10-runs"
 # The last one says that the training is done.
 FILES = ("config.json", "about.json", "metrics.jsonl", "hits.json", "evaluation.json", "result.json")
-PIECES = {"P0": ("study", "benchmarks/cifar10_balance.yaml", "study.json")}
+PIECES = {"P0b": ("study", "benchmarks/cifar10/P0b.yaml", "study.json")}
 EVERY_SECONDS = 60.0  # between looks for trainings that are done
 
 
