@@ -5,9 +5,11 @@
     checkpoints/<key>/       a run's checkpoints, which a lifecycle rule of the bucket can remove after some time
     weights/<sha256>         weights that runs start from or learn from
     jobs/<id>                what jobs post: a heartbeat, the address of a rendezvous
+    jobs/<id>.replaced       that another job does a job's work: it must publish nothing any more
 
 What is sent last says that the rest is there: MANIFEST.json of a checkpoint, result.json of a run. Two machines that
-train the same run by mistake send the same bytes, since a training is a pure function of its spec.
+train the same run for two families send the same bytes on CPUs, since a training is a pure function of its spec; on
+GPUs they may not.
 """
 
 from __future__ import annotations
@@ -124,6 +126,14 @@ class Exchange:
             return self._place.read(f"jobs/{name}").decode()
         except DataError:
             return None
+
+    def replace(self, job: str) -> None:
+        """Take its work from a job, which may still be at it on a machine that nothing is heard of."""
+        self.post(f"{job}.replaced", "")
+
+    def is_replaced(self, job: str) -> bool:
+        """Say whether a job's work was taken from it."""
+        return self.latest(f"{job}.replaced") is not None
 
     def _publish_dataset(self, digest: str) -> None:
         folder = self._store.datasets / digest

@@ -71,6 +71,7 @@ def build_family(
         whole = Whole(config.family, build.folder / PROGRESS)
         build = dataclasses.replace(build, whole=whole)
         whole.expect(build.prices())
+        build.tell_few_steps()
         build = shard_folds(with_baseline(build))
         coefficients = None
         if not config.members.published:

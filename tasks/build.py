@@ -24,6 +24,8 @@ from tasks.records.tracking import Tracker
 from tasks.terminal.screen import Screen
 from tasks.whole import Whole
 
+FEW_STEPS = 100  # fewer change weights little, whatever the recipe
+
 
 @dataclass(frozen=True)
 class Training:
@@ -118,6 +120,19 @@ class Build:
     def recipe(self) -> Recipe:
         """The config's recipe, for as many images as there are to train on."""
         return self.config.recipe.sized(self.manifest.samples["train"])
+
+    def tell_few_steps(self, recipe: Recipe | None = None) -> None:
+        """Say so if a recipe (the config's where none is given) has so few steps that networks hardly learn."""
+        # By effnet, for so many images: there is nothing to mend in the config.
+        chosen = recipe is not None or {"epochs", "batch_size"} <= {*self.config.recipe.left_open}
+        images, recipe = self.manifest.samples["train"], recipe or self.recipe
+        steps = images // recipe.batch_size * recipe.epochs
+        if steps >= FEW_STEPS:
+            return
+        if chosen:
+            self.screen.say(f"{steps} steps in all, with {images:,} images to train on: more images would help most")
+        else:
+            self.screen.warn(f"{steps} steps in all are few: give more epochs or a smaller batch_size")
 
     @cached_property
     def order(self) -> Order:

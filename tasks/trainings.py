@@ -102,13 +102,13 @@ def leave(build: Build, trainings: Sequence[Training]) -> None:
 def evaluate(build: Build, trainings: Sequence[Training]) -> int:
     """Score every finished training on the validation split, once; return how many were scored already.
 
-    Latencies that other work disturbed are measured again while nothing of ours runs, except on a work pool.
+    Latencies that other work disturbed, that of the other evaluations too, are measured again while nothing of ours
+    runs, except on a work pool.
     """
     missing = [each for each in trainings if each.folder.evaluation() is None or run_hits(each.folder, "val") is None]
     if missing:
         _evaluate(build, missing)
-    keys = {training.folder.key for training in missing}
-    _measure_again(build, [training for training in trainings if training.folder.key not in keys])
+    _measure_again(build, trainings)
     for training in trainings:
         build.tracker.forward(training.folder)
     return len(trainings) - len(missing)

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from effnet.errors import DataError
+from effnet.errors import DataError, StoppedError
 from effnet.exchange import Exchange
+from effnet.order import Order
 from effnet.outage import impatient
 from effnet.runs import RunFolder, Start, Teacher, read_journal
 from effnet.storage import open_folder, s3
 from effnet.store import Store, sha256_file
+from tasks.compute.job import handed_over
+from tasks.compute.orders import PoolJob
+from tasks.compute.outage import Patience
 
 
 def train_epoch(folder: RunFolder, epoch: int) -> None:
@@ -45,6 +49,34 @@ def test_no_checkpoint_is_sent_that_is_ahead_of_the_journal(tmp_path: Path, monk
     lines, _ = read_journal(tmp_path / "exchange" / "runs" / folder.key / "metrics.jsonl")
     assert steps
     assert max(steps) <= lines[-1]["step"]
+
+
+def test_a_job_whose_work_another_one_does_publishes_nothing_any_more(tmp_path: Path, run_folder: RunFolder) -> None:
+    place = tmp_path / "exchange"
+    place.mkdir()
+    flow = Exchange(str(place), run_folder.store)
+    flow.publish(run_folder.key)
+    order = Order(name="t0", action="train", runs=(run_folder.key,))
+    job = PoolJob(place=str(place), shared=False, orders=(order,))
+    machines = {name: Store(tmp_path / name) for name in ("cut off", "other")}
+    ours, theirs = (RunFolder(store.runs / run_folder.key) for store in machines.values())
+
+    def send(name: str, folder: RunFolder, epochs: int, numbers: str) -> None:
+        exchange = Exchange(str(place), machines[name])
+        with handed_over(job, name, exchange, Patience("exchange", print)):
+            for epoch in range(1, epochs + 1):
+                train_epoch(folder, epoch)
+            folder.metrics_path.write_text(numbers)
+
+    for store in machines.values():
+        store.prepare()
+    flow.replace("cut off")
+    send("other", theirs, 1, '{"epoch": 1, "step": 10, "loss": 2}\n')
+    with pytest.raises(StoppedError, match="another job was started for it"):
+        send("cut off", ours, 3, '{"epoch": 1, "step": 10, "loss": 1}\n')
+    sent = open_folder(str(place))
+    assert sent.read(f"runs/{run_folder.key}/metrics.jsonl") == theirs.metrics_path.read_bytes()
+    assert {file.name.split("/")[2] for file in sent.list("checkpoints")} == {"step-10"}
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_sent_is_passed_over(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from effnet.store import Store
     from tasks.build import Build
 
-FEW_STEPS = 100  # fewer change given weights little, whatever the recipe
 ADVICE = "from weights, `recipe: finetune` is better unless there are very many images"
 
 _WEIGHTS = click.option("--network", help="Zoo name or architecture file, if RUN is a bare weights file.")
@@ -237,18 +236,15 @@ def recipe_for_weights(build: Build) -> Recipe:
     """Return the recipe of a training that starts from weights: the config's, or `finetune` where it has none."""
     from effnet.config import Recipe
 
-    images, chosen = build.manifest.samples["train"], {"epochs", "batch_size"} <= {*build.config.recipe.left_open}
     if "recipe" not in build.config.model_fields_set:
-        recipe, chosen = Recipe.model_validate("finetune").sized(images), True
+        recipe = Recipe.model_validate("finetune").sized(build.manifest.samples["train"])
         build.screen.say(f"recipe finetune: at most {recipe.epochs} epochs in batches of {recipe.batch_size}")
-    elif (recipe := build.recipe).norms == "train":
-        build.screen.warn(f"recipe {recipe.base or 'of the config'} is for training from nothing; {ADVICE}")
-    steps = images // recipe.batch_size * recipe.epochs
-    if steps < FEW_STEPS and chosen:  # by effnet, for so many images: there is nothing to mend in the config
-        build.screen.say(f"{steps} steps in all, with {images:,} images to train on: more images would help most")
-    elif steps < FEW_STEPS:
-        build.screen.warn(f"{steps} steps in all are few: give more epochs or a smaller batch_size")
-    return recipe
+        build.tell_few_steps(recipe)
+        return recipe
+    if build.recipe.norms == "train":
+        build.screen.warn(f"recipe {build.recipe.base or 'of the config'} is for training from nothing; {ADVICE}")
+    build.tell_few_steps()
+    return build.recipe
 
 
 def start_of(name: str, store: Store, new_head: bool) -> Start:

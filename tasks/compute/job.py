@@ -51,7 +51,7 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
     store = store_of(job)
     report_to(store.logs)
     exchange, patient = Exchange(job.place, store), Patience("exchange", warn)
-    with _beating(exchange, name), handed_over(job, exchange, patient) as tick:
+    with _beating(exchange, name), handed_over(job, name, exchange, patient) as tick:
         orders = job.orders
         if job.machines > 1:
             rendezvous = _rendezvous(job, name, exchange, patient)
@@ -60,14 +60,17 @@ def do_job(job: PoolJob, name: str, say: Callable[[str], None], warn: Callable[[
 
 
 @contextmanager
-def handed_over(job: PoolJob, exchange: Exchange, patient: Patience) -> Iterator[Callable[[], None]]:
-    """Fetch a job's runs; yield what sends news of them now and then; send their results when the block ends."""
+def handed_over(job: PoolJob, name: str, exchange: Exchange, patient: Patience) -> Iterator[Callable[[], None]]:
+    """Fetch a job's runs; yield what sends news of them now and then; send their results when the block ends.
+
+    What it yields raises StoppedError once another job does this one's work, and nothing is sent from then on.
+    """
     folders = []
     if not job.shared:
         keys = list(dict.fromkeys(key for order in job.orders for key in order.runs))
         folders = [patient(lambda key=key: exchange.fetch(key, job.cache_bytes)) for key in keys]  # type: ignore[misc]
     # With several machines, only the first one's first rank writes anything to send.
-    sender = _Sender(exchange, [] if job.machine else folders, patient)
+    sender = _Sender(name, exchange, [] if job.machine else folders, patient)
     try:
         yield sender.tick
     finally:
@@ -156,10 +159,13 @@ def _beating(exchange: Exchange, name: str) -> Iterator[None]:
 
 
 class _Sender:
-    """Sends what is new of runs, now and then."""
+    """Sends what is new of a job's runs, now and then, as long as no other job does its work.
 
-    def __init__(self, exchange: Exchange, folders: list[RunFolder], patience: Patience) -> None:
-        self._exchange, self._folders, self._patience = exchange, folders, patience
+    Between asking for that and sending is a gap; a run's files are asked for one run at a time, so it is short.
+    """
+
+    def __init__(self, name: str, exchange: Exchange, folders: list[RunFolder], patience: Patience) -> None:
+        self._name, self._exchange, self._folders, self._patience = name, exchange, folders, patience
         self._last = time.monotonic()
 
     def tick(self) -> None:
@@ -168,5 +174,8 @@ class _Sender:
             self._last = time.monotonic()
 
     def send(self) -> None:
-        for folder in self._folders:
+        for folder in list(self._folders):
+            if self._exchange.is_replaced(self._name):
+                self._folders.clear()
+                raise StoppedError(f"{folder.key}: another job was started for it while nothing was heard of this one")
             self._exchange.push(folder)

@@ -340,7 +340,10 @@ class _Pool:
         self._patient(lambda: self._client.set_flow_run_state(part.run, state, force=True))
 
     def _end(self, parts: Sequence[_Part], why: str) -> None:
-        """Cancel the parts of a job that still run, and wait until they have ended or gone silent."""
+        """Cancel the parts of a job that still run, and wait until they have ended or gone silent.
+
+        One that is only cut off publishes nothing any more when it is back.
+        """
         from prefect.states import Cancelling
 
         left = [part for part in parts if not self._state(part).is_final()]
@@ -353,6 +356,8 @@ class _Pool:
                 if time.monotonic() > deadline or self._silent(part):
                     self._crash(part)
             time.sleep(POLL_SECONDS)
+        for part in parts:
+            self._handed(lambda part=part: self._exchange.replace(str(part.run)))  # type: ignore[misc]
 
     def _cancel(self, running: Sequence[_Running]) -> None:
         """Cancel jobs, and wait until they have ended or their time is over."""

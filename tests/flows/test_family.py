@@ -51,8 +51,9 @@ def built(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> tuple
 
 
 def test_result_has_every_member_with_its_evidence(built: tuple[Path, dict[str, Any], str]) -> None:
-    folder, result, _ = built
+    folder, result, told = built
     assert result["family"] == "tiny"
+    assert " steps in all are few: give more epochs or a smaller batch_size" in told
     assert sorted(result["coefficients"]) == ["alpha", "beta", "gamma"]
     assert [member["name"] for member in result["members"]] == NAMES
     for member in result["members"]:

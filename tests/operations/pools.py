@@ -71,6 +71,19 @@ class Workers:
             process.wait()
         self._processes = []
 
+    def hold(self, number: int) -> list[psutil.Process]:
+        """Hold a worker and what it runs, as a machine that is cut off; return them, the worker first."""
+        worker = psutil.Process(self._processes[number].pid)
+        held = [worker, *worker.children(recursive=True)]
+        for process in held:
+            process.suspend()
+        return held
+
+    def go_on(self, held: list[psutil.Process]) -> None:
+        """Let go on what was held."""
+        for process in held:
+            process.resume()
+
     def kill(self, number: int | None = None) -> None:
         """Kill a worker and what it runs, as a machine does that loses power; all of them if none is named."""
         doomed = self._processes if number is None else [self._processes[number]]

@@ -18,6 +18,7 @@ from effnet.data.shards.parts import split_work
 from effnet.errors import ConfigError, MachineError, StoppedError
 from effnet.order import Order
 from effnet.runs import RunFolder, RunSpec, read_journal
+from effnet.storage import open_folder
 from effnet.store import Store
 from tasks.compute import interrupt, pool
 from tasks.compute.place import carry_out
@@ -190,6 +191,44 @@ def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weight
     assert any("its heartbeat stopped" in line for line in watched.warned)
     assert not jobs(deployed, "Running")
     assert folder.metrics_path.read_text().startswith(seen[0])  # no epoch was trained twice
+    assert weights(store, order) == reference[1]
+
+
+@pytest.mark.slow
+def test_machine_that_comes_back_after_another_took_its_work_sends_nothing(
+    deployed: str,
+    workers: Workers,
+    store: Store,
+    reference: tuple[RunSpec, str],
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool, "SILENT_SECONDS", 12.0)
+    workers.environment = aws()
+    scratch = workers.start(POOL, "one")
+    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team"))
+    (order,) = train(store, reference[0])
+    folder = RunFolder(store.runs / order.runs[0])
+    there = open_folder(f"s3://{bucket}/team")
+    ended = []
+
+    def cut_off() -> None:
+        wait_until(lambda: folder.metrics_path.exists())
+        held = workers.hold(0)
+        workers.start(POOL, "another")
+        wait_until(lambda: any("its heartbeat stopped" in line for line in watched.warned))
+        wait_until(lambda: any(file.name.endswith(".replaced") for file in there.list("jobs")))
+        workers.go_on(held)
+        _, left = psutil.wait_procs(held[1:], timeout=60)  # all but the worker
+        ended.append(left)
+
+    cutter = threading.Thread(target=cut_off)
+    cutter.start()
+    watched.run(order)
+    cutter.join()
+    assert watched.done == ["t0"]
+    assert ended == [[]]
+    assert not list(scratch.glob("*/runs/*/result.json"))  # it stopped
     assert weights(store, order) == reference[1]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -17,6 +19,7 @@ from effnet.data.shards.write import write_shards
 from effnet.errors import ConfigError
 from effnet.family import FamilyResult, folds_scores, folds_story, plan_members
 from effnet.hits import compared_hits, run_hits
+from effnet.order import Order
 from effnet.runs import RunFolder
 from effnet.statistics import difference, scatter, wilson_interval
 from effnet.store import Store
@@ -141,6 +144,27 @@ def test_again_nothing_is_trained(folded: Folded, monkeypatch: pytest.MonkeyPatc
     assert not orders
     assert len(reused) == 8
     assert [member.out_of_fold for member in again.members] == [member.out_of_fold for member in folded.result.members]
+
+
+def test_a_latency_that_the_other_evaluations_disturbed_is_measured_again_at_once(
+    folded: Folded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folded.family[0].trainings[0].folder.evaluation_path
+    evaluated, actions = path.read_text(), []
+
+    def carry_out(orders: Sequence[Order], *_: object) -> None:
+        actions.extend(order.action for order in orders)
+        found = json.loads(evaluated)
+        found["latency"] |= {"quiet": False, "tries": 1}
+        path.write_text(json.dumps(found))
+
+    monkeypatch.setattr(trainings, "carry_out", carry_out)
+    path.unlink()
+    try:
+        trainings.evaluate(folded.build, folded.family[0].trainings[:1])
+    finally:
+        path.write_text(evaluated)
+    assert actions == ["evaluate", "latency"]
 
 
 def test_without_folds_members_are_compared_on_val(folded: Folded, monkeypatch: pytest.MonkeyPatch) -> None:
