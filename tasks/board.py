@@ -11,11 +11,12 @@ from tasks.build import Build, Training
 from tasks.records.tracking import run_note
 from tasks.terminal.screen import duration, short
 from tasks.terminal.training import COLUMNS as PROGRESS
-from tasks.terminal.training import progress_of
+from tasks.terminal.training import Followed
 from tasks.whole import weight
 
 FORWARD_SECONDS = 5.0  # between looks at the journals for MLflow
 SHOW_SECONDS = 0.5
+MOST_ROWS = 40  # of the table; of more trainings, only those that are under way are shown
 COLUMNS = ("", "params", "MACs", *PROGRESS)
 
 
@@ -32,6 +33,9 @@ class Board:
     def __init__(self, build: Build, stage: Stage, trainings: Sequence[Training], until: int | None) -> None:
         self.build, self.stage, self.trainings, self.until = build, stage, trainings, until
         self._by_name = {training.order_name: training for training in trainings}
+        self._shares = [
+            _Share(build, training, min(training.epochs, until or training.epochs)) for training in trainings
+        ]
         self._shown = self._forwarded = time.monotonic()
         waiting = [training for training in trainings if training.spec.start and not training.folder.result()]
         self._unprobed = [training for training in waiting if not training.folder.probe_path.exists()]
@@ -39,7 +43,9 @@ class Board:
     def begin(self) -> None:
         """Say which trainings start from weights: their features are looked at first, long before an epoch is done."""
         if self.build.whole:
-            self.build.whole.begin(self.stage, {each.folder.key: self._work(each) for each in self.trainings})
+            for each in self._shares:
+                each.look()
+            self.build.whole.begin(self.stage, {each.training.folder.key: each.work for each in self._shares})
         if self._unprobed:
             names = ", ".join(training.name for training in self._unprobed)
             self.build.screen.say(f"{names}: reading weights and images")
@@ -76,28 +82,67 @@ class Board:
 
     def show(self) -> None:
         """Show every training, and how far all of them together are."""
-        rows, share, done = [], 0.0, dict[str, float]()
-        for training in self.trainings:
-            goal = min(training.epochs, self.until or training.epochs)
-            epochs, row = _row(training, goal)
-            rows.append(row)
-            done[training.folder.key] = self._work(training, epochs)
-            share += training.size * (1 if training.folder.result() else min(epochs / goal, 1))
-        whole = sum(training.size for training in self.trainings)
-        early = any(each.spec.recipe.patience and not each.folder.result() for each in self.trainings)
+        for each in self._shares:
+            each.look()
+        share, whole = (
+            sum(sizes) for sizes in zip(*((each.size_done, each.size) for each in self._shares), strict=True)
+        )
+        early = any(each.may_end_early for each in self._shares)
         family = None
         if self.build.whole:
+            done = {each.training.folder.key: each.work for each in self._shares}
             progress = self.build.whole.look(self.stage, done)
             family = progress.share, progress.left("at most" if early else "about")
-        self.build.screen.progress(self.stage.heading, share / whole, COLUMNS, rows, may_end_early=early, family=family)
+        self.build.screen.progress(
+            self.stage.heading, share / whole, COLUMNS, self._rows(), may_end_early=early, family=family
+        )
 
-    def _work(self, training: Training, epochs: float | None = None) -> float:
-        """Return the work of the epochs that are done; of a training that ended early, as if it had not."""
-        if training.folder.result():
-            epochs = training.epochs
-        elif epochs is None:
-            epochs = progress_of(training.folder, training.epochs)[0]
-        return weight(training.work(epochs, self.build.manifest.samples["train"]))
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the table's rows; of many trainings, those that are under way, and how many others there are."""
+        if len(self._shares) <= MOST_ROWS:
+            return [each.row for each in self._shares]
+        done = sum(each.done for each in self._shares)
+        under_way = [each.row for each in self._shares if each.under_way]
+        waiting = len(self._shares) - done - len(under_way)
+        return [*under_way, (f"{done:,} done, {waiting:,} waiting", *("" for _ in COLUMNS[1:]))]
+
+
+class _Share:
+    """A training's share of a stage, as far as was looked."""
+
+    def __init__(self, build: Build, training: Training, goal: int) -> None:
+        self.training, self.size, self._goal = training, training.size, goal
+        self._images = build.manifest.samples["train"]
+        self._followed = Followed(training.folder)
+        self._looked = False  # since it was done
+        self.size_done = self.work = 0.0
+        self.row: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its result, or got as far as it is trained for now."""
+        return self._followed.done or self.size_done >= self.size
+
+    @property
+    def under_way(self) -> bool:
+        """Whether it has begun, and is not done."""
+        return self._followed.begun and not self.done
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether its end may come before its last epoch."""
+        return bool(self.training.spec.recipe.patience) and not self._followed.done
+
+    def look(self) -> None:
+        """See how far it is; a training that ended early did as much as if it had not."""
+        if self._looked:
+            return
+        self._followed.look()
+        self._looked, training = self._followed.done, self.training
+        epochs, cells = self._followed.progress(self._goal)
+        self.size_done = self.size * (1 if self._followed.done else min(epochs / self._goal, 1))
+        self.work = weight(training.work(training.epochs if self._followed.done else epochs, self._images))
+        self.row = training.name, short(training.cost.params), short(training.cost.macs), *cells
 
 
 def _ended(training: Training, result: RunResult) -> str:
@@ -126,9 +171,3 @@ def note(build: Build, name: str, training: Training) -> None:
         told += f"; MLflow: {page}"
         text += f"\n\n[The run in MLflow]({page})" if text else ""
     build.screen.note(name, told, text)
-
-
-def _row(training: Training, goal: int) -> tuple[float, tuple[str, ...]]:
-    """Return a training's epochs done, also in part, and its row of the table."""
-    epochs, cells = progress_of(training.folder, goal)
-    return epochs, (training.name, short(training.cost.params), short(training.cost.macs), *cells)
