@@ -13,10 +13,19 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
 from pydantic import Field
 
 from effnet.approval import Approval, Forecast, above, amount, is_approved, keep_approval, read_approvals
@@ -146,10 +155,25 @@ def _resumed(build: Build, forecast: Forecast, line: str, exceeded: str, key: st
     """Suspend the flow run until somebody resumes it; in the run that was resumed, return who they say they are."""
     text = _card(build.config.family, forecast, exceeded)
     build.screen.note(f"approve {forecast.stage}", f"{line}; Resume on this run's page lets it begin", text)
+    _end_older_questions()
     build.tracker.pause(build.key)  # now: no heartbeat should follow the suspension, or the run would count as dead
     given = suspend_flow_run(wait_for_input=GoOn.with_initial_data(description=text), key=key)
     build.tracker.resume(build.key)
     return given.approved_by.strip()
+
+
+def _end_older_questions() -> None:
+    """Cancel the suspended runs of this deployment with the same parameters: a schedule would pile them up."""
+    with get_client(sync_client=True) as client:
+        own = client.read_flow_run(UUID(flow_run.id)).parameters  # as they were given
+        suspended = FlowRunFilter(
+            deployment_id=FlowRunFilterDeploymentId(any_=[UUID(deployment.id)]),
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"])),
+        )
+        for each in client.read_flow_runs(flow_run_filter=suspended):
+            if each.parameters == own and str(each.id) != flow_run.id:
+                why = f"a newer run, {flow_run.name}, asks the same: {flow_run.ui_url or flow_run.id}"
+                client.set_flow_run_state(each.id, Cancelled(message=why), force=True)
 
 
 def _card(family: str, forecast: Forecast, exceeded: str) -> str:

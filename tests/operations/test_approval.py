@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prefect.automations import AutomationCore
 from prefect.blocks.webhook import Webhook
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.flow_runs import resume_flow_run
@@ -85,6 +85,8 @@ def test_a_run_from_the_form_asks_before_it_spends_and_tells_when_it_is_done(
     workers.start("effnet", "one")
     with connected(deployed), get_client(sync_client=True) as client:
         parameters = {"change": change, "config": config, "base": str(tmp_path), "store": str(store.root)}
+        older = run_deployment("build_family/build-a-family", parameters=parameters, timeout=0)
+        wait_until(lambda: _state(client, older) == "Suspended", SLOW)
         begun = run_deployment("build_family/build-a-family", parameters=parameters, timeout=0)
 
         def run() -> FlowRun:
@@ -97,6 +99,7 @@ def test_a_run_from_the_form_asks_before_it_spends_and_tells_when_it_is_done(
             return state.name == "Suspended"
 
         wait_until(suspended, SLOW)
+        assert _state(client, older) == "Cancelled"  # only the newest run asks
         assert run().name == "mine"
         assert not list(store.runs.glob("*"))  # not even begun
         _wait_for_process_to_end(str(begun.id))
@@ -124,6 +127,11 @@ def test_a_run_from_the_form_asks_before_it_spends_and_tells_when_it_is_done(
     assert texts[1:] == [
         f"mine-b{number}: version 1 is champion (before: none): the first of its name" for number in (0, 1)
     ]
+
+
+def _state(client: SyncPrefectClient, run: FlowRun) -> str | None:
+    state = client.read_flow_run(run.id).state
+    return state.name if state else None
 
 
 def _automate(url: str, listener: Listener, folder: Path) -> None:
