@@ -50,7 +50,7 @@ def main() -> None:
 
 
 CURVES: dict[str, Sequence[int]] = {
-    "index": (1_000, 10_000, 100_000, 1_000_000),  # rows
+    "index": (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000),  # rows
     "write": (1_000, 10_000, 100_000),  # images of 28 pixels
     "trainings": (1, 10, 100, 500, 1_000),
     "shards": (1, 4, 16, 64),  # that 4,000 samples lie in
@@ -94,41 +94,56 @@ def _elsewhere(function: Callable[[Path, int], None], path: Path, size: int) -> 
 
 
 def _make_index(path: Path, rows: int) -> None:
-    """Write an index like ImageNet's, in 100 shards."""
+    """Write an index like ImageNet's, of shards of 10,000 images."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from effnet.data.shards.index import SCHEMA
 
-    draw = np.random.default_rng(0)
-    shards = np.arange(rows) * 100 // rows
-    columns = {
-        "key": [f"{row:012d}" for row in range(rows)],
-        "split": ["train"] * rows,
-        "shard": [f"train-{shard:06d}.tar" for shard in shards],
-        "offset": np.arange(rows) * 100_000,
-        "length": np.full(rows, 90_000),
-        "label": draw.integers(0, 1000, rows),
-        "width": np.full(rows, 500),
-        "height": np.full(rows, 375),
-        "sha256": [draw.bytes(32) for _ in range(rows)],
-    }
-    pq.write_table(
-        pa.Table.from_pydict({name: pa.array(v, SCHEMA.field(name).type) for name, v in columns.items()}), path
-    )
+    draw, at_once = np.random.default_rng(0), 1_000_000
+    names = pa.array([f"train-{shard:06d}.tar" for shard in range(math.ceil(rows / 10_000))])
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        for start in range(0, rows, at_once):
+            row = np.arange(start, min(start + at_once, rows))
+            hashes = pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(32), len(row), [None, pa.py_buffer(draw.bytes(32 * len(row)))]
+            )
+            columns = [
+                pc.utf8_lpad(pa.array(row).cast(pa.string()), 12, "0"),
+                pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(row), np.int8)), pa.array(["train"])),
+                pa.DictionaryArray.from_arrays(pa.array((row // 10_000).astype(np.int32)), names),
+                row * 100_000,
+                np.full(len(row), 90_000),
+                draw.integers(0, 1000, len(row)).astype(np.int32),
+                np.full(len(row), 500, np.int32),
+                np.full(len(row), 375, np.int32),
+                hashes,
+            ]
+            writer.write_table(pa.Table.from_arrays([pa.array(column) for column in columns], schema=SCHEMA))
 
 
 def _index(rows: int, folder: Path) -> dict[str, float]:
-    """Opening an index, and the order of an epoch, mixed by 16 shards at a time."""
-    from effnet.data.loader import Loader
+    """Opening an index, and the beginning of an epoch at its start and in its middle, mixed by 16 shards at a time."""
+    from effnet.data.order import Mixed
     from effnet.data.shards.index import Index
 
     path = folder / f"{rows}.parquet"
     _elsewhere(_make_index, path, rows)
-    loader = Loader.__new__(Loader)
-    loader.train, loader.seed, loader.shuffle_shards = True, 0, 16
-    found = {"open": _cpu(lambda: setattr(loader, "index", Index.read(path, "train")))}
-    return found | {"order of an epoch": _cpu(lambda: loader.order(1))}
+    first = _cpu(lambda: Index.read(path, "train"))
+    again = _cpu(lambda: Index.read(path, "train"))
+    index = Index.read(path, "train")
+
+    def batch(start: int) -> int:
+        samples = Mixed(index, 16, 0, start)[start : start + 256]
+        return int(index.offsets[samples].sum() + index.labels[samples].sum())
+
+    return {
+        "opened the first time": first,
+        "opened again": again,
+        "where the first batch lies": _cpu(lambda: batch(0)),
+        "where a batch in the middle lies": _cpu(lambda: batch(rows // 2)),
+    }
 
 
 def _make_photos(path: Path, images: int) -> None:

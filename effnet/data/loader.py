@@ -16,8 +16,9 @@ from torch import Tensor
 
 from effnet.config import Augment
 from effnet.data.augment.crop import draws, is_flipped, random_box
-from effnet.data.augment.draws import mix, permutation
+from effnet.data.augment.draws import permutation
 from effnet.data.images.decode import Box, Pixels, center_box, cut, decode, decode_box, resize_into
+from effnet.data.order import Mixed, Order
 from effnet.data.pixel_cache import DecodedCache
 from effnet.data.shards.index import Index
 from effnet.data.shards.manifest import INDEX
@@ -107,17 +108,13 @@ class Loader:
         whole, rest = divmod(len(self.index), self.batch_size)
         return whole if self.train or not rest else whole + 1
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
+    def order(self, epoch: int) -> Order:
         """Return the positions of an epoch's samples, in order."""
-        num = len(self.index)
         if not self.train:
-            return np.arange(num)
+            return np.arange(len(self.index))
         if not self.shuffle_shards:
-            return permutation(num, self.seed, epoch)
-        places = np.empty(len(self.index.shard_names), np.int64)
-        places[permutation(len(places), self.seed, epoch, 1)] = np.arange(len(places))
-        group = places[self.index.shards] // self.shuffle_shards
-        return np.lexsort((mix(self.seed, epoch, np.arange(num)), group))
+            return permutation(len(self.index), self.seed, epoch)
+        return Mixed(self.index, self.shuffle_shards, self.seed, epoch)
 
     def epoch(self, epoch: int, start_step: int = 0, resolution: int | None = None) -> Iterator[Batch]:
         """Yield this rank's batches of an epoch from a step on; `resolution` overrides the loader's."""
@@ -130,7 +127,7 @@ class Loader:
             for step in range(start_step, self.steps_per_epoch):
                 samples = order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
                 read = max(start_step, step - _AHEAD) * self.batch_size  # those before are read: they may make room
-                soon = order[read:][: _SOON * self.batch_size]
+                soon = order[read : read + _SOON * self.batch_size]
                 self._files.prefetch(dict.fromkeys(self.index.shards[soon].tolist()))
                 if len(samples):  # the last step of an evaluation may not reach every rank
                     waiting.append(self._submit(pool, samples, epoch, side))

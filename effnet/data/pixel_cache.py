@@ -19,6 +19,7 @@ from effnet.store import new_file
 
 MAX_BYTES = 8 << 30
 _MAX_SHARE = 4  # of the free disk: at most one part in this many
+FIRST = 100_000  # images that are enough to say of most large splits that they are too many
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -35,7 +36,9 @@ class DecodedCache:
     @classmethod
     def open(cls, folder: Path, name: str, index: Index, max_bytes: int = MAX_BYTES) -> DecodedCache | None:
         """Return the cache of a split, made if it is new; None if its pixels are too many to be kept."""
-        size = len(index) + int((index.widths.astype(np.int64) * index.heights).sum() * 3)
+        if _bytes(index, FIRST) > max_bytes:  # without a look at all of a large index
+            return None
+        size = len(index) + _bytes(index, len(index))
         path = folder / f"{name}-{_BOOT.read_text().strip()[:8]}.pixels"
         if not path.exists():
             for stale in set(folder.glob("*.pixels")) - set(folder.glob(f"*-{path.stem[-8:]}.pixels")):
@@ -56,6 +59,11 @@ class DecodedCache:
         if pixels.shape[:2] == tuple(self._shapes[sample]):
             self._data[self._starts[sample] : self._starts[sample + 1]] = pixels.reshape(-1)
             self._there[sample] = 1
+
+
+def _bytes(index: Index, images: int) -> int:
+    """Return the bytes of the first images' pixels."""
+    return int((index.widths[:images].astype(np.int64) * index.heights[:images]).sum() * 3)
 
 
 def _reserve(path: Path, size: int) -> bool:

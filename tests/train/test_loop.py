@@ -17,14 +17,12 @@ import torch
 from effnet.errors import BusyError, ConfigError, DataError, RunFailedError, StoppedError
 from effnet.evaluation.metrics import Scores
 from effnet.evaluation.run import judge, load_network
-from effnet.runs import About, RunFolder, read_journal
-from effnet.stages import Stage
+from effnet.runs import RunFolder, read_journal
 from effnet.store import sha256_file
 from effnet.train import checkpoint, loop, pace
 from effnet.train.loop import Stop
 from effnet.train.state import TrainingState
-from tasks.board import _row
-from tasks.build import Training
+from tasks.terminal.training import progress_of
 from tests.tiny import StopAt, child_of, order_of
 
 SLOW = pytest.mark.slow  # for one moment more of a stop or a kill that is tried at other moments as well
@@ -113,17 +111,16 @@ def test_it_tells_how_far_it_is_within_an_epoch(run_folder: RunFolder, monkeypat
     assert told.epochs == pytest.approx(11 / 33)
     assert told.images_per_second > 0
     assert told.images_per_epoch == 33 * 32
-    about = About(experiment="f", name="B0", kind=Stage.MEMBER, labels={}, family="")
-    epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
+    epochs, cells = progress_of(run_folder, goal=3)
     assert epochs == told.epochs
-    assert row[3] == "0.3/3"
+    assert cells[0] == "0.3/3"
     run_folder.pace_path.write_text('{"epochs": ')  # for show alone: nothing depends on it
     assert run_folder.pace() is None
     run_folder.pace_path.unlink()
     run_folder.pace_path.mkdir()
     train(run_folder)
-    epochs, row = _row(Training(run_folder.spec(), run_folder, about), goal=3)
-    assert (epochs, row[3]) == (3, "3/3")
+    epochs, cells = progress_of(run_folder, goal=3)
+    assert (epochs, cells[0]) == (3, "3/3")
 
 
 def test_sigterm_does_not_wait_for_the_end_of_a_long_step(finished: RunFolder, run_folder: RunFolder) -> None:
