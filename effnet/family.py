@@ -203,6 +203,8 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffl
     later = (
         (data, "weights"),
         (data, "grow"),
+        (data, "forecast"),
+        (data["members"], "stop_when"),
         (data["data"], "group"),
         (data["members"], "published"),
         (data["data"], "fold"),
