@@ -58,14 +58,15 @@ class HeldOut(Value):
     @property
     def nearest(self) -> str:
         """Which rule came nearest."""
-        return min(
-            {"the law": self.law} | self.rivals, key=lambda name: abs(self.rivals.get(name, self.law) - self.reached)
-        )
+        return min(self._rules, key=lambda name: abs(self._rules[name] - self.reached))
+
+    @property
+    def _rules(self) -> dict[str, float]:
+        return {"the law": self.law} | self.rivals
 
     def told(self) -> str:
         """Return how far each rule was off, in points, for people."""
-        errors = {"the law": self.law} | self.rivals
-        off = ", ".join(f"{name} {100 * (value - self.reached):+.1f}" for name, value in errors.items())
+        off = ", ".join(f"{name} {100 * (value - self.reached):+.1f}" for name, value in self._rules.items())
         return f"the largest network foretold from the others, in points off: {off}"
 
 

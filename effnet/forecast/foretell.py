@@ -91,10 +91,8 @@ def _refusal(sweep: Sweep) -> tuple[Verdict, str] | None:
     if len(costs) < LEAST_COSTS:
         return "too few costs", f"no forecast: {len(costs)} costs, and a law needs {LEAST_COSTS} at least"
     if costs[-1] < LEAST_RANGE * costs[0]:
-        told = (
-            f"the largest network costs {costs[-1] / costs[0]:.1f} times the smallest, and a law needs {LEAST_RANGE:g}"
-        )
-        return "too few costs", f"no forecast: {told}"
+        told = f"the largest network costs {costs[-1] / costs[0]:.1f} times the smallest"
+        return "too few costs", f"no forecast: {told}, and a law needs {LEAST_RANGE:g}"
     pairs = [(one, other) for other in range(len(costs)) for one in range(other)]
     for one, other in pairs:
         rise, noise = errors[other] - errors[one], sweep.error_of(one, other)

@@ -1,7 +1,7 @@
 """How error falls with cost: e = floor + rise · (t / t0)^-c, fitted to a few small networks.
 
-The form is a saturating power law (arXiv 2106.04560, 2203.15556). A few costs cannot tell its exponent c: c has a prior,
-0.5 as five published families of ImageNet have it (docs/forecast.md), and its doubt is carried to every prediction.
+The form is a saturating power law (arXiv 2106.04560, 2203.15556). A few costs cannot tell its exponent c: it has a
+prior, 0.5 as published families of ImageNet have it (docs/forecast.md), whose doubt is carried to every prediction.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Law(NamedTuple):
 
     def at(self, cost: float) -> float:
         """Return the error at a cost, 0..1."""
-        return min(self.floor + self.rise * (cost / self.unit) ** -self.exponent, 1.0)
+        return min(self.floor + self.rise * math.pow(cost / self.unit, -self.exponent), 1.0)
 
 
 class Laws(NamedTuple):
