@@ -776,14 +776,17 @@ class FamilyConfig(Value, title="Field by field"):
     def _check_forecast(self) -> None:
         if self.members.stop_when and not self.forecast:
             raise ValueError("members.stop_when needs a forecast: write `forecast: {}`, or leave it out")
-        if not self.forecast:
-            return
+        if self.forecast and self.no_forecast:
+            raise ValueError(self.no_forecast)
+
+    @property
+    def no_forecast(self) -> str:
+        """Why the family's members cannot be foretold; empty if they can."""
         if self.weights or self.members.published:
-            raise ValueError(
-                "forecast is for scaled members that are trained from nothing: smaller networks have no such weights"
-            )
+            return "forecast is for scaled members that are trained from nothing: smaller networks have no such weights"
         if self.recipe.teacher:
-            raise ValueError("forecast knows nothing of teachers: leave recipe.teacher out, or forecast")
+            return "forecast knows nothing of teachers: leave recipe.teacher out, or forecast"
+        return ""
 
     def _check_grow(self) -> None:
         if not self.weights:

@@ -73,8 +73,8 @@ def ask_before(build: Build, stage: Stage, coefficients: Coefficients | None = N
             _ask(build, limit, stage, each.trainings, each.work, networks)
 
 
-def ask_before_members(build: Build, trainings: Iterable[Training]) -> None:
-    """Ask before what is left of the members' trainings.
+def ask_before_trainings(build: Build, stage: Stage, trainings: Iterable[Training]) -> None:
+    """Ask before what is left of a stage's trainings.
 
     Raises:
         ApprovalError: if nobody is there to ask, or said no.
@@ -84,7 +84,7 @@ def ask_before_members(build: Build, trainings: Iterable[Training]) -> None:
     left = list({each.folder.key: each for each in trainings if each.folder.result() is None}.values())
     if left:
         rest = together(each.work(each.epochs - epochs_done(each), build.manifest.samples["train"]) for each in left)
-        _ask(build, limit, Stage.MEMBER, len(left), rest, [each.spec.architecture for each in left])
+        _ask(build, limit, stage, len(left), rest, [each.spec.architecture for each in left])
 
 
 def _is_done(build: Build, stage: Stage) -> bool:

@@ -22,6 +22,7 @@ from prefect.runtime import flow_run
 
 from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.files import without_password
+from effnet.forecast.findings import FORECAST
 from effnet.report.costs import REPORT, add_time, read_costs, total
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
@@ -230,8 +231,8 @@ def _inside(
 
 
 def _findings(folder: Path) -> list[str]:
-    """Return what search, study and fit left behind."""
-    return [path.read_text() for name in (SEARCH, STUDY, FIT) if (path := folder / name).exists()]
+    """Return what search, study, fit and forecast left behind."""
+    return [path.read_text() for name in (SEARCH, STUDY, FIT, FORECAST) if (path := folder / name).exists()]
 
 
 def _environment() -> dict[str, Any]:

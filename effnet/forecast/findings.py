@@ -19,6 +19,10 @@ class Gain(Value):
     low: float
     high: float
 
+    def told(self) -> str:
+        """Return it in points, for people: `+1.3 (+0.9 to +1.8)`."""
+        return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * each for each in (self.expected, self.low, self.high)))
+
 
 class Outlook(Value):
     """What a network is expected to reach, before it is trained."""
@@ -87,6 +91,7 @@ class Foretold(Value):
     held_out: HeldOut | None = None  # none where the sweep was refused before
     law: FittedLaw | None = None
     doubling: Gain | None = None  # by twice the largest cost of the sweep
+    curve: tuple[tuple[float, float, float, float], ...] = ()  # MACs, top-1 on average, and its interval
     members: tuple[Outlook, ...]
 
     def of(self, name: str) -> Outlook | None:
@@ -129,6 +134,14 @@ class ForecastFindings(Value):
     def ranks_only(self) -> bool:
         """Whether its trainings are not as long as the members': then its numbers are not what these will reach."""
         return self.epochs != self.members_epochs
+
+    @property
+    def caution(self) -> str:
+        """What to beware of, for people; empty where there is nothing."""
+        if not self.ranks_only:
+            return ""
+        lengths = f"{self.epochs} epochs, the members' {self.members_epochs}"
+        return f"its trainings have {lengths}: it ranks members, and what they reach will be something else"
 
     def source(self) -> str:
         """Say what it rests on, for people."""

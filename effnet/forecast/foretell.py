@@ -14,6 +14,7 @@ LEAST_COSTS = 4
 LEAST_RANGE = 4.0  # between the smallest cost and the largest
 FARTHEST = 64.0  # times the largest cost that was swept
 CLEAR = 3.0  # standard errors
+CURVE = 33  # points of a drawn law
 SMALL = 0.01  # a gain over the whole sweep that is certainly less is none
 
 
@@ -81,6 +82,7 @@ def foretell(
         held_out=held_out,
         law=FittedLaw(**laws.expected._asdict()),
         doubling=_gain(laws, largest, 2 * largest) if lawful else None,
+        curve=_curve(laws, float(sweep.costs[0]), max([largest, *(each.macs for each in known)])),
         members=tuple(outlook(each) for each in candidates),
     )
 
@@ -136,6 +138,16 @@ def _told(held_out: HeldOut, *, lawful: bool) -> str:
         also = "" if nearest == "the law" else f"; {nearest} came nearer, within noise"
         return f"{held_out.told()}{also}"
     return f"no law found: {held_out.told()}, outside its 95 % interval; only the next member is foretold"
+
+
+def _curve(laws: Laws, smallest: float, largest: float) -> tuple[tuple[float, float, float, float], ...]:
+    """Return top-1 and its interval along the law, for a figure."""
+    found = []
+    for cost in np.geomspace(smallest, largest, CURVE):
+        low, high = (float(value) for value in 1 - np.quantile(laws.at(cost), (0.975, 0.025)))
+        top1 = 1 - laws.expected.at(cost)
+        found.append((float(cost), top1, min(low, top1), max(high, top1)))
+    return tuple(found)
 
 
 def _gain(laws: Laws, cheaper: float, dearer: float) -> Gain:

@@ -192,7 +192,8 @@ RIVALS: Mapping[str, Callable[[Sweep, float], float]] = {
 def _noise(sweep: Sweep, shape: float, draws: int, rng: np.random.Generator) -> Floats:
     """Return noise of the points, (draws, points)."""
     points = len(sweep.costs)
-    images = rng.standard_normal((draws, points)) @ np.linalg.cholesky(_solid(sweep.images)).T
+    values, vectors = _spread(sweep.images)
+    images = rng.standard_normal((draws, points)) * np.sqrt(values) @ vectors.T
     scale = sweep.freedom / rng.chisquare(sweep.freedom, draws) if math.isfinite(sweep.freedom) else np.ones(draws)
     seeds = np.sqrt(scale)[:, None] * np.sqrt(sweep.seeds) * rng.standard_normal((draws, points))
     return np.asarray(images + seeds + math.sqrt(shape) * rng.standard_normal((draws, points)))
@@ -216,12 +217,14 @@ def _beyond_noise(sweep: Sweep, falls: Floats) -> float:
 
 def _whitening(sweep: Sweep, shape: float) -> Floats:
     """Return what makes the points' noise independent and of variance 1, (points, points)."""
-    return np.linalg.inv(np.linalg.cholesky(_solid(sweep.covariance + shape * np.eye(len(sweep.costs)))))
+    values, vectors = _spread(sweep.covariance + shape * np.eye(len(sweep.costs)))
+    return np.asarray((vectors / np.sqrt(values)).T)
 
 
-def _solid(covariance: Floats) -> Floats:
-    """Return a covariance that has a Cholesky factor: noise that nothing shows still is some."""
-    return covariance + np.eye(len(covariance)) * max(1e-12, 1e-9 * float(np.trace(covariance)))
+def _spread(covariance: Floats) -> tuple[Floats, Floats]:
+    """Return a covariance's eigenvalues and vectors; none is 0 or below: an estimate may be, and noise never is none."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.maximum(values, max(1e-12, 1e-3 * float(np.trace(covariance)) / len(values))), vectors
 
 
 def _solve(whitening: Floats, falls: Floats, errors: Floats) -> tuple[Floats, Floats, Floats]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnet.errors import ConfigError, StoppedError
+from effnet.errors import ConfigError, DataError, StoppedError
 from effnet.process import last_resort, no_tracebacks
 from flows.cli import choose, datasets, export, init, networks, operations, options, predict, rate, runs, training
 from flows.cli.find import CONFIG, open_store
@@ -220,6 +220,35 @@ def study(config: Path, store: Path | None, approve: bool, multipliers: tuple[tu
 def fit(config: Path, store: Path | None, approve: bool) -> None:
     """Find α, β, γ by the grid of CONFIG, without training the family."""
     _explore("fit_coefficients", _settings(config), config, store, approve)
+
+
+@cli.command()
+@CONFIG
+@options.STORE
+@options.APPROVE
+@options.JSON
+def forecast(config: Path, store: Path | None, approve: bool, as_json: bool) -> None:
+    """Foretell what the members of CONFIG's family will reach, from small networks that are trained for it.
+
+    These are as `forecast` in CONFIG says, or five of them from a quarter to four times the baseline's cost. Run it
+    again to go on, or to repeat.
+    """
+    from effnet.forecast.findings import FORECAST, ForecastFindings
+    from effnet.runs import read_value
+    from flows.cli.forecasts import show_forecast
+
+    settings = _settings(config)
+    if refused := settings.no_forecast:
+        raise ConfigError(f"{config}: {refused}")
+    root = open_store(store or settings.store)
+    folder = Path(_run("flows.explore", "forecast_members", settings, config.parent, root, approve))
+    found = read_value(ForecastFindings, folder / FORECAST)
+    if found is None:
+        raise DataError(f"{folder / FORECAST}: has gone; run the command again")
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    else:
+        show_forecast(found)
 
 
 @cli.command()

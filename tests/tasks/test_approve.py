@@ -78,15 +78,15 @@ def test_members_are_asked_for_above_the_limit_and_not_at_it(
     every = trainings_of(members_of(build_of(store, config, baseline, manifest, person, gpu_hours=1.0)))
     exact = hours(every)
     build = build_of(store, config, baseline, manifest, person, gpu_hours=exact * 1.001)
-    approve.ask_before_members(build, every)
+    approve.ask_before_trainings(build, Stage.MEMBER, every)
     assert person.asked == []
     build = build_of(store, config, baseline, manifest, person, gpu_hours=exact * 0.999)
-    approve.ask_before_members(build, every)
+    approve.ask_before_trainings(build, Stage.MEMBER, every)
     assert person.asked == ["Begin members?"]
     (kept,) = read_approvals(build.folder)
     assert (kept.stage, kept.trainings, kept.how) == ("members", 3, "at the terminal")
     assert kept.gpu_hours == pytest.approx(exact)
-    approve.ask_before_members(build, every)  # what was approved is not asked for again
+    approve.ask_before_trainings(build, Stage.MEMBER, every)  # what was approved is not asked for again
     assert person.asked == ["Begin members?"]
 
 
@@ -101,7 +101,7 @@ def test_a_teachers_work_is_priced(
         taught = config.model_copy(update={"recipe": recipe})
         build = build_of(store, taught, baseline, manifest, person, gpu_hours=1e-12)
         build = dataclasses.replace(build, key=str(len(found)) * 16)
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
         (kept,) = read_approvals(build.folder)
         found.append(kept.gpu_hours)
     assert found[1] > 1.1 * found[0]
@@ -115,7 +115,7 @@ def test_a_no_and_nobody_there_end_it(
 ) -> None:  # fmt: skip
     build = build_of(store, config, baseline, manifest, Person(*answers), gpu_hours=1e-12)
     with pytest.raises(ApprovalError, match=told):
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     assert read_approvals(build.folder) == ()
 
 
@@ -139,13 +139,13 @@ def test_dollars_need_a_device_with_a_price(
 ) -> None:
     build = build_of(store, config, baseline, manifest, Person(True), dollars=100.0)
     with pytest.raises(ConfigError, match="nobody knows what this machine costs; name a device with a price"):
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     person = Person(True)
     build = build_of(store, config, baseline, manifest, person, dollars=1e-9, device="l4")
-    approve.ask_before_members(build, trainings_of(members_of(build)))
+    approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     (kept,) = read_approvals(build.folder)
     assert kept.dollars is not None
     assert kept.device.startswith("L4")
     assert "dollars" in person.said[0]
-    approve.ask_before_members(build, trainings_of(members_of(build)))
+    approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     assert len(person.asked) == 1  # at the same price it is not asked for again
