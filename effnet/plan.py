@@ -33,9 +33,11 @@ from effnet.config import (
 )
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, is_taught, need_pupils, plan_members, teaching_member
+from effnet.family import Member, build_key, is_taught, need_pupils, plan_members, teaching_member
+from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.forecast.points import OnRay, Point, sweep_points
 from effnet.memory import micro_batch_on, training_bytes
+from effnet.runs import read_value
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
@@ -105,6 +107,25 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
         if data["family"] == family and data["coefficients"]:  # none of members as published
             found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
     return max(found)[1] if found else None
+
+
+def last_forecast(config: FamilyConfig, base: Path, manifest: Manifest, families: Path) -> ForecastFindings | None:
+    """Return the forecast that was made for just this config and dataset, if there is one that can be read.
+
+    Args:
+        config: of the family.
+        base: folder that its relative paths begin at.
+        manifest: of its dataset.
+        families: folder of the store with every build.
+    """
+    from effnet.data.shards.room import order_that_fits
+
+    try:
+        shuffle = order_that_fits(config, manifest).shuffle_shards
+        key = build_key(config, load_baseline(config, base), manifest.digest, shuffle)
+        return read_value(ForecastFindings, families / key / FORECAST)
+    except (ConfigError, DataError):  # such a family cannot be built; or the file is of another version
+        return None
 
 
 class Known(NamedTuple):

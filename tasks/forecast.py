@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import Coefficients
 from effnet.config import ForecastConfig, ImageNetSource
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, plan_members
-from effnet.forecast.findings import FORECAST, ForecastFindings, Gain, PointFound
-from effnet.forecast.foretell import Candidate, foretell
+from effnet.family import FamilyResult, Member, left_out_story, plan_members
+from effnet.forecast.findings import FORECAST, ForecastFindings, Gain, LeftOut, PointFound
+from effnet.forecast.foretell import Candidate, foretell, left_out
 from effnet.forecast.law import ELSEWHERE, IMAGENET, sweep_of
 from effnet.forecast.points import Point, warnings_of
 from effnet.hits import hits_of
@@ -110,6 +110,40 @@ def forecast_members(build: Build, swept: Sequence[Swept], coefficients: Coeffic
     publish(build.folder / FORECAST, findings.model_dump_json(indent=2).encode())
     _say(build, findings)
     return findings
+
+
+def worth_training(build: Build, members: Sequence[Member], findings: ForecastFindings) -> list[Member]:
+    """Return the members that members.stop_when wants trained after a forecast; say which it leaves out, and why."""
+    if build.config.members.stop_when and findings.foretold.law is None:
+        build.screen.warn("members.stop_when: all members are trained, as the forecast has too little to say")
+    left = _left_out(build, findings)
+    if left:
+        build.screen.say(left_out_story(left))
+    names = {each.name for each in left}
+    return [member for member in members if member.name not in names]
+
+
+def with_forecast(build: Build, result: FamilyResult, findings: ForecastFindings | None) -> FamilyResult:
+    """Return a family with what was foretold of each member beside what it reached, and with what was left out.
+
+    Args:
+        build: the family.
+        result: what became of it.
+        findings: of its forecast, if it had one; trainings of another length foretell nothing that is reached.
+    """
+    if findings is None:
+        return result
+    foretold = {each.name: each for each in findings.foretold.members} if not findings.ranks_only else {}
+    members = tuple(each.model_copy(update={"foretold": foretold.get(each.name)}) for each in result.members)
+    return result.model_copy(update={"members": members, "left_out": _left_out(build, findings)})
+
+
+def _left_out(build: Build, findings: ForecastFindings) -> tuple[LeftOut, ...]:
+    """Return the members that are not trained; those that the sweep trained are there anyway."""
+    if (stop := build.config.members.stop_when) is None:
+        return ()
+    trained = set() if findings.ranks_only else {point.member for point in findings.points}
+    return tuple(each for each in left_out(findings.foretold, stop.gain_below) if each.name not in trained)
 
 
 def _as_before(build: Build, findings: ForecastFindings) -> ForecastFindings:

@@ -23,6 +23,10 @@ class Gain(Value):
         """Return it in points, for people: `+1.3 (+0.9 to +1.8)`."""
         return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * each for each in (self.expected, self.low, self.high)))
 
+    def short(self) -> str:
+        """Return it in points with half of its interval, for people: `+1.3 ± 0.5`."""
+        return f"{100 * self.expected:+.1f} ± {50 * (self.high - self.low):.1f}"
+
 
 class Outlook(Value):
     """What a network is expected to reach, before it is trained."""
@@ -42,6 +46,14 @@ class Outlook(Value):
         if self.top1 is None or self.low is None or self.high is None:
             return f"no forecast: {self.why}"
         return f"{100 * self.top1:.1f} ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+
+class LeftOut(Value):
+    """A member that is not trained, as it would gain too little."""
+
+    name: str
+    macs: int
+    why: str
 
 
 class HeldOut(Value):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from effnet.forecast.findings import FittedLaw, Foretold, Gain, HeldOut, Outlook, Verdict
+from effnet.forecast.findings import FittedLaw, Foretold, Gain, HeldOut, LeftOut, Outlook, Verdict
 from effnet.forecast.law import DRAWS, RIVALS, Laws, Prior, Sweep, fit, shown
 
 LEAST_COSTS = 4
@@ -84,6 +84,27 @@ def foretell(
         doubling=_gain(laws, largest, 2 * largest) if lawful else None,
         curve=_curve(laws, float(sweep.costs[0]), max([largest, *(each.macs for each in known)])),
         members=tuple(outlook(each) for each in candidates),
+    )
+
+
+def left_out(foretold: Foretold, gain_below: float) -> tuple[LeftOut, ...]:
+    """Return the members that are too large to pay: the cheapest that is expected to gain too little, and all dearer.
+
+    Members of which nothing can be said do not stop it; where the sweep was refused, none is left out.
+
+    Args:
+        foretold: of all members.
+        gain_below: points of top-1 on the next cheaper member.
+    """
+    ordered = sorted(foretold.members, key=lambda each: each.macs)
+    first = next((each for each in ordered if each.gain and 100 * each.gain.expected < gain_below), None)
+    if first is None or first.gain is None:
+        return ()
+    why = f"expected to gain {first.gain.told()} points on the one before, below {gain_below:g}"
+    return tuple(
+        LeftOut(name=each.name, macs=each.macs, why=why if each.macs == first.macs else f"dearer than {first.name}")
+        for each in ordered
+        if each.macs >= first.macs
     )
 
 

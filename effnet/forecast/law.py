@@ -222,7 +222,7 @@ def _whitening(sweep: Sweep, shape: float) -> Floats:
 
 
 def _spread(covariance: Floats) -> tuple[Floats, Floats]:
-    """Return a covariance's eigenvalues and vectors; none is 0 or below: an estimate may be, and noise never is none."""
+    """Return a covariance's eigenvalues and vectors; an estimate may have 0 or less, which noise never has."""
     values, vectors = np.linalg.eigh(covariance)
     return np.maximum(values, max(1e-12, 1e-3 * float(np.trace(covariance)) / len(values))), vectors
 

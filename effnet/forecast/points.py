@@ -133,12 +133,12 @@ def _nearest(
         return min(near, key=lambda one: _ratio(one.macs, wanted))
     if near := [one for one in ray if _ratio(one.macs, wanted) <= NEAR]:
         best = min(near, key=lambda one: (distance(one), one.macs))
-    else:
-        best = min(ray, key=lambda one: _ratio(one.macs, wanted))
-    if _ratio(best.macs, wanted) > MISS:
+        return next((one for one in members if one.macs == best.macs), best)
+    nearest = min(ray, key=lambda one: _ratio(one.macs, wanted), default=None)
+    if nearest is None or _ratio(nearest.macs, wanted) > MISS:
         return None
-    equal = [one for one in members if _ratio(one.macs, best.macs) <= NEAR]
-    return min(equal, key=lambda one: _ratio(one.macs, best.macs), default=best)
+    equal = [one for one in members if _ratio(one.macs, nearest.macs) <= NEAR]
+    return min(equal, key=lambda one: _ratio(one.macs, nearest.macs), default=nearest)
 
 
 def warnings_of(points: Sequence[Point], baseline: Architecture) -> list[str]:

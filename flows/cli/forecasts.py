@@ -1,13 +1,18 @@
-"""How `effnet forecast` shows what members are expected to reach."""
+"""How `effnet forecast` and `effnet plan` show what members are expected to reach."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from flows.cli.prices import told
+
 if TYPE_CHECKING:
     from effnet.forecast.findings import ForecastFindings, Outlook
+    from effnet.plan import MemberPrice, PlannedMember
 
 
 def show_forecast(found: ForecastFindings) -> None:
@@ -33,6 +38,53 @@ def show_forecast(found: ForecastFindings) -> None:
         console.print(f"twice the largest cost swept: {doubling.told()} points", soft_wrap=True)
     if found.ranks_only:
         click.echo(found.caution)
+
+
+def show_expected(
+    found: ForecastFindings, rows: Sequence[PlannedMember], prices: Sequence[MemberPrice], trainings: int
+) -> None:
+    """Show what members are expected to reach, beside what all their trainings cost, for `effnet plan`.
+
+    Args:
+        found: the forecast of the last time that it was made.
+        rows: the members.
+        prices: of one training of each; none where nobody knows.
+        trainings: of each member.
+    """
+    click.echo(f"\nforecast of {age(found)} ago, {found.source()}; 95 % intervals")
+    if found.foretold.law is None:
+        click.echo(found.foretold.told)
+        return
+    costs = {price.name: price for price in prices}
+    click.echo(f"{'':6}{'top-1 expected':>22}{'points on the one before':>27}{'time':>14}{'dollars':>11}")
+    for row in rows:
+        each, price = found.foretold.of(row.name), costs.get(row.name)
+        if each is None:
+            continue
+        known = each.top1 is not None
+        time = told(trainings * price.hours) if price else ""
+        dollars = f"{trainings * price.dollars:,.2f}" if price and price.dollars is not None else ""
+        click.echo(
+            f"{row.name:6}{each.told() if known else 'none':>22}{_gain(each):>27}{time:>14}{dollars:>11}"
+            f"{'' if known else f'   {each.why}'}"
+        )
+    if found.caution:
+        click.echo(found.caution)
+
+
+def forecast_data(found: ForecastFindings | None) -> dict[str, Any] | None:
+    """Return a forecast for `effnet plan --json`."""
+    if found is None:
+        return None
+    kept = {"made": found.made, "source": found.source(), "caution": found.caution}
+    return kept | found.foretold.model_dump(mode="json", exclude={"curve"})
+
+
+def age(found: ForecastFindings) -> str:
+    """Return how old a forecast is, for people."""
+    from tasks.terminal.screen import duration
+
+    return duration((datetime.now(UTC) - datetime.fromisoformat(found.made)).total_seconds())
 
 
 def _gain(each: Outlook) -> str:

@@ -12,6 +12,7 @@ from effnet.errors import ConfigError
 from flows.cli import options
 from flows.cli.amounts import Amount
 from flows.cli.find import ConfigFile
+from flows.cli.forecasts import forecast_data, show_expected
 from flows.cli.prices import show_disk, show_members, show_prices, stage_data
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
+    from effnet.forecast.findings import ForecastFindings
     from effnet.plan import Known, Speed, StagePrice
 
 _CLASSES = click.option(
@@ -178,7 +180,7 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
     speed = _speed(family, members, device) if stages or device else None
     recipe = family.settings.recipe.sized(family.images or 0)
     wanted = disk(family.settings, members, family.known.bytes if family.known else None)
-    order = _order(family)
+    order, forecast = _order(family), _forecast(family)
     prices = (
         price_members(members, recipe, speed, num_classes=family.num_classes, images=family.images, teachers=teachers)
         if speed and family.images
@@ -198,6 +200,7 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             "stages": [stage_data(stage, speed, gpus) for stage in stages] if speed else [],
             "disk": wanted._asdict(),
             "order": order,
+            "forecast": forecast_data(forecast),
         }
         click.echo(json.dumps(data, indent=2))
         return
@@ -223,9 +226,20 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             f"{', '.join(teachers)} {'learns' if len(teachers) == 1 else 'learn'} from "
             f"{_teacher_name(members, next(iter(teachers.values())))}, whose forward passes are counted"
         )
+    if forecast:
+        show_expected(forecast, rows, prices, family.settings.members.seeds * family.settings.members.folds)
     show_members(prices, recipe.batch_size)
     show_prices(family.settings, stages, speed, gpus)
     show_disk(wanted, order)
+
+
+def _forecast(family: _Family) -> ForecastFindings | None:
+    """Return the forecast that the store has for this very config, if it has one."""
+    if not (family.known and family.known.manifest):
+        return None
+    from effnet.plan import last_forecast
+
+    return last_forecast(family.settings, family.base, family.known.manifest, family.store.families)
 
 
 def _teachers(family: _Family, members: list[Member]) -> dict[str, Architecture]:

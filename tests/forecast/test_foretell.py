@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from effnet.forecast.foretell import Candidate, foretell
+from effnet.forecast.foretell import Candidate, foretell, left_out
 from effnet.forecast.law import ELSEWHERE, Sweep
 
 COSTS = np.array([0.25, 0.5, 1, 2, 4]) * 1e6
@@ -97,6 +97,21 @@ def test_a_law_that_misses_its_own_largest_network_foretells_the_next_one_alone(
     assert [each.top1 is not None for each in found.members] == [True, True, *[False] * 5]
     assert found.members[2].why == "no law found"
     assert found.doubling is None
+
+
+def test_the_first_member_that_gains_too_little_is_left_out_and_all_dearer_ones() -> None:
+    found = foretell(sweep(lawful()), MEMBERS, ELSEWHERE, seeds=1, images=5000)
+    gains = [100 * each.gain.expected for each in found.members if each.gain]
+    assert gains == pytest.approx([1.76, 1.24, 0.88, 0.62, 0.44, 0.31], abs=0.05)
+    assert left_out(found, 0.1) == ()
+    left = left_out(found, 0.7)
+    assert [each.name for each in left] == ["B4", "B5", "B6"]
+    assert left[0].why.startswith("expected to gain +0.6 (")
+    assert left[0].why.endswith("points on the one before, below 0.7")
+    assert left[1].why == "dearer than B4"
+    assert [each.name for each in left_out(found, 50)] == ["B1", "B2", "B3", "B4", "B5", "B6"]  # the cheapest stays
+    refused = foretell(sweep(np.full(5, 0.1)), MEMBERS, ELSEWHERE, seeds=1, images=5000)
+    assert left_out(refused, 50) == ()  # too little is known to leave anything out
 
 
 def test_members_of_equal_cost_gain_over_the_same_one() -> None:

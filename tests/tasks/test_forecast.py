@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, ForecastConfig
+from effnet.config import FamilyConfig, ForecastConfig, StopWhen
 from effnet.data.shards.manifest import Manifest
 from effnet.errors import ConfigError
-from effnet.family import plan_members
+from effnet.family import FamilyResult, MemberResult, build_key, left_out_story, plan_members
 from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.hits import keep_hits
-from effnet.plan import price
+from effnet.plan import Speed, last_forecast, price, price_members
+from effnet.plan import planned as priced_members
 from effnet.runs import RunResult, read_value
 from effnet.stages import Stage
 from effnet.store import Store, publish
+from flows.cli.forecasts import forecast_data, show_expected
 from tasks import forecast
 from tasks.build import Build, Training
-from tasks.forecast import forecast_members, swept_networks, trainings_of_sweep
+from tasks.forecast import forecast_members, swept_networks, trainings_of_sweep, with_forecast, worth_training
 from tasks.members import entrants, trainings_of
 from tasks.records.tracking import store_tracker
 from tasks.terminal.screen import Screen
@@ -132,6 +137,76 @@ def test_members_with_a_teacher_or_weights_of_their_own_are_not_foretold(build: 
     taught = build.config.model_copy(update={"recipe": recipe})
     with pytest.raises(ConfigError, match="forecast knows nothing of teachers"):
         swept_networks(dataclasses.replace(build, config=taught), COEFFICIENTS)
+
+
+def stopping(build: Build, gain_below: float) -> Build:
+    members = build.config.members.model_copy(update={"stop_when": StopWhen(gain_below=gain_below)})
+    return dataclasses.replace(build, config=build.config.model_copy(update={"members": members}))
+
+
+def test_members_that_gain_too_little_are_not_trained_and_are_named(build: Build) -> None:
+    planned = plan_members(build.baseline, build.config, COEFFICIENTS, build.num_classes)
+    found = done(build)
+    assert worth_training(build, planned, found) == planned  # without stop_when all are
+    # B4 gains 2.6 points on B3, and all others more than 3.
+    left = worth_training(stopping(build, 3.0), planned, found)
+    assert [member.name for member in left] == ["B0", "B1", "B2", "B3"]
+    said = build.screen.said  # type: ignore[attr-defined]
+    assert said[-1].startswith("Left out by the forecast (members.stop_when): B4: expected to gain +2.")
+    assert said[-1].endswith("points on the one before, below 3.")
+    # What the sweep trained is there anyway, however little it gains.
+    swept = {point.member for point in found.points if point.member}
+    assert {member.name for member in worth_training(stopping(build, 90), planned, found)} == {"B0"} | swept
+
+
+def test_a_family_has_what_was_foretold_beside_what_it_reached(build: Build) -> None:
+    found = done(build)
+    members = [
+        MemberResult(name=name, phi=0, resolution=8, params=1, macs=1, top1=0.5, top5=1, latency_ms=1, seconds=1,
+                     run_key="0" * 16, mlflow_run_id=None, reused=False)
+        for name in ("B0", "B1")
+    ]  # fmt: skip
+    family = FamilyResult(
+        family="tiny", key=build.key, dataset="0" * 16, val_samples=100, coefficients={}, members=tuple(members)
+    )
+    told = with_forecast(stopping(build, 3.0), family, found)
+    assert [each.foretold for each in told.members] == list(found.foretold.members[:2])
+    assert [each.name for each in told.left_out] == ["B4"]
+    assert "B4: expected to gain" in left_out_story(told.left_out)
+    ranked = with_forecast(build, family, found.model_copy(update={"epochs": 1}))
+    assert [each.foretold for each in ranked.members] == [None, None]
+    assert with_forecast(build, family, None) == family
+
+
+def test_plan_shows_the_forecast_of_this_very_config_with_its_age(
+    build: Build, config_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = build_key(build.config, build.baseline, build.manifest.digest, build.order.shuffle_shards)
+    build = dataclasses.replace(build, key=key)
+    found = done(build)
+    base = config_path.parent
+    assert last_forecast(build.config, base, build.manifest, build.store.families) == found
+    other = build.config.model_copy(update={"seed": 1})
+    assert last_forecast(other, base, build.manifest, build.store.families) is None
+    planned = plan_members(build.baseline, build.config, COEFFICIENTS, build.num_classes)
+    rows = priced_members(planned, count(build.baseline, 10), 10)
+    speed = Speed(0.0, 1e-9, "", dollars_per_hour=36.0)
+    prices = price_members(planned, build.config.recipe, speed, num_classes=10, images=1000)
+    old = datetime.now(UTC) - timedelta(hours=2, minutes=5)
+    show_expected(found.model_copy(update={"made": old.isoformat()}), rows, prices, 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("forecast of 2 h 05 min ago, from 5 costs, 0.46 to ")
+    last, price = found.foretold.members[-1], prices[-1]
+    assert last.gain
+    assert lines[-1].split()[0] == "B4"
+    assert last.told() in lines[-1]
+    assert last.gain.told() in lines[-1]
+    assert lines[-1].endswith(f"{2 * (price.dollars or 0):,.2f}")
+    data = forecast_data(found)
+    assert data is not None
+    assert data["made"] == found.made
+    assert data["members"][-1]["gain"]["expected"] == last.gain.expected
+    assert forecast_data(None) is None
 
 
 def test_a_forecasts_price_leaves_out_what_members_train_anyway(build: Build) -> None:
