@@ -265,6 +265,16 @@ def left_out_story(left_out: Sequence[LeftOut]) -> str:
     return f"Left out by the forecast (members.stop_when): {told}." if told else ""
 
 
+def foretold_story(members: Sequence[MemberResult]) -> str:
+    """Say what was foretold of each member beside what it reached; empty without a forecast."""
+    told = [
+        f"{member.name} {each.told()}, reached {100 * member.top1:.1f}"
+        for member in members
+        if (each := member.foretold) and each.top1 is not None
+    ]
+    return f"Foretold, with 95 % intervals: {'; '.join(told)}." if told else ""
+
+
 def floor_story(members: Sequence[MemberResult]) -> str:
     """Say what a classifier on the weights' features alone reaches; empty where no member started from weights."""
     told = [f"{each.name} {each.features_alone:.1%}" for each in members if each.features_alone is not None]

@@ -108,6 +108,10 @@ def forecast_members(build: Build, swept: Sequence[Swept], coefficients: Coeffic
         ),
     )
     publish(build.folder / FORECAST, findings.model_dump_json(indent=2).encode())
+    from effnet.report.outcomes import RESULT, draw_forecast, outcomes_of
+
+    before = read_value(FamilyResult, build.folder / RESULT)  # built again, the figure stays as it is
+    draw_forecast(build.folder, findings, outcomes_of(before) if before else ())
     _say(build, findings)
     return findings
 

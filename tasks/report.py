@@ -28,6 +28,7 @@ from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
 from effnet.report.once import FOLDER, once, strips_once
+from effnet.report.outcomes import draw_forecast, outcomes_of
 from effnet.report.page import Page, Shown, look, markdown, render
 from effnet.report.pictures import Strip, cam_figure, cam_strips, mistake_strip, mistakes_figure, samples_figure
 from effnet.report.quality import CLASSES, CONFUSED, calibration_figure, classes_figure, confusion_figure
@@ -93,10 +94,21 @@ def family_metrics(facts: Facts) -> dict[str, float]:
         "macs": chosen.result.macs,
         "latency_ms": chosen.evaluation.latency_ms,
         "members": len(facts.members),
+        **_foretold(facts),
         **({"folds_top1": each.top1} if (each := chosen.result.out_of_fold) else {}),
         "device_hours": sum(total(facts.costs).hours.values()),
         **facts.family.coefficients,
     }
+
+
+def _foretold(facts: Facts) -> dict[str, float]:
+    """Return what was foretold of each member, and what it reached."""
+    found: dict[str, float] = {}
+    for each in outcomes_of(facts.family):
+        name = f"forecast/{each.member.lower()}"
+        found |= {f"{name}_top1": each.top1, f"{name}_low": each.low, f"{name}_high": each.high}
+        found[f"{name}_reached"] = each.reached
+    return found
 
 
 def report_files(facts: Facts) -> list[Path]:
@@ -149,6 +161,10 @@ def _figures(facts: Facts) -> Iterator[Shown]:
             f"{' and seeds (orange)' if facts.fit.seeds > 1 else ''}. The rule for ties is stated above."
         )
         yield Shown(facts.folder / "grid.svg", "Grid", caption, "coefficients")
+    if facts.forecast:
+        svg = draw_forecast(facts.folder, facts.forecast, outcomes_of(facts.family))
+        caption = "Crosses: members on val; what they were expected to reach was known before they were trained."
+        yield Shown(svg, "Foretold and reached", caption, "forecast")
     yield from _figures_of_chosen(facts)
 
 

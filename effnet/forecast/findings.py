@@ -38,6 +38,7 @@ class Outlook(Value):
     high: float | None = None
     low80: float | None = None  # of its 80 % interval
     high80: float | None = None
+    times: float | None = None  # its multiply-adds, times the largest that was swept
     gain: Gain | None = None  # over the next cheaper member; none for the cheapest
     why: str = ""
 

@@ -73,6 +73,7 @@ def foretell(
             high=max(high, top1),
             low80=min(low80, top1),
             high80=max(high80, top1),
+            times=each.macs / largest,
             gain=_gain(laws, cheaper, each.macs) if cheaper else None,
         )
 

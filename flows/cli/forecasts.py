@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from effnet.errors import ConfigError
 from flows.cli.prices import told
 
 if TYPE_CHECKING:
     from effnet.forecast.findings import ForecastFindings, Outlook
     from effnet.plan import MemberPrice, PlannedMember
+    from effnet.store import Store
 
 
 def show_forecast(found: ForecastFindings) -> None:
@@ -70,6 +73,47 @@ def show_expected(
         )
     if found.caution:
         click.echo(found.caution)
+
+
+def show_history(store: Store, as_json: bool) -> None:
+    """Show what was foretold of all members in a store, what they reached, and how good the forecasts were."""
+    from rich.console import Console
+
+    from effnet.report.outcomes import calibration, outcomes_in
+    from tasks.terminal.screen import make_table
+
+    if not store.root.is_dir():
+        raise ConfigError(f"{store.root}: no store here; name it with --store")
+    found = outcomes_in(store)
+    judged = calibration(found)
+    if as_json:
+        rows = [each._asdict() | {"foretold": each.foretold.model_dump(mode="json")} for each in found]
+        click.echo(json.dumps({"outcomes": rows, "calibration": judged._asdict() if judged else None}, indent=2))
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print("no family here was foretold and then built", soft_wrap=True)
+        return
+    columns = ("", "", "top-1 foretold (95 %)", "reached", "off", "", "cost")
+    console.print(
+        make_table(
+            columns,
+            [
+                (
+                    each.family,
+                    each.member,
+                    each.foretold.told(),
+                    f"{100 * each.reached:.1f}",
+                    f"{100 * each.error:+.1f}",
+                    each.verdict,
+                    f"{each.foretold.times or 0:.2g}× the largest swept",
+                )
+                for each in found
+            ],
+        )
+    )
+    told_of = judged.told() if judged else "no member was dearer than all that was swept: nothing can be judged yet"
+    console.print(told_of, soft_wrap=True)
 
 
 def forecast_data(found: ForecastFindings | None) -> dict[str, Any] | None:
