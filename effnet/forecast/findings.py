@@ -13,7 +13,7 @@ Verdict = Literal["law", "no law", "flat", "too noisy", "not monotone", "too few
 
 
 class Gain(Value):
-    """How much top-1 rises, on average over trainings."""
+    """How much top-1 rises from one network to a dearer one, on average over trainings of each."""
 
     expected: float
     low: float

@@ -50,6 +50,16 @@ def test_members_have_a_top1_two_intervals_and_a_gain() -> None:
     assert found.held_out.rivals["a line in log cost"] > found.held_out.reached + 0.005
 
 
+def test_networks_off_the_law_make_gains_as_uncertain() -> None:
+    smooth = foretell(sweep(lawful()), MEMBERS, ELSEWHERE, seeds=1, images=5000)
+    bumps = 0.01 * np.array([1, -1, 1, -1, 1])
+    rough = foretell(sweep(lawful() + bumps), MEMBERS, ELSEWHERE, seeds=1, images=5000)
+    for one, other in zip(smooth.members[1:], rough.members[1:], strict=True):
+        assert one.gain is not None
+        assert other.gain is not None
+        assert other.gain.high - other.gain.low > one.gain.high - one.gain.low + 0.02
+
+
 def test_the_same_sweep_says_the_same() -> None:
     one, other = (foretell(sweep(lawful()), MEMBERS, ELSEWHERE, seeds=2, images=900) for _ in range(2))
     assert one == other
