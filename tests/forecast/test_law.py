@@ -68,7 +68,12 @@ def test_a_few_small_members_foretell_those_up_to_53_times_as_dear(
 
 @pytest.mark.parametrize(
     ("family", "last", "straight", "powers"),
-    [(REGNET_X, 5.3, -11.6, -5.9), (REGNET_Y, 4.7, -11.5, -6.1), (EFFICIENTNET, 2.7, -6.3, -3.8)],
+    [
+        (REGNET_X, 5.3, -11.6, -5.9),
+        (REGNET_Y, 4.7, -11.5, -6.1),
+        (EFFICIENTNET, 2.7, -6.3, -3.8),
+        (PLAIN_EFFICIENTNET, 1.0, -1.7, -1.4),
+    ],
 )
 def test_simpler_rules_are_off_by_points(family: Published, last: float, straight: float, powers: float) -> None:
     sweep = family.smallest(4)
