@@ -439,6 +439,37 @@ class StudyConfig(Value):
     epochs: Annotated[int, Field(ge=1, le=10_000, description="of each training")] = 5
 
 
+class ForecastConfig(Value):
+    """Small networks of the family, from which the members' top-1 is foretold before they are trained."""
+
+    costs: Annotated[
+        tuple[Annotated[float, Field(ge=1 / 64, le=64)], ...],
+        Field(min_length=4, max_length=16, description="of the networks, times the baseline's multiply-adds"),
+    ] = (0.25, 0.5, 1, 2, 4)
+    seeds: Annotated[int, Field(ge=2, le=32, description="trainings of each network, to know the noise")] = 3
+    epochs: Annotated[
+        Literal["same"] | Annotated[int, Field(ge=1, le=10_000)],
+        Field(description="of each training; same: as the members', any other number ranks members only"),
+    ] = "same"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.costs) != sorted(set(self.costs)):
+            raise ValueError(f"costs must rise, without repeats (got {list(self.costs)})")
+        if self.costs[-1] < 4 * self.costs[0]:
+            raise ValueError(f"costs must span a factor of 4 at least (got {self.costs[0]:g} to {self.costs[-1]:g})")
+        return self
+
+
+class StopWhen(Value):
+    """When a family is large enough."""
+
+    gain_below: Annotated[
+        float,
+        Field(gt=0, le=100, description="expected gain over the next cheaper member, in points of top-1"),
+    ]
+
+
 class MembersConfig(Value):
     """The family: the baseline scaled by α^φ, β^φ, γ^φ for every φ of the list (paper, equation 3)."""
 
@@ -469,6 +500,10 @@ class MembersConfig(Value):
             "val as its minival, in place of the share data.minival (docs/how-many.md)",
         ),
     ] = 1
+    stop_when: Annotated[
+        StopWhen | None,
+        Field(description="leave out the first member of which `forecast` expects less, and all dearer ones"),
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -655,6 +690,9 @@ class FamilyConfig(Value, title="Field by field"):
     ] = None
     fit: FitConfig = FitConfig()
     study: Annotated[StudyConfig | None, Field(description="compare ways of scaling as well")] = None
+    forecast: Annotated[
+        ForecastConfig | None, Field(description="foretell the members' top-1 before they are trained")
+    ] = None
     members: MembersConfig = MembersConfig()
     weights: Annotated[
         str | None,
@@ -723,15 +761,32 @@ class FamilyConfig(Value, title="Field by field"):
                 "weights need members.published: the networks that they belong to (a scaled shape has none); or, if "
                 "they are the baseline's, `grow: true`"
             )
+        self._check_forecast()
         folds = self.members.folds
         if self.data.fold != ((1, folds) if folds > 1 else None):
             raise ValueError(f"data.fold follows from members.folds: leave it out (got {self.data.fold})")
-        seeds = max(self.members.seeds, self.fit.seeds, self.study.seeds if self.study else 1)
+        stages = (stage.seeds for stage in (self.study, self.forecast) if stage)
+        seeds = max(self.members.seeds, self.fit.seeds, *stages)
         if self.seed + seeds > 2**32:
             raise ValueError(f"seed must leave room for {seeds} seeds below 2^32 (got {self.seed})")
         if self.coefficients and min(self.coefficients) < 1:
             raise ValueError(f"coefficients must each be at least 1 (got {list(self.coefficients)})")
         return self
+
+    def _check_forecast(self) -> None:
+        if self.members.stop_when and not self.forecast:
+            raise ValueError("members.stop_when needs a forecast: write `forecast: {}`, or leave it out")
+        if self.forecast and self.no_forecast:
+            raise ValueError(self.no_forecast)
+
+    @property
+    def no_forecast(self) -> str:
+        """Why the family's members cannot be foretold; empty if they can."""
+        if self.weights or self.members.published:
+            return "forecast is for scaled members that are trained from nothing: smaller networks have no such weights"
+        if self.recipe.teacher:
+            return "forecast knows nothing of teachers: leave recipe.teacher out, or forecast"
+        return ""
 
     def _check_grow(self) -> None:
         if not self.weights:

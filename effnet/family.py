@@ -16,6 +16,7 @@ from effnet.arch.spec import Architecture
 from effnet.champion import Standing
 from effnet.config import FamilyConfig
 from effnet.errors import ConfigError
+from effnet.forecast.findings import LeftOut, Outlook
 from effnet.history import Changes
 from effnet.runs import BESIDE, CACHE_VERSION, without_new
 from effnet.store import digest
@@ -105,6 +106,7 @@ class MemberResult(Value):
     features_kept: bool = False  # its model is that probe: no epoch was better on minival
     seeds: tuple[SeedResult, ...] = ()  # all of its trainings, by fold and seed; none in files of earlier versions
     out_of_fold: OutOfFold | None = None  # with members.folds
+    foretold: Outlook | None = None  # what it was expected to reach; none without a forecast that says so
 
     @property
     def latency_disturbed(self) -> bool:
@@ -143,6 +145,7 @@ class FamilyResult(Value):
     growth: Growth | None = None  # none where all members cost the same
     approvals: tuple[Approval, ...] = ()  # what a person let begin, where the config has approve_above
     standings: tuple[Standing, ...] = ()  # its members' models in the registry; none where MLflow was away
+    left_out: tuple[LeftOut, ...] = ()  # members that members.stop_when left out
     changes: Changes | None = None  # since the last build of a family of this name; none in the first
 
 
@@ -203,6 +206,8 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffl
     later = (
         (data, "weights"),
         (data, "grow"),
+        (data, "forecast"),
+        (data["members"], "stop_when"),
         (data["data"], "group"),
         (data["members"], "published"),
         (data["data"], "fold"),
@@ -252,6 +257,22 @@ def teacher_story(members: Sequence[MemberResult]) -> str:
             taught.setdefault(member.teacher, []).append(member.name)
     told = "; ".join(f"{', '.join(names)} learnt from {teacher} as well" for teacher, names in taught.items())
     return f"{told}: what they reach is not due to scale alone." if told else ""
+
+
+def left_out_story(left_out: Sequence[LeftOut]) -> str:
+    """Say which members were not trained, and why; empty where all were."""
+    told = "; ".join(f"{each.name}: {each.why}" for each in left_out)
+    return f"Left out by the forecast (members.stop_when): {told}." if told else ""
+
+
+def foretold_story(members: Sequence[MemberResult]) -> str:
+    """Say what was foretold of each member beside what it reached; empty without a forecast."""
+    told = [
+        f"{member.name} {each.told()}, reached {100 * member.top1:.1f}"
+        for member in members
+        if (each := member.foretold) and each.top1 is not None
+    ]
+    return f"Foretold, with 95 % intervals: {'; '.join(told)}." if told else ""
 
 
 def floor_story(members: Sequence[MemberResult]) -> str:

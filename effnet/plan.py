@@ -20,6 +20,7 @@ from effnet.config import (
     DataConfig,
     DatasetSource,
     FamilyConfig,
+    ForecastConfig,
     ImageNetSource,
     LocalCompute,
     PoolCompute,
@@ -32,8 +33,11 @@ from effnet.config import (
 )
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, is_taught, need_pupils, plan_members, teaching_member
+from effnet.family import Member, build_key, is_taught, need_pupils, plan_members, teaching_member
+from effnet.forecast.findings import FORECAST, ForecastFindings
+from effnet.forecast.points import OnRay, Point, sweep_points
 from effnet.memory import micro_batch_on, training_bytes
+from effnet.runs import read_value
 from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
@@ -103,6 +107,25 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
         if data["family"] == family and data["coefficients"]:  # none of members as published
             found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))
     return max(found)[1] if found else None
+
+
+def last_forecast(config: FamilyConfig, base: Path, manifest: Manifest, families: Path) -> ForecastFindings | None:
+    """Return the forecast that was made for just this config and dataset, if there is one that can be read.
+
+    Args:
+        config: of the family.
+        base: folder that its relative paths begin at.
+        manifest: of its dataset.
+        families: folder of the store with every build.
+    """
+    from effnet.data.shards.room import order_that_fits
+
+    try:
+        shuffle = order_that_fits(config, manifest).shuffle_shards
+        key = build_key(config, load_baseline(config, base), manifest.digest, shuffle)
+        return read_value(ForecastFindings, families / key / FORECAST)
+    except (ConfigError, DataError):  # such a family cannot be built; or the file is of another version
+        return None
 
 
 class Known(NamedTuple):
@@ -381,6 +404,8 @@ def price(
         found.append(_stage("study", [work(seen, count(network, num_classes)) for network in networks.values()], times))
     if config.coefficients is None and not config.members.published:
         found.append(_price_of_grid(config, baseline, base, num_classes, images))
+    if config.forecast:
+        found.append(_price_of_forecast(config, baseline, coefficients, members, num_classes, images))
     seen = float(config.recipe.sized(images).epochs * images)
     teachers = teachers or {}
     each = [_work_of(member, seen, num_classes, teachers.get(member.name)) for member in members]
@@ -393,6 +418,57 @@ def price(
         priced = priced._replace(longest=together([first, max(taught, key=lambda training: training.macs)]))
     found.append(priced)
     return found
+
+
+def points_of_forecast(
+    config: FamilyConfig,
+    baseline: Architecture,
+    coefficients: Coefficients,
+    members: Sequence[Member],
+    num_classes: int,
+) -> list[Point]:
+    """Return the networks that a family's forecast trains; see `sweep_points` for what is raised."""
+    return sweep_points(
+        config.forecast or ForecastConfig(),
+        config.members,
+        [OnRay(member.name, member.architecture, member.macs) for member in members],
+        coefficients,
+        baseline,
+        num_classes=num_classes,
+        resolution_multiple=config.resolution_multiple,
+    )
+
+
+def forecast_epochs(config: FamilyConfig, recipe: Recipe) -> int:
+    """Return the epochs of each training of a forecast: those of the members' recipe, unless the config says others."""
+    wanted = config.forecast.epochs if config.forecast else "same"
+    return recipe.epochs if wanted == "same" else wanted
+
+
+def _price_of_forecast(
+    config: FamilyConfig,
+    baseline: Architecture,
+    coefficients: Coefficients,
+    members: Sequence[Member],
+    num_classes: int,
+    images: int,
+) -> StagePrice:
+    """Price the trainings of a forecast that are not the members' own, which are priced with these."""
+    points = points_of_forecast(config, baseline, coefficients, members, num_classes)
+    recipe, seeds = config.recipe.sized(images), config.forecast.seeds if config.forecast else 0
+    epochs = forecast_epochs(config, recipe)
+    shared = min(seeds, config.members.seeds) if epochs == recipe.epochs else 0
+    each = [
+        (work(float(epochs * images), count(point.architecture, num_classes)), seeds - shared * bool(point.member))
+        for point in points
+    ]
+    own = [point.member for point in points if point.member and shared]
+    note = (
+        f"{', '.join(own)} {'is' if len(own) == 1 else 'are'} among its networks, and counted as members" if own else ""
+    )
+    longest = max((training for training, times in each if times), key=lambda training: training.macs)
+    total = together(training.times(times) for training, times in each)
+    return StagePrice("forecast", sum(times for _, times in each), total, longest, note)
 
 
 def _stage(stage: str, each: Sequence[Work], times: int) -> StagePrice:

@@ -12,6 +12,7 @@ class Stage(StrEnum):
     RATE = "rate"
     STUDY = "study"
     FIT = "fit"
+    FORECAST = "forecast"
     MEMBER = "member"
 
     @property
@@ -40,5 +41,6 @@ _HEADINGS = {
     Stage.RATE: ("find a learning rate", "A short training at one of several learning rates."),
     Stage.STUDY: ("study scaling", "A network of the scaling study."),
     Stage.FIT: ("fit coefficients", "A candidate of the grid over α, β, γ, at φ = 1."),
+    Stage.FORECAST: ("forecast members", "A small network of the family, from which members are foretold."),
     Stage.MEMBER: ("train members", "A member of the family."),
 }

@@ -22,10 +22,11 @@ from effnet.report.page import markdown
 from effnet.stages import Stage
 from effnet.store import Store
 from tasks import again
-from tasks.approve import ask_before, ask_before_members
+from tasks.approve import ask_before, ask_before_trainings
 from tasks.build import Build
 from tasks.events import family_built
 from tasks.fit import fit_coefficients
+from tasks.forecast import forecast_members, swept_networks, trainings_of_sweep, with_forecast, worth_training
 from tasks.history import keep_build, with_changes
 from tasks.members import check_teacher, entrants, evaluate_members, train_members, trainings_of
 from tasks.records.story import experiment_note
@@ -81,12 +82,19 @@ def build_family(
         if config.study:
             ask_before(build, Stage.STUDY, coefficients)
             study_scaling(build, config.study, coefficients or PAPER)
-        members = plan_members(build.baseline, config, coefficients, build.num_classes)
+        members, forecast = plan_members(build.baseline, config, coefficients, build.num_classes), None
+        if config.forecast and coefficients:
+            swept = swept_networks(build, coefficients)
+            ask_before_trainings(build, Stage.FORECAST, trainings_of_sweep(swept))
+            forecast = forecast_members(build, swept, coefficients)
+            members = worth_training(build, members, forecast)
+            whole.expect(build.prices(coefficients, members))
         family = entrants(build, members)
-        ask_before_members(build, trainings_of(family))
+        ask_before_trainings(build, Stage.MEMBER, trainings_of(family), forecast)
         reused = train_members(build, family)
         whole.end()
-        result = with_changes(build, evaluate_members(build, family, coefficients, reused))
+        result = evaluate_members(build, family, coefficients, reused)
+        result = with_changes(build, with_forecast(build, result, forecast))
         chosen = {entrant.member.name: entrant.chosen for entrant in family}
         use = result.answer
         registered = register_members(build, chosen, use.member if use else None, use.because if use else "")

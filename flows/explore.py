@@ -1,4 +1,4 @@
-"""Flows that run one stage of a family alone: the scaling study, the grid, the search. Order of steps only."""
+"""Flows that run one stage of a family alone: study, grid, forecast, search. Order of steps only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from effnet.change import AnyConfig, Change
 from effnet.config import StudyConfig
 from effnet.stages import Stage
 from flows.build_family import opened, run_name, with_baseline
-from tasks.approve import ask_before
+from tasks.approve import ask_before, ask_before_trainings
 from tasks.build import Build
 from tasks.fit import fit_coefficients as fit_task
 from tasks.fit import known_coefficients
+from tasks.forecast import forecast_members as forecast_task
+from tasks.forecast import swept_networks, trainings_of_sweep
 from tasks.study import study_scaling as study_task
 
 
@@ -63,6 +65,33 @@ def fit_coefficients(
         build = with_baseline(build)
         ask_before(build, Stage.FIT)
         fit_task(build)
+        return _left(build)
+
+
+@flow(name="forecast_members", flow_run_name=run_name)
+def forecast_members(
+    *,
+    change: Change = Change(),  # noqa: B008 - frozen
+    config: AnyConfig,
+    approve: bool = False,
+    base: str = ".",
+    store: str | None = None,
+) -> str:
+    """Train small networks of the family, and foretell its members from them; return the folder of the results.
+
+    Args:
+        change: what is different from the config
+        config: what to start from; in text, what a file of configs/ says
+        approve: begin, whatever it costs, where the config has `approve_above`
+        base: folder that relative paths begin at
+        store: folder for everything the family leaves behind, instead of the one that the config names
+    """
+    with opened(change, config, approve, base, store) as build:
+        build = with_baseline(build)
+        coefficients = known_coefficients(build)
+        swept = swept_networks(build, coefficients)
+        ask_before_trainings(build, Stage.FORECAST, trainings_of_sweep(swept))
+        forecast_task(build, swept, coefficients)
         return _left(build)
 
 

@@ -11,7 +11,7 @@ import getpass
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -34,6 +34,7 @@ from effnet.arch.spec import Architecture
 from effnet.config import ApproveAbove, StudyConfig, given_coefficients
 from effnet.errors import ApprovalError, ConfigError, RunFailedError
 from effnet.family import plan_members
+from effnet.forecast.findings import ForecastFindings
 from effnet.plan import Speed, Work, stated_speed, together
 from effnet.runs import read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
@@ -73,8 +74,10 @@ def ask_before(build: Build, stage: Stage, coefficients: Coefficients | None = N
             _ask(build, limit, stage, each.trainings, each.work, networks)
 
 
-def ask_before_members(build: Build, trainings: Iterable[Training]) -> None:
-    """Ask before what is left of the members' trainings.
+def ask_before_trainings(
+    build: Build, stage: Stage, trainings: Iterable[Training], forecast: ForecastFindings | None = None
+) -> None:
+    """Ask before what is left of a stage's trainings; where members are foretold, say what each of them gains.
 
     Raises:
         ApprovalError: if nobody is there to ask, or said no.
@@ -84,7 +87,26 @@ def ask_before_members(build: Build, trainings: Iterable[Training]) -> None:
     left = list({each.folder.key: each for each in trainings if each.folder.result() is None}.values())
     if left:
         rest = together(each.work(each.epochs - epochs_done(each), build.manifest.samples["train"]) for each in left)
-        _ask(build, limit, Stage.MEMBER, len(left), rest, [each.spec.architecture for each in left])
+        networks = [each.spec.architecture for each in left]
+        _ask(build, limit, stage, len(left), rest, networks, _gains(build, left, forecast) if forecast else {})
+
+
+def _gains(build: Build, left: Iterable[Training], findings: ForecastFindings) -> dict[str, tuple[str, Work]]:
+    """Return by member what its trainings that are left are expected to gain, and their work."""
+    parts: dict[str, list[Work]] = {}
+    for each in left:
+        work = each.work(each.epochs - epochs_done(each), build.manifest.samples["train"])
+        parts.setdefault(each.about.network, []).append(work)
+    found = {}
+    for name, works in parts.items():
+        outlook = findings.foretold.of(name)
+        told = f"no forecast ({outlook.why})" if outlook and outlook.why else "no forecast"
+        if outlook and outlook.top1 is not None:
+            told = f"top-1 {outlook.told()}"
+            if outlook.gain:
+                told = f"{outlook.gain.short()} points"
+        found[name] = told, together(works)
+    return found
 
 
 def _is_done(build: Build, stage: Stage) -> bool:
@@ -100,7 +122,13 @@ def _is_done(build: Build, stage: Stage) -> bool:
 
 
 def _ask(
-    build: Build, limit: ApproveAbove, stage: Stage, trainings: int, wanted: Work, networks: Sequence[Architecture]
+    build: Build,
+    limit: ApproveAbove,
+    stage: Stage,
+    trainings: int,
+    wanted: Work,
+    networks: Sequence[Architecture],
+    gains: Mapping[str, tuple[str, Work]] | None = None,
 ) -> None:
     """Have a stage approved, if its forecast is above the limit and it was not approved before."""
     speed = stated_speed(build.config.compute, limit.device, build.base, "approve_above.device")
@@ -118,7 +146,12 @@ def _ask(
     if not exceeded or is_approved(forecast, before):
         return
     line = f"{forecast.told} on {forecast.device}, above approve_above ({exceeded})"
-    how, by = _answered(build, forecast, line, exceeded, f"approve-{name}-{len(before)}")
+    told = [
+        f"{member}: {gain} for {amount(speed.hours(work))} {unit}" for member, (gain, work) in (gains or {}).items()
+    ]
+    for each in told:
+        build.screen.say(each)
+    how, by = _answered(build, forecast, line, exceeded, f"approve-{name}-{len(before)}", told)
     keep_approval(
         build.folder,
         Approval(
@@ -135,12 +168,14 @@ def _ask(
     build.screen.say(f"{line}: approved{f' by {by}' if by else ''} ({how})")
 
 
-def _answered(build: Build, forecast: Forecast, line: str, exceeded: str, key: str) -> tuple[str, str]:
+def _answered(
+    build: Build, forecast: Forecast, line: str, exceeded: str, key: str, told: Sequence[str]
+) -> tuple[str, str]:
     """Return where the stage was approved, and by whom if they said so."""
     if build.approved:
         return "in advance, --approve", _user()
     if deployment.id:
-        return "on Prefect's page", _resumed(build, forecast, line, exceeded, key)
+        return "on Prefect's page", _resumed(build, forecast, line, exceeded, key, told)
     if not build.screen.can_ask:
         raise ApprovalError(
             f"{line}: nothing of it is begun; run the same command with --approve to go on, or raise approve_above"
@@ -151,9 +186,9 @@ def _answered(build: Build, forecast: Forecast, line: str, exceeded: str, key: s
     return "at the terminal", _user()
 
 
-def _resumed(build: Build, forecast: Forecast, line: str, exceeded: str, key: str) -> str:
+def _resumed(build: Build, forecast: Forecast, line: str, exceeded: str, key: str, told: Sequence[str]) -> str:
     """Suspend the flow run until somebody resumes it; in the run that was resumed, return who they say they are."""
-    text = _card(build.config.family, forecast, exceeded)
+    text = _card(build.config.family, forecast, exceeded, told)
     build.screen.note(f"approve {forecast.stage}", f"{line}; Resume on this run's page lets it begin", text)
     _end_older_questions()
     build.tracker.pause(build.key)  # now: no heartbeat should follow the suspension, or the run would count as dead
@@ -176,8 +211,16 @@ def _end_older_questions() -> None:
                 client.set_flow_run_state(each.id, Cancelled(message=why), force=True)
 
 
-def _card(family: str, forecast: Forecast, exceeded: str) -> str:
-    """Return the forecast as Markdown, for the dialog of the Resume button and an artifact."""
+def _card(family: str, forecast: Forecast, exceeded: str, told: Sequence[str] = ()) -> str:
+    """Return the forecast as Markdown, for the dialog of the Resume button and an artifact.
+
+    Args:
+        family: its name.
+        forecast: what the stage will cost.
+        exceeded: the limits that it exceeds.
+        told: what members are expected to gain, a line of each.
+    """
+    expected = f"Expected (95 %):\n\n{''.join(f'* {line}{chr(10)}' for line in told)}\n" if told else ""
     rows = [(forecast.unit, amount(forecast.hours))]
     if forecast.dollars is not None:
         rows.append(("dollars", f"{forecast.dollars:,.2f}"))
@@ -186,7 +229,7 @@ def _card(family: str, forecast: Forecast, exceeded: str) -> str:
     return (
         f"**{family}: begin {forecast.stage}?** The forecast is above {exceeded}, the most that begins unasked.\n\n"
         f"| trainings left | {forecast.trainings:,} |\n|---|---:|\n{table}\n\n"
-        f"On {forecast.device}.{source}\n\n"
+        f"On {forecast.device}.{source}\n\n{expected}"
         "*Resume*, then *Submit*, begins it. *Cancel* ends the run; what is done is kept."
     )
 

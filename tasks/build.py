@@ -15,7 +15,7 @@ from effnet.config import FamilyConfig, Recipe, given_coefficients
 from effnet.data.shards.manifest import Manifest
 from effnet.data.shards.room import Order, order_that_fits
 from effnet.errors import ConfigError
-from effnet.family import plan_members
+from effnet.family import Member, plan_members
 from effnet.plan import StagePrice, Work, price, work
 from effnet.runs import About, RunFolder, RunSpec, Start, Teacher
 from effnet.stages import Stage
@@ -109,12 +109,19 @@ class Build:
         """Classes of the dataset."""
         return len(self.manifest.classes)
 
-    def prices(self, coefficients: Coefficients | None = None) -> list[StagePrice]:
-        """Return what the stages of the config take, given α, β, γ where they are known by now."""
+    def prices(
+        self, coefficients: Coefficients | None = None, members: Sequence[Member] | None = None
+    ) -> list[StagePrice]:
+        """Return what the stages of the config take.
+
+        Args:
+            coefficients: α, β, γ where they are known by now.
+            members: those that are trained, where some are left out.
+        """
         known = coefficients or given_coefficients(self.config) or PAPER
-        members = plan_members(self.baseline, self.config, known, self.num_classes)
+        members = members or plan_members(self.baseline, self.config, known, self.num_classes)
         images = self.manifest.samples["train"]
-        return price(self.config, self.baseline, known, members, num_classes=self.num_classes, images=images)
+        return price(self.config, self.baseline, known, list(members), num_classes=self.num_classes, images=images)
 
     @property
     def recipe(self) -> Recipe:

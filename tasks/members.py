@@ -208,6 +208,11 @@ def training_name(build: Build, member: str, seed: int = 0) -> str:
     return numbered(member, build.fold or 1, config.folds, seed, config.seeds)
 
 
+def plain_training(build: Build, member: Member, seed: int) -> Training:
+    """Return a training of a member that starts from nothing and has no teacher."""
+    return _training(build, build.recipe, member, seed, None)
+
+
 def _training(
     build: Build, recipe: Recipe, member: Member, seed: int, start: Start | None, teacher: Teacher | None = None
 ) -> Training:

@@ -22,11 +22,13 @@ from prefect.runtime import flow_run
 
 from effnet.family import FamilyResult, how_scaled, latency_story
 from effnet.files import without_password
+from effnet.forecast.findings import FORECAST
 from effnet.report.costs import REPORT, add_time, read_costs, total
 from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
 from effnet.report.once import FOLDER, once, strips_once
+from effnet.report.outcomes import draw_forecast, outcomes_of
 from effnet.report.page import Page, Shown, look, markdown, render
 from effnet.report.pictures import Strip, cam_figure, cam_strips, mistake_strip, mistakes_figure, samples_figure
 from effnet.report.quality import CLASSES, CONFUSED, calibration_figure, classes_figure, confusion_figure
@@ -92,10 +94,21 @@ def family_metrics(facts: Facts) -> dict[str, float]:
         "macs": chosen.result.macs,
         "latency_ms": chosen.evaluation.latency_ms,
         "members": len(facts.members),
+        **_foretold(facts),
         **({"folds_top1": each.top1} if (each := chosen.result.out_of_fold) else {}),
         "device_hours": sum(total(facts.costs).hours.values()),
         **facts.family.coefficients,
     }
+
+
+def _foretold(facts: Facts) -> dict[str, float]:
+    """Return what was foretold of each member, and what it reached."""
+    found: dict[str, float] = {}
+    for each in outcomes_of(facts.family):
+        name = f"forecast/{each.member.lower()}"
+        found |= {f"{name}_top1": each.top1, f"{name}_low": each.low, f"{name}_high": each.high}
+        found[f"{name}_reached"] = each.reached
+    return found
 
 
 def report_files(facts: Facts) -> list[Path]:
@@ -148,6 +161,10 @@ def _figures(facts: Facts) -> Iterator[Shown]:
             f"{' and seeds (orange)' if facts.fit.seeds > 1 else ''}. The rule for ties is stated above."
         )
         yield Shown(facts.folder / "grid.svg", "Grid", caption, "coefficients")
+    if facts.forecast:
+        svg = draw_forecast(facts.folder, facts.forecast, outcomes_of(facts.family))
+        caption = "Crosses: members on val; what they were expected to reach was known before they were trained."
+        yield Shown(svg, "Foretold and reached", caption, "forecast")
     yield from _figures_of_chosen(facts)
 
 
@@ -230,8 +247,8 @@ def _inside(
 
 
 def _findings(folder: Path) -> list[str]:
-    """Return what search, study and fit left behind."""
-    return [path.read_text() for name in (SEARCH, STUDY, FIT) if (path := folder / name).exists()]
+    """Return what search, study, fit and forecast left behind."""
+    return [path.read_text() for name in (SEARCH, STUDY, FIT, FORECAST) if (path := folder / name).exists()]
 
 
 def _environment() -> dict[str, Any]:

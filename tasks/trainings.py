@@ -10,13 +10,21 @@ from effnet.hits import run_hits
 from effnet.order import Order
 from effnet.report.words import counted
 from effnet.runs import read_journal
+from effnet.stages import Stage
 from tasks.board import Board, note
 from tasks.build import Build, Training
 from tasks.compute.place import carry_out
 from tasks.compute.watch import Watch
 
 
-def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until: int | None = None) -> None:
+def train(
+    build: Build,
+    trainings: Sequence[Training],
+    *,
+    ranks: int = 1,
+    until: int | None = None,
+    stage: Stage | None = None,
+) -> None:
     """Train what is not trained yet, in child processes, and forward the journals to MLflow meanwhile.
 
     Args:
@@ -24,10 +32,11 @@ def train(build: Build, trainings: Sequence[Training], *, ranks: int = 1, until:
         trainings: of one stage; those that are done are only forwarded.
         ranks: processes per machine that train one network together; a work pool's config may ask for more.
         until: epochs after which to stop early; a later call continues them.
+        stage: that trains them, where some of them are of another one as well.
     """
     if not trainings:
         return
-    stage = trainings[0].about.kind
+    stage = stage or trainings[0].about.kind
     for training in trainings:
         training.folder.describe(training.about)
         build.tracker.open_training(training.folder, training.about)

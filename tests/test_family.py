@@ -7,7 +7,7 @@ import pytest
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients
 from effnet.arch.spec import Architecture
-from effnet.config import FamilyConfig, LocalCompute, StudyConfig
+from effnet.config import FamilyConfig, ForecastConfig, LocalCompute, StopWhen, StudyConfig
 from effnet.family import build_key, plan_members
 
 
@@ -35,6 +35,10 @@ def test_families_keep_the_key_that_they_had_before_configs_had_more_fields(
     config: FamilyConfig, baseline: Architecture
 ) -> None:
     assert build_key(config, baseline, "0123456789abcdef") == "55d720c3e3f2401c"
+    forecast = config.model_copy(update={"forecast": ForecastConfig()})
+    stopping = config.members.model_copy(update={"stop_when": StopWhen(gain_below=0.2)})
+    changed = (forecast, forecast.model_copy(update={"members": stopping}))
+    assert len({build_key(each, baseline, "0123456789abcdef") for each in (config, *changed)}) == 3
     study = StudyConfig(multipliers=((1, 2, 1), (1.4, 1.2, 1.3)))
     assert build_key(config.model_copy(update={"study": study}), baseline, "0123456789abcdef") != build_key(
         config.model_copy(update={"study": StudyConfig()}), baseline, "0123456789abcdef"

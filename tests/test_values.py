@@ -36,6 +36,12 @@ MISTAKES = [
         "store: !!python/object/apply:os.system ['touch /tmp/pwned']",
         "could not determine a constructor",
     ),
+    ("store: store", "forecast: {costs: [1, 2, 4]}", "forecast.costs: "),
+    ("store: store", "forecast: {costs: [1, 2, 3, 3.5]}", "costs must span a factor of 4 at least (got 1 to 3.5)"),
+    ("store: store", "forecast: {costs: [4, 2, 1, 0.5]}", "costs must rise, without repeats"),
+    ("store: store", "forecast: {seeds: 1}", "forecast.seeds: input should be greater than or equal to 2 (got 1)"),
+    ("phi: [0, 1, 2]", "stop_when: {gain_below: 0.2}, phi: [0, 1]", "members.stop_when needs a forecast"),
+    ("recipe:\n", "forecast: {}\nrecipe:\n  teacher: largest\n", "forecast knows nothing of teachers"),
     ("store: store", "coefficients: [0.9, 1.1, 1.1]", "coefficients must each be at least 1"),
 ]
 

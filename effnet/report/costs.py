@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from effnet import devices
 from effnet.family import FamilyResult
+from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.report.words import counted, hours
 from effnet.runs import RunFolder, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
@@ -102,12 +103,18 @@ def stage_runs(folder: Path, family: FamilyResult) -> dict[Stage, set[str]]:
     """Return the keys of the runs of each stage of a build, whose folder holds what its stages found."""
     search, study = read_value(SearchFindings, folder / SEARCH), read_value(StudyFindings, folder / STUDY)
     fit = read_value(FitFindings, folder / FIT)
+    forecast = read_value(ForecastFindings, folder / FORECAST)
     networks = [network for found in study.baselines.values() for network in found] if study else []
+    study_runs = {run for network in networks for run in network.runs}
+    fit_runs = set(fit.runs) if fit else set()
+    member_runs = {run for member in family.members for run in member.runs}
     return {
         Stage.SEARCH: {trial.run for trial in (*search.trials, *search.control)} if search else set(),
-        Stage.STUDY: {run for network in networks for run in network.runs},
-        Stage.FIT: set(fit.runs) if fit else set(),
-        Stage.MEMBER: {run for member in family.members for run in member.runs},
+        Stage.STUDY: study_runs,
+        Stage.FIT: fit_runs,
+        # What other stages train as well is counted there.
+        Stage.FORECAST: (forecast.runs if forecast else set()) - study_runs - fit_runs - member_runs,
+        Stage.MEMBER: member_runs,
     }
 
 

@@ -9,8 +9,10 @@ from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
 from effnet.family import FamilyResult, MemberResult
+from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.report.costs import StageCost, read_costs
 from effnet.report.figures import Curve
+from effnet.report.outcomes import Outcome, outcomes_in
 from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, numbered, read_journal, read_value
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.store import Store
@@ -42,6 +44,8 @@ class Facts(NamedTuple):
     costs: tuple[StageCost, ...]
     folder: Path
     store: Store
+    forecast: ForecastFindings | None = None
+    outcomes: tuple[Outcome, ...] = ()  # of all forecasts of the store
 
     @property
     def chosen(self) -> MemberFacts:
@@ -75,7 +79,9 @@ def load_facts(store: Store, key: str) -> Facts:
     fit = read_value(FitFindings, folder / FIT)
     members = tuple(_member(store, result) for result in family.members)
     costs = read_costs(store, family)
-    return Facts(family, config, manifest, members, search, study, fit, costs, folder, store)
+    forecast = read_value(ForecastFindings, folder / FORECAST)
+    outcomes = tuple(outcomes_in(store)) if forecast else ()
+    return Facts(family, config, manifest, members, search, study, fit, costs, folder, store, forecast, outcomes)
 
 
 def _member(store: Store, result: MemberResult) -> MemberFacts:

@@ -12,11 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from effnet.champion import RULE, standing_story
 from effnet.config import Recipe
-from effnet.family import floor_story, folds_story, growth_story, how_scaled, latency_story, teacher_story
+from effnet.family import (
+    floor_story,
+    folds_story,
+    foretold_story,
+    growth_story,
+    how_scaled,
+    latency_story,
+    left_out_story,
+    teacher_story,
+)
 from effnet.history import told
 from effnet.report.costs import told_hours, told_total, total
 from effnet.report.facts import Facts
 from effnet.report.members import MemberRow, member_rows
+from effnet.report.outcomes import calibration, outcomes_of
 from effnet.report.pictures import Strip
 from effnet.report.quality import hardest_class, sizes_story
 from effnet.report.recipe import config_yaml, recipe_rows
@@ -94,6 +104,9 @@ def render(page: Page) -> str:
             grown=growth_story(facts.family.members),
             folds=folds_story(facts.family.members),
             taught=teacher_story(facts.family.members),
+            left_out=left_out_story(facts.family.left_out),
+            outcomes=outcomes_of(facts.family),
+            calibrated=told_calibration(facts),
             scaled=how_scaled(facts.family),
             changed=told(facts.family.changes) if facts.family.changes else [],
             **_costs(facts),
@@ -102,6 +115,12 @@ def render(page: Page) -> str:
             store=shlex.quote(str(facts.store.root.absolute())),
         )
     )
+
+
+def told_calibration(facts: Facts) -> str:
+    """Say how good the forecasts of the whole store were; empty where none can be judged yet."""
+    found = calibration(facts.outcomes)
+    return found.told() if found else ""
 
 
 def _costs(facts: Facts) -> dict[str, Any]:
@@ -170,6 +189,7 @@ def markdown(facts: Facts) -> str:
     members = facts.family.members
     lines += ["", f"In brackets 95 % intervals over {facts.family.val_samples:,} images of val.", ""]
     lines += [folds, latency_story(members), floor_story(members), growth_story(members), teacher_story(members)]
+    lines += [foretold_story(members), left_out_story(facts.family.left_out)]
     lines += [
         "",
         f"Cost: {told_total(facts.costs)}.",

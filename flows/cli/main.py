@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from effnet.errors import ConfigError, StoppedError
+from effnet.errors import ConfigError, DataError, StoppedError
 from effnet.process import last_resort, no_tracebacks
 from flows.cli import choose, datasets, export, init, networks, operations, options, predict, rate, runs, training
-from flows.cli.find import CONFIG, open_store
+from flows.cli.find import CONFIG, ConfigFile, open_store
 from flows.cli.sections import Sections
 from tasks.compute import interrupt
 
@@ -223,6 +223,42 @@ def fit(config: Path, store: Path | None, approve: bool) -> None:
 
 
 @cli.command()
+@click.argument("config", type=ConfigFile(), required=False)
+@options.STORE
+@options.APPROVE
+@click.option("--history", is_flag=True, help="Show what was foretold in the store, and what was reached, instead.")
+@options.JSON
+def forecast(config: Path | None, store: Path | None, approve: bool, history: bool, as_json: bool) -> None:
+    """Foretell what the members of CONFIG's family will reach, from small networks that are trained for it.
+
+    These are as `forecast` in CONFIG says, or five of them from a quarter to four times the baseline's cost. Run it
+    again to go on, or to repeat.
+    """
+    from effnet.forecast.findings import FORECAST, ForecastFindings
+    from effnet.runs import read_value
+    from effnet.store import Store
+    from flows.cli.forecasts import show_forecast, show_history
+
+    if history:
+        show_history(Store.at(store or (_settings(config).store if config else options.DEFAULT_STORE)), as_json)
+        return
+    if config is None:
+        raise ConfigError("forecast: give a CONFIG, or --history for what was foretold in a store before")
+    settings = _settings(config)
+    if refused := settings.no_forecast:
+        raise ConfigError(f"{config}: {refused}")
+    root = open_store(store or settings.store)
+    folder = Path(_run("flows.explore", "forecast_members", settings, config.parent, root, approve))
+    found = read_value(ForecastFindings, folder / FORECAST)
+    if found is None:
+        raise DataError(f"{folder / FORECAST}: has gone; run the command again")
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    else:
+        show_forecast(found)
+
+
+@cli.command()
 @CONFIG
 @options.STORE
 @options.APPROVE
@@ -282,7 +318,16 @@ def _run(module: str, name: str, settings: FamilyConfig, base: Path, root: Store
 def _show(result: FamilyResult, root: Store) -> None:
     from rich.console import Console
 
-    from effnet.family import floor_story, folds_scores, folds_story, growth_story, latency_story, teacher_story
+    from effnet.family import (
+        floor_story,
+        folds_scores,
+        folds_story,
+        foretold_story,
+        growth_story,
+        latency_story,
+        left_out_story,
+        teacher_story,
+    )
     from effnet.history import told
     from effnet.report.costs import read_costs, told_total
     from tasks.records.pages import family_link
@@ -308,9 +353,11 @@ def _show(result: FamilyResult, root: Store) -> None:
     console.print()
     console.print(make_table(columns, rows))
     console.print(latency_story(result.members), soft_wrap=True)
-    stories = (folds_scores, folds_story, floor_story, growth_story, teacher_story)
+    stories = (folds_scores, folds_story, floor_story, growth_story, teacher_story, foretold_story)
     for story in filter(None, (tell(result.members) for tell in stories)):
         console.print(story, soft_wrap=True)
+    if left := left_out_story(result.left_out):
+        console.print(left, soft_wrap=True)
     console.print()
     if result.growth:
         console.print(f"{result.growth.told}.", soft_wrap=True)

@@ -11,7 +11,9 @@ import click
 from effnet.errors import ConfigError
 from flows.cli import options
 from flows.cli.amounts import Amount
+from flows.cli.budget import Limit, LimitType, pick, show_picked, spending
 from flows.cli.find import ConfigFile
+from flows.cli.forecasts import forecast_data, show_expected
 from flows.cli.prices import show_disk, show_members, show_prices, stage_data
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from effnet.arch.spec import Architecture
     from effnet.config import FamilyConfig
     from effnet.family import Member
+    from effnet.forecast.findings import ForecastFindings
     from effnet.plan import Known, Speed, StagePrice
 
 _CLASSES = click.option(
@@ -78,6 +81,11 @@ def describe(name: str, num_classes: int, as_json: bool) -> None:
     help="Price for this GPU: a name of effnet's table, or a YAML file of yours.  [default: this machine, measured; "
     "for a work pool, a100-80]",
 )
+@click.option(
+    "--budget",
+    type=LimitType(),
+    help="Pick the members of CONFIG that this allows: 50gpuh, 200usd, or 5ms for an image.",
+)
 @click.option("--gpus", type=click.IntRange(1, 100_000), default=1, show_default=True, help="So many of them.")
 @options.JSON
 def plan(
@@ -92,6 +100,7 @@ def plan(
     num_classes: int | None,
     images: int | None,
     device: str | None,
+    budget: Limit | None,
     gpus: int,
     as_json: bool,
 ) -> None:
@@ -103,16 +112,18 @@ def plan(
 
     if config and baseline:
         raise ConfigError("plan: give CONFIG or --baseline, not both; the config names its own baseline")
-    budget = Budget(max_params, max_macs, max_activations)
-    if multipliers and any(budget):
+    largest = Budget(max_params, max_macs, max_activations)
+    if budget and (multipliers or any(largest) or not config):
+        raise ConfigError("plan: --budget picks members of a CONFIG; give it alone, or with --device and --images")
+    if multipliers and any(largest):
         raise ConfigError("plan: give --multipliers or a budget, not both; the budget finds its own multipliers")
     family = _Family.of_config(config, store, num_classes, images) if config else _Family.of_zoo(baseline, num_classes)
     if multipliers:
         _plan_scaled(family, Multipliers(*multipliers), as_json)
-    elif any(budget):
-        _plan_largest(family, strategy, budget, as_json)
+    elif any(largest):
+        _plan_largest(family, strategy, largest, as_json)
     elif config:
-        _plan_members(family, device, gpus, as_json)
+        _plan_members(family, device, gpus, as_json, budget)
     else:
         raise ConfigError("plan: give a CONFIG, a budget such as --max-macs 1.5G, or --multipliers")
 
@@ -162,7 +173,7 @@ class _Family:
         return self.known.images if self.known else None
 
 
-def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool) -> None:
+def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool, budget: Limit | None) -> None:
     from effnet.arch.cost import count
     from effnet.arch.growth import same_weights
     from effnet.family import plan_members
@@ -178,12 +189,14 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
     speed = _speed(family, members, device) if stages or device else None
     recipe = family.settings.recipe.sized(family.images or 0)
     wanted = disk(family.settings, members, family.known.bytes if family.known else None)
-    order = _order(family)
+    order, forecast = _order(family), _forecast(family)
     prices = (
         price_members(members, recipe, speed, num_classes=family.num_classes, images=family.images, teachers=teachers)
         if speed and family.images
         else []
     )
+    trainings = family.settings.members.seeds * family.settings.members.folds
+    picked = pick(budget, spending(budget, members, prices, trainings, family.num_classes)) if budget else None
     if as_json:
         data = {
             "family": family.settings.family,
@@ -198,6 +211,8 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             "stages": [stage_data(stage, speed, gpus) for stage in stages] if speed else [],
             "disk": wanted._asdict(),
             "order": order,
+            "forecast": forecast_data(forecast),
+            "picked": picked._asdict() if picked else None,
         }
         click.echo(json.dumps(data, indent=2))
         return
@@ -223,9 +238,22 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool)
             f"{', '.join(teachers)} {'learns' if len(teachers) == 1 else 'learn'} from "
             f"{_teacher_name(members, next(iter(teachers.values())))}, whose forward passes are counted"
         )
+    if forecast:
+        show_expected(forecast, rows, prices, trainings)
     show_members(prices, recipe.batch_size)
     show_prices(family.settings, stages, speed, gpus)
     show_disk(wanted, order)
+    if budget and picked:
+        show_picked(budget, picked, forecast)
+
+
+def _forecast(family: _Family) -> ForecastFindings | None:
+    """Return the forecast that the store has for this very config, if it has one."""
+    if not (family.known and family.known.manifest):
+        return None
+    from effnet.plan import last_forecast
+
+    return last_forecast(family.settings, family.base, family.known.manifest, family.store.families)
 
 
 def _teachers(family: _Family, members: list[Member]) -> dict[str, Architecture]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 SECTIONS = {
-    "Build a family": ("init", "plan", "family", "shard", "search", "fit", "study", "find-rate", "train"),
+    "Build a family": ("init", "plan", "family", "shard", "search", "fit", "study", "forecast", "find-rate", "train"),
     "Use a model": ("choose", "predict", "evaluate", "cam", "export", "import-weights"),
     "Look": ("runs", "show", "compare", "describe", "data", "verify"),
     "Servers and records": ("up", "down", "deploy", "doctor", "sync", "job"),

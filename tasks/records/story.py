@@ -36,7 +36,13 @@ def experiment_note(facts: Facts, experiment: str, run_id: str) -> str:
     lines += [
         f"| {each.name} | {each.top1:.2%} | {each.macs:,} | {each.latency_ms:.2f} ms |" for each in family.members
     ]
-    stages = {Stage.MEMBER: True, Stage.FIT: facts.fit, Stage.SEARCH: facts.search, Stage.STUDY: facts.study}
+    stages: dict[Stage, object] = {
+        Stage.MEMBER: True,
+        Stage.FIT: facts.fit,
+        Stage.FORECAST: facts.forecast,
+        Stage.SEARCH: facts.search,
+        Stage.STUDY: facts.study,
+    }
     links = {
         view.name: family_page("", experiment, view.id, charts=bool(place))
         for stage, done in stages.items()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from effnet.stages import Stage
 
 MEMBERS, COST, CURVES, GRID, SEARCH, STUDY = "members", "accuracy-cost", "curves", "grid", "search", "study"
+FORECAST = "forecast"
 # `mlflow.workflowType`: without it a new browser opens an experiment as one of language models.
 _MODE = "workflowType=machine_learning"
 _MADE = 1_760_000_000_000  # milliseconds, for all: MLflow lists the newest first, so what people save stands above
@@ -235,6 +236,16 @@ _VIEWS: Mapping[Stage, Sequence[View]] = {
             _metric("top1"),
             False,
             {"Trials": [_parallel((), ("params", "macs", "latency_ms", "top1")), *_TRIALS]},
+        ),
+    ),
+    Stage.FORECAST: (
+        View(
+            FORECAST,
+            "forecast",
+            _trials(_FACTOR),
+            _metric("macs"),
+            True,
+            {"Networks that members are foretold from": [_scatter("macs", "top1"), _curve("minival_top1")]},
         ),
     ),
     Stage.STUDY: (

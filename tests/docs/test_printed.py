@@ -230,7 +230,14 @@ def python(code: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "document",
-    ["docs/data.md", "docs/search.md", "docs/operations.md", "docs/tutorials/aws.md", "docs/choosing-a-recipe.md"],
+    [
+        "docs/data.md",
+        "docs/search.md",
+        "docs/forecast.md",
+        "docs/operations.md",
+        "docs/tutorials/aws.md",
+        "docs/choosing-a-recipe.md",
+    ],
 )
 def test_configs_are_taken_as_printed(document: str) -> None:
     for block in blocks(document, "yaml"):

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from effnet.approval import read_approvals
+from effnet.approval import Forecast, amount, read_approvals
 from effnet.arch.spec import Architecture
 from effnet.config import ApproveAbove, FamilyConfig
 from effnet.data.shards.manifest import Manifest
 from effnet.errors import ApprovalError, ConfigError
 from effnet.family import Member, plan_members
+from effnet.forecast.findings import Gain, Outlook
 from effnet.plan import Speed
 from effnet.stages import Stage
 from effnet.store import Store
@@ -21,6 +22,7 @@ from tasks.build import Build, Training
 from tasks.members import Entrant, entrants, trainings_of
 from tasks.records.tracking import store_tracker
 from tasks.terminal.screen import Screen
+from tests.forecast.made import made_findings
 from tests.tiny import TRAIN
 
 HOURS = 1e-10  # of the speed below, for a multiply-add
@@ -78,16 +80,44 @@ def test_members_are_asked_for_above_the_limit_and_not_at_it(
     every = trainings_of(members_of(build_of(store, config, baseline, manifest, person, gpu_hours=1.0)))
     exact = hours(every)
     build = build_of(store, config, baseline, manifest, person, gpu_hours=exact * 1.001)
-    approve.ask_before_members(build, every)
+    approve.ask_before_trainings(build, Stage.MEMBER, every)
     assert person.asked == []
     build = build_of(store, config, baseline, manifest, person, gpu_hours=exact * 0.999)
-    approve.ask_before_members(build, every)
+    approve.ask_before_trainings(build, Stage.MEMBER, every)
     assert person.asked == ["Begin members?"]
     (kept,) = read_approvals(build.folder)
     assert (kept.stage, kept.trainings, kept.how) == ("members", 3, "at the terminal")
     assert kept.gpu_hours == pytest.approx(exact)
-    approve.ask_before_members(build, every)  # what was approved is not asked for again
+    approve.ask_before_trainings(build, Stage.MEMBER, every)  # what was approved is not asked for again
     assert person.asked == ["Begin members?"]
+
+
+@pytest.mark.usefixtures("speed")
+def test_before_members_are_begun_a_line_says_what_each_gains_for_its_hours(
+    store: Store, config: FamilyConfig, baseline: Architecture, manifest: Manifest
+) -> None:
+    person = Person(True)
+    build = build_of(store, config, baseline, manifest, person, gpu_hours=1e-12)
+    family = members_of(build)
+    gain = Gain(expected=0.003, low=-0.001, high=0.007)
+    outlooks = (
+        Outlook(name="B0", macs=1, top1=0.9, low=0.88, high=0.91, low80=0.89, high80=0.905),
+        Outlook(name="B1", macs=2, top1=0.903, low=0.88, high=0.92, low80=0.89, high80=0.91, gain=gain),
+        Outlook(name="B2", macs=3, why="no law found"),
+    )
+    found = made_findings(outlooks)
+    approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(family), found)
+    spent = [amount(hours(trainings_of([each]))) for each in family]
+    assert person.said[:3] == [
+        f"B0: top-1 90.0 (88.0 to 91.0) for {spent[0]} hours",
+        f"B1: +0.3 ± 0.4 points for {spent[1]} hours",
+        f"B2: no forecast (no law found) for {spent[2]} hours",
+    ]
+    price = Forecast("members", 3, 310, "GPU-hours", None, "a card", "")
+    card = approve._card("tiny", price, "1 hours", person.said[:2])
+    assert "Expected (95 %):" in card
+    assert f"* {person.said[1]}" in card
+    assert "Expected" not in approve._card("tiny", price, "1 hours")
 
 
 @pytest.mark.usefixtures("speed")
@@ -101,7 +131,7 @@ def test_a_teachers_work_is_priced(
         taught = config.model_copy(update={"recipe": recipe})
         build = build_of(store, taught, baseline, manifest, person, gpu_hours=1e-12)
         build = dataclasses.replace(build, key=str(len(found)) * 16)
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
         (kept,) = read_approvals(build.folder)
         found.append(kept.gpu_hours)
     assert found[1] > 1.1 * found[0]
@@ -115,7 +145,7 @@ def test_a_no_and_nobody_there_end_it(
 ) -> None:  # fmt: skip
     build = build_of(store, config, baseline, manifest, Person(*answers), gpu_hours=1e-12)
     with pytest.raises(ApprovalError, match=told):
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     assert read_approvals(build.folder) == ()
 
 
@@ -139,13 +169,13 @@ def test_dollars_need_a_device_with_a_price(
 ) -> None:
     build = build_of(store, config, baseline, manifest, Person(True), dollars=100.0)
     with pytest.raises(ConfigError, match="nobody knows what this machine costs; name a device with a price"):
-        approve.ask_before_members(build, trainings_of(members_of(build)))
+        approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     person = Person(True)
     build = build_of(store, config, baseline, manifest, person, dollars=1e-9, device="l4")
-    approve.ask_before_members(build, trainings_of(members_of(build)))
+    approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     (kept,) = read_approvals(build.folder)
     assert kept.dollars is not None
     assert kept.device.startswith("L4")
     assert "dollars" in person.said[0]
-    approve.ask_before_members(build, trainings_of(members_of(build)))
+    approve.ask_before_trainings(build, Stage.MEMBER, trainings_of(members_of(build)))
     assert len(person.asked) == 1  # at the same price it is not asked for again

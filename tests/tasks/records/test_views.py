@@ -44,7 +44,7 @@ def state(tag: str) -> dict:
 def test_each_stage_has_views_of_its_own_trainings() -> None:
     found = {stage: views.view_tags(stage, "b" * 16) for stage in Stage}
     names = [json.loads(tag)["name"] for each in found.values() for tag in each.values()]
-    wanted = ["accuracy against cost", "grid", "learning curves", "members", "search", "study"]
+    wanted = ["accuracy against cost", "forecast", "grid", "learning curves", "members", "search", "study"]
     assert sorted(names) == wanted
     for stage, each in found.items():
         for tag in each.values():
