@@ -73,7 +73,7 @@ def count_parts(arch: Architecture, num_classes: int = 1000) -> PartCosts:
         stages.append(cost)
     head: list[_Layer] = []
     if arch.head.channels:
-        head.append(_conv(channels, arch.head.channels, 1, size))
+        head.append(_conv(channels, arch.head.channels, 1, 1 if arch.head.pool_first else size))
         channels = arch.head.channels
     head.append((channels * num_classes, num_classes, 1, 1))
     return PartCosts(stem, tuple(stages), _sum(head))
@@ -108,6 +108,18 @@ def _block(arch: Architecture, stage: Stage, c_in: int, size: int, stride: int) 
         layers = [_conv(c_in, mid, 1, size), _conv(mid, mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
         if stage.skip and (stride != 1 or c_in != c_out):
             layers.append(_conv(c_in, c_out, 1, out))
+        return layers
+    if stage.block == "fused_mbconv":
+        if stage.expand_ratio == 1:
+            return [_conv(c_in, c_out, stage.kernel, out)]
+        return [_conv(c_in, mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
+    if stage.block == "uib":
+        inside = size if stage.kernel else out
+        layers = [_conv(c_in, mid, 1, inside), _conv(mid, c_out, 1, out)]
+        if stage.start_kernel:
+            layers.append(_depthwise(c_in, stage.start_kernel, inside))
+        if stage.kernel:
+            layers.append(_depthwise(mid, stage.kernel, out))
         return layers
     layers = [_depthwise(mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
     if stage.block == "mbconv" and stage.expand_ratio != 1:

@@ -194,6 +194,14 @@ def test_fast_rule_is_mostly_width_and_its_activations_grow_slowest() -> None:
         fast(1.1)
 
 
+def test_mobilenet_v4_gets_deeper_evenly() -> None:
+    arch = zoo.get("mobilenet_v4_conv_small")
+    blocks = [scale(arch, Multipliers(depth=depth)).num_blocks for depth in (1, 1.2, 1.44, 2)]
+    assert blocks == [17, 18, 20, 29]  # of these five are plain convolutions
+    deep = scale(arch, Multipliers(depth=2))
+    assert [stage.repeats for stage in deep.stages if stage.block == "fused_mbconv"] == [1] * 5
+
+
 def test_same_network_sees_through_names_and_dropout() -> None:
     b0 = zoo.get("efficientnet_b0")
     lite = zoo.get("efficientnet_lite0")

@@ -13,6 +13,7 @@ import pytest
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
+from effnet.arch.describe import operator
 from effnet.arch.scaling import PAPER, Coefficients, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
@@ -70,6 +71,26 @@ class TestSpace:
             found = SPACE.find(arch)
             assert found is not None
             assert SPACE.build(found).key() == arch.key()
+
+    def test_modern_blocks_are_choices(self) -> None:
+        space = imagenet_space(Choices.of(("mbconv", "fused_mbconv", "uib")))
+        assert space.size == SPACE.size * (3 * 3 * 2) ** 7
+        found = set()
+        source = random.Random(0)
+        for _ in range(100):
+            arch = space.build(space.draw(source))
+            assert Architecture.model_validate(arch.model_dump()) == arch  # each is valid
+            assert count(arch).macs > 0
+            found |= {operator(stage).split()[0].rstrip("1346") for stage in arch.stages}
+        genes = space.find(arch)
+        assert genes is not None
+        assert space.build(genes).key() == arch.key()
+        assert found == {"MBConv", "Fused-MBConv", "conv", "IB", "ExtraDW", "ConvNext", "FFN"}
+
+    def test_genes_of_mnasnets_space_are_as_they_were_before(self) -> None:
+        assert Choices.of(("mbconv",)) == Choices()
+        assert SPACE.draw(random.Random(0))[:2] == ((1, 1, 0, 1, 4, 1), (1, 1, 1, 1, 4, 0))
+        assert SPACE.mutate(SPACE.draw(random.Random(0)), random.Random(1))[1] == (1, 1, 1, 1, 0, 0)
 
     def test_a_mutation_changes_one_choice(self) -> None:
         source = random.Random(0)
