@@ -98,7 +98,7 @@ class Space:
     def build(self, genes: Genes, name: str = "candidate") -> Architecture:
         """Return the network of genes."""
         stages = tuple(self._remembered(*pair)[0] for pair in enumerate(genes))
-        return self.reference.model_copy(update={"name": name, "stages": stages})
+        return self.reference.replaced(name=name, stages=stages)
 
     def simplest(self, genes: Genes) -> Genes:
         """Return canonical genes: the same for all genes that make the same network."""
