@@ -378,6 +378,10 @@ class SearchConfig(Value):
         str,
         Field(description="`mnasnet` (B0 lies in that space), or an architecture file: stem, head, strides, widths"),
     ] = "mnasnet"
+    blocks: Annotated[
+        tuple[Literal["mbconv", "fused_mbconv", "uib"], ...],
+        Field(min_length=1, max_length=3, description="kinds of block that each stage chooses from"),
+    ] = ("mbconv",)
     method: Annotated[Literal["evolution", "random"], Field(description="random is the control")] = "evolution"
     trials: Annotated[int, Field(ge=1, le=100_000, description="networks to try")] = 60
     batch: Annotated[int, Field(ge=1, le=10_000, description="proposed at a time, without seeing each other")] = 6
@@ -399,6 +403,8 @@ class SearchConfig(Value):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(f"blocks must differ from each other (got {list(self.blocks)})")
         if not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window must rise from 0 up (got {list(self.window)})")
         if self.halving > self.epochs:

@@ -14,7 +14,7 @@ from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
 from effnet.champion import Standing
-from effnet.config import FamilyConfig
+from effnet.config import FamilyConfig, SearchedBaseline
 from effnet.errors import ConfigError
 from effnet.forecast.findings import LeftOut, Outlook
 from effnet.history import Changes
@@ -183,10 +183,10 @@ def _member(name: str, phi: float, arch: Architecture, num_classes: int) -> Memb
 
 
 def _title(network: str) -> str:
-    """Return what people call a published network: B0 for efficientnet_b0, Lite1 for efficientnet_lite1."""
+    """Return what people call a published network: B0 for efficientnet_b0, V2-S for efficientnet_v2_s."""
     plain = network.partition(".")[0]
     short = plain.removeprefix("efficientnet_")
-    return short.capitalize() if short != plain else plain
+    return "-".join(map(str.capitalize, short.split("_"))) if short != plain else plain
 
 
 def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffle_shards: int | None = None) -> str:
@@ -215,6 +215,8 @@ def build_key(config: FamilyConfig, baseline: Architecture, dataset: str, shuffl
     )
     if config.members.folds == 1:
         del data["members"]["folds"]
+    if isinstance(config.baseline, SearchedBaseline) and config.baseline.search.blocks == ("mbconv",):
+        del data["baseline"]["search"]["blocks"]
     for holder, name in later:
         if not holder.get(name):  # it came later: without it a family keeps its key
             holder.pop(name, None)

@@ -20,6 +20,7 @@ MAX_DEPTH = 50  # of nested lists and maps
 MAX_DIGITS = 100  # of a number
 _ZERO = r"\u0000"
 _SHOWN = 80  # characters of a broken value that a message shows
+_set = object.__setattr__  # of a frozen value
 
 
 class Value(BaseModel):
@@ -46,6 +47,19 @@ class Value(BaseModel):
             return cls.model_validate_json(text, strict=True)
         except ValidationError as error:
             raise ConfigError(f"{where}: {explain(error, cls)}") from error
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed and nothing validated: `model_copy(update=changes)`, but quick.
+
+        Searches and grids make tens of thousands of copies. Values have neither private nor extra fields.
+        """
+        given = self.__pydantic_fields_set__  # shared where it stays the same, as nothing changes it
+        made = object.__new__(type(self))
+        _set(made, "__dict__", {**self.__dict__, **changes})
+        _set(made, "__pydantic_fields_set__", given if given.issuperset(changes) else given | changes.keys())
+        _set(made, "__pydantic_extra__", None)
+        _set(made, "__pydantic_private__", None)
+        return made
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from effnet.config import SearchConfig
 from effnet.search.evolution import Search, Trial, pareto, reward
 from effnet.search.findings import SEARCH, SearchFindings, TrialFound
 from effnet.search.halving import promoted
-from effnet.search.space import Space, imagenet_space
+from effnet.search.space import Choices, Space, imagenet_space
 from effnet.stages import Stage
 from effnet.store import publish
 from tasks.build import Build, Training
@@ -37,7 +37,8 @@ class Tried(NamedTuple):
 @task(task_run_name="search baseline", cache_policy=NO_CACHE)
 def search_baseline(build: Build, config: SearchConfig) -> Architecture:
     """Return the best network found; write it, the history and the Pareto front beside the family's other files."""
-    space = imagenet_space() if config.reference == "mnasnet" else Space(build.baseline)
+    choices = Choices.of(config.blocks)
+    space = imagenet_space(choices) if config.reference == "mnasnet" else Space(build.baseline, choices)
     tried = _search(build, config, config.method, space)
     control = _search(build, config, "random", space) if config.control else []
     if control:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from effnet.arch import zoo
 from effnet.arch.cost import count
 from effnet.arch.scaling import Coefficients
 from effnet.arch.spec import Architecture
@@ -43,6 +44,14 @@ def test_families_keep_the_key_that_they_had_before_configs_had_more_fields(
     assert build_key(config.model_copy(update={"study": study}), baseline, "0123456789abcdef") != build_key(
         config.model_copy(update={"study": StudyConfig()}), baseline, "0123456789abcdef"
     )
+
+
+def test_families_with_a_search_keep_the_key_that_they_had_before_other_blocks() -> None:
+    given = {"family": "f", "baseline": {"search": {"trials": 4}}}
+    reference = zoo.get("efficientnet_b0")
+    assert build_key(FamilyConfig.parse(given, "f.yaml"), reference, "0" * 16) == "17ec18de07286331"
+    given = {"family": "f", "baseline": {"search": {"trials": 4, "blocks": ["mbconv", "uib"]}}}
+    assert build_key(FamilyConfig.parse(given, "f.yaml"), reference, "0" * 16) != "17ec18de07286331"
 
 
 def test_families_with_folds_have_keys_of_their_own(baseline: Architecture) -> None:

@@ -41,6 +41,14 @@ def test_formula_is_what_autograd_keeps(name: str) -> None:
     check(name)
 
 
+@pytest.mark.parametrize(("name", "most"), [("efficientnet_v2_s", 1.06), ("mobilenet_v4_conv_small", 1.4)])
+def test_formula_errs_to_the_safe_side_with_modern_blocks(name: str, most: float) -> None:
+    arch = zoo.get(name)
+    kept = saved_bytes(arch, 3) - saved_bytes(arch, 2)
+    formula = training_bytes(arch, CLASSES, 3) - training_bytes(arch, CLASSES, 2) - 15 * arch.resolution**2
+    assert kept <= formula <= most * kept
+
+
 def test_formula_is_what_autograd_keeps_in_float32() -> None:
     check("efficientnet_b0", bfloat16=False)
 

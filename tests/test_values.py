@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from effnet.arch import zoo
+from effnet.arch.spec import Stage
 from effnet.config import FamilyConfig, load_config
 from effnet.errors import ConfigError
 from effnet.order import Order
@@ -56,6 +61,21 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, old: str, new: str, told:
     assert told in message
     assert message.startswith(str(path))
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("changes", [{}, {"channels": 24}, {"channels": 24, "se_ratio": 0, "skip": False}])
+def test_replacing_fields_is_copying_with_an_update(changes: dict[str, Any]) -> None:
+    for stage in (Stage(channels=8, repeats=2), zoo.get("efficientnet_b0").stages[2]):
+        before = stage.model_dump_json()
+        made, wanted = stage.replaced(**changes), stage.model_copy(update=changes)
+        assert made == wanted
+        assert made.model_fields_set == wanted.model_fields_set
+        assert made.model_dump_json() == wanted.model_dump_json()
+        assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301 - as processes hand values to each other
+        assert hash(made) == hash(wanted)
+        assert stage.model_dump_json() == before
+        with pytest.raises(ValidationError, match="frozen"):
+            made.channels = 3  # type: ignore[misc]
 
 
 def test_missing_file_and_folder_and_binary(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ classifier output for one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from effnet.arch.spec import (
@@ -40,9 +39,8 @@ class PartCosts(NamedTuple):
     head: Cost  # with the classifier
 
 
-# A convolution or linear layer: weights, output channels, output positions, and numbers per output channel besides the
-# weights (2 for a batch norm, 1 for a bias). A plain tuple: thousands of networks are priced in one search.
-_Layer: TypeAlias = tuple[int, int, int, int]
+# Plain tuples, as in Cost: a search prices thousands of networks.
+_Sum: TypeAlias = tuple[int, int, int]
 
 
 def count(arch: Architecture, num_classes: int = 1000) -> Cost:
@@ -53,65 +51,108 @@ def count(arch: Architecture, num_classes: int = 1000) -> Cost:
     """
     check_architecture(arch)
     check_classes(num_classes)
-    stem, stages, head = count_parts(arch, num_classes)
-    return Cost(*(sum(column) for column in zip(stem, head, *stages, strict=True)))
+    params = macs = activations = 0
+    for more_params, more_macs, more_activations in _parts(arch, num_classes):
+        params += more_params
+        macs += more_macs
+        activations += more_activations
+    return Cost(params, macs, activations)
 
 
 def count_parts(arch: Architecture, num_classes: int = 1000) -> PartCosts:
     """Return the cost of stem, stages and head of the network with a classifier of `num_classes` (with bias)."""
-    stem_size = out_size(arch.resolution, arch.stem.stride)
-    stem = _sum((_conv(arch.in_channels, arch.stem.channels, arch.stem.kernel, stem_size),))
-    channels, size = arch.stem.channels, arch.stem_size()
-    stages = []
-    for stage in arch.stages:
-        cost = _sum(_block(arch, stage, channels, size, stage.stride))
-        channels, size = stage.channels, out_size(size, stage.stride)
-        if stage.repeats > 1:
-            params, macs, activations = _sum(_block(arch, stage, channels, size, 1))
-            times = stage.repeats - 1
-            cost = Cost(cost[0] + times * params, cost[1] + times * macs, cost[2] + times * activations)
-        stages.append(cost)
-    head: list[_Layer] = []
-    if arch.head.channels:
-        head.append(_conv(channels, arch.head.channels, 1, size))
-        channels = arch.head.channels
-    head.append((channels * num_classes, num_classes, 1, 1))
-    return PartCosts(stem, tuple(stages), _sum(head))
+    stem, *stages, head = (Cost(*part) for part in _parts(arch, num_classes))
+    return PartCosts(stem, tuple(stages), head)
 
 
 def count_blocks(arch: Architecture) -> tuple[Cost, ...]:
     """Return the cost of every block, in order."""
-    return tuple(_sum(_block(arch, each.spec, each.in_channels, each.in_size, each.stride)) for each in arch.blocks())
+    return tuple(
+        Cost(*_block(each.spec, arch.se_base, each.in_channels, each.in_size, each.stride)) for each in arch.blocks()
+    )
 
 
-def _sum(layers: Iterable[_Layer]) -> Cost:
+def _parts(arch: Architecture, num_classes: int) -> list[_Sum]:
+    """Return the cost of the stem, each stage, and the head with the classifier."""
+    stem, head, base = arch.stem, arch.head, arch.se_base
+    channels, size = stem.channels, arch.stem_size()
+    found = [_conv(arch.in_channels * channels * stem.kernel**2, channels, out_size(arch.resolution, stem.stride) ** 2)]
+    for stage in arch.stages:
+        cost = _block(stage, base, channels, size, stage.stride)
+        channels, size = stage.channels, -(-size // stage.stride)
+        if (times := stage.repeats - 1) > 0:
+            params, macs, activations = _block(stage, base, channels, size, 1)
+            cost = cost[0] + times * params, cost[1] + times * macs, cost[2] + times * activations
+        found.append(cost)
     params = macs = activations = 0
-    for weights, channels, positions, extra in layers:
-        params += weights + extra * channels
-        macs += weights * positions
-        activations += channels * positions
-    return Cost(params, macs, activations)
+    if head.channels:
+        params, macs, activations = _conv(channels * head.channels, head.channels, 1 if head.pool_first else size**2)
+        channels = head.channels
+    weights = channels * num_classes
+    found.append((params + weights + num_classes, macs + weights, activations + num_classes))
+    return found
 
 
-def _conv(c_in: int, c_out: int, kernel: int, size: int) -> _Layer:
-    """Return a convolution without bias, and its batch norm, with a square output of side `size`."""
-    return c_in * c_out * kernel * kernel, c_out, size * size, 2
+def _conv(weights: int, channels: int, positions: int) -> _Sum:
+    """Return the cost of a convolution without bias, and its batch norm."""
+    return weights + 2 * channels, weights * positions, channels * positions
 
 
-def _depthwise(channels: int, kernel: int, size: int) -> _Layer:
-    return channels * kernel * kernel, channels, size * size, 2
+def _block(stage: Stage, se_base: str, c_in: int, size: int, stride: int) -> _Sum:
+    """Return the cost of a block for a square input of side `size`.
+
+    Its convolutions have a batch norm each and no bias. They are summed up by the side of their output: that of the
+    block's input (`weights`, `channels`), or of its output (`small_weights`, `small_channels`).
+    """
+    full = size * size
+    small = full if stride == 1 else (-(-size // stride)) ** 2
+    weights = channels = mid = squeezed = 0
+    kind = stage.block
+    if kind in _DEPTHWISE:
+        c_out, kernel, ratio = stage.channels, stage.kernel, stage.expand_ratio
+        mid = c_in * ratio
+        small_weights, small_channels = mid * (kernel * kernel + c_out), mid + c_out
+        if ratio != 1:
+            weights, channels = c_in * mid, mid
+        if stage.se_ratio:
+            squeezed = se_channels(stage, c_in, se_base)
+    else:
+        weights, channels, small_weights, small_channels = _OTHERS[kind](stage, c_in, stride)
+    params = weights + small_weights + 2 * (channels + small_channels)
+    macs = weights * full + small_weights * small
+    activations = channels * full + small_channels * small
+    if squeezed:
+        both = 2 * mid * squeezed  # two layers with bias, each on one position
+        return params + both + squeezed + mid, macs + both, activations + squeezed + mid
+    return params, macs, activations
 
 
-def _block(arch: Architecture, stage: Stage, c_in: int, size: int, stride: int) -> list[_Layer]:
-    c_out, mid, out = stage.channels, mid_channels(stage, c_in), out_size(size, stride)
-    if stage.block == "bottleneck":
-        layers = [_conv(c_in, mid, 1, size), _conv(mid, mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
-        if stage.skip and (stride != 1 or c_in != c_out):
-            layers.append(_conv(c_in, c_out, 1, out))
-        return layers
-    layers = [_depthwise(mid, stage.kernel, out), _conv(mid, c_out, 1, out)]
-    if stage.block == "mbconv" and stage.expand_ratio != 1:
-        layers.append(_conv(c_in, mid, 1, size))
-    if squeezed := se_channels(stage, c_in, arch.se_base):
-        layers += [(mid * squeezed, squeezed, 1, 1), (mid * squeezed, mid, 1, 1)]
-    return layers
+# As `_block` says: weights, channels, small_weights, small_channels.
+_Convolutions: TypeAlias = tuple[int, int, int, int]
+
+
+def _fused_mbconv(stage: Stage, c_in: int, stride: int) -> _Convolutions:  # noqa: ARG001 - the others need the stride
+    c_out, mid, area = stage.channels, mid_channels(stage, c_in), stage.kernel**2
+    if stage.expand_ratio == 1:
+        return 0, 0, c_in * area * c_out, c_out
+    return 0, 0, c_in * area * mid + mid * c_out, mid + c_out
+
+
+def _uib(stage: Stage, c_in: int, stride: int) -> _Convolutions:  # noqa: ARG001
+    c_out, mid = stage.channels, mid_channels(stage, c_in)
+    weights, channels = c_in * (stage.start_kernel**2 + mid), mid + (c_in if stage.start_kernel else 0)
+    if stage.kernel:
+        return weights, channels, mid * (stage.kernel**2 + c_out), mid + c_out
+    return 0, 0, weights + mid * c_out, channels + c_out
+
+
+def _bottleneck(stage: Stage, c_in: int, stride: int) -> _Convolutions:
+    c_out, mid = stage.channels, mid_channels(stage, c_in)
+    small_weights, small_channels = mid * (mid * stage.kernel**2 + c_out), mid + c_out
+    if stage.skip and (stride != 1 or c_in != c_out):
+        small_weights, small_channels = small_weights + c_in * c_out, small_channels + c_out
+    return c_in * mid, mid, small_weights, small_channels
+
+
+_DEPTHWISE = ("mbconv", "separable")
+_OTHERS = {"fused_mbconv": _fused_mbconv, "uib": _uib, "bottleneck": _bottleneck}

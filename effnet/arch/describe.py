@@ -7,6 +7,9 @@ from typing import Any
 from effnet.arch.cost import Cost, count_parts
 from effnet.arch.spec import Architecture, Stage, out_size
 
+# What MobileNetV4 calls a universal inverted bottleneck with depthwise convolutions: at the start, in the middle
+_UIB = {(False, True): "IB", (True, True): "ExtraDW", (True, False): "ConvNext", (False, False): "FFN"}
+
 
 def describe(arch: Architecture, num_classes: int = 1000) -> dict[str, Any]:
     """Return the network's parts with their cost, as plain data.
@@ -22,10 +25,12 @@ def describe(arch: Architecture, num_classes: int = 1000) -> dict[str, Any]:
     first = _part(f"conv {stem.kernel}×{stem.kernel}{pool}", arch.resolution, stem.stride, stem.channels, 1, costs.stem)
     for stage, cost in zip(arch.stages, costs.stages, strict=True):
         part = _part(operator(stage), size, stage.stride, stage.channels, stage.repeats, cost)
-        stages.append(part | stage.model_dump(include={"block", "kernel", "expand_ratio", "se_ratio"}))
+        shown = {"block", "kernel", "expand_ratio", "se_ratio"} | ({"start_kernel"} if stage.block == "uib" else set())
+        stages.append(part | stage.model_dump(include=shown))
         size = out_size(size, stage.stride)
-    conv = "conv 1×1, " if arch.head.channels else ""
-    last = _part(f"{conv}pool, classifier", size, 1, arch.head.channels, 1, costs.head)
+    conv = ["conv 1×1"] if arch.head.channels else []
+    order = ["pool", *conv] if arch.head.pool_first else [*conv, "pool"]
+    last = _part(", ".join((*order, "classifier")), size, 1, arch.head.channels, 1, costs.head)
     return {
         "name": arch.name,
         "resolution": arch.resolution,
@@ -39,8 +44,15 @@ def describe(arch: Architecture, num_classes: int = 1000) -> dict[str, Any]:
 
 
 def operator(stage: Stage) -> str:
-    """Return a stage's operator as the paper writes it: MBConv6 5×5, SE 0.25."""
+    """Return a stage's operator as its paper writes it: MBConv6 5×5, SE 0.25; Fused-MBConv4 3×3; ExtraDW4 3×3, 5×5."""
     kernel = f"{stage.kernel}×{stage.kernel}"
+    if stage.block == "fused_mbconv":
+        convolution = stage.expand_ratio == 1 and not stage.skip
+        return f"conv {kernel}" if convolution else f"Fused-MBConv{stage.expand_ratio} {kernel}"
+    if stage.block == "uib":
+        kernels = [f"{each}×{each}" for each in (stage.start_kernel, stage.kernel) if each]
+        name = _UIB[bool(stage.start_kernel), bool(stage.kernel)]
+        return f"{name}{stage.expand_ratio} {', '.join(kernels)}".rstrip()
     if stage.block == "mbconv":
         return f"MBConv{stage.expand_ratio} {kernel}" + (f", SE {stage.se_ratio:g}" if stage.se_ratio else "")
     return f"{stage.block} {kernel}"

@@ -84,6 +84,6 @@ def _cannot_add(stage: Stage, activation: str) -> str:
     """Say why a further block of a stage cannot leave its input as it is; empty if it can."""
     if stage.block != "separable" and not stage.skip:
         return "they have no residual connections"
-    if stage.block != "mbconv" and activation not in _IDEMPOTENT:
+    if stage.block in ("separable", "bottleneck") and activation not in _IDEMPOTENT:
         return f"{activation} changes what went through it once more"
     return ""

@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture, check_architecture
+from effnet.arch.spec import (
+    MAX_CHANNELS,
+    MAX_REPEATS,
+    MAX_RESOLUTION,
+    Architecture,
+    check_architecture,
+)
 from effnet.errors import ConfigError
 
 
@@ -148,37 +154,27 @@ def scale(
     depth, width, fineness = _checked(multipliers)
     multiple = arch.channel_multiple
 
-    def filters(channels: int, multiple: int = multiple) -> int:
-        return round_filters(channels, width, multiple) if channels and width != 1 else channels
-
-    stem, head = arch.stem, arch.head
-    data = {
-        "name": name or arch.name,
-        "resolution": resolution or round_resolution(arch.resolution, fineness, resolution_multiple),
-        "stem": stem.model_copy(update={"channels": filters(stem.channels)}) if stem.scale_width else stem,
-        "stages": tuple(
-            stage.model_copy(
-                update={
-                    # a bottleneck's middle width must divide its channels
-                    "channels": filters(
-                        stage.channels,
-                        math.lcm(multiple, stage.expand_ratio) if stage.block == "bottleneck" else multiple,
-                    ),
-                    "repeats": round_repeats(stage.repeats, depth, arch.depth_rounding)
-                    if stage.scale_depth
-                    else stage.repeats,
-                }
-            )
-            for stage in arch.stages
-        ),
-        "head": head.model_copy(
-            update={
-                "channels": filters(head.channels) if head.scale_width else head.channels,
-                "dropout": head.dropout if dropout is None else dropout,
-            }
-        ),
-    }
-    scaled = arch.model_copy(update=data)
+    stem, head, rounding = arch.stem, arch.head, arch.depth_rounding
+    stages = []
+    for stage in arch.stages:
+        # a bottleneck's middle width must divide its channels
+        own = math.lcm(multiple, stage.expand_ratio) if stage.block == "bottleneck" else multiple
+        channels = stage.channels if width == 1 else round_filters(stage.channels, width, own)
+        repeats = round_repeats(stage.repeats, depth, rounding) if stage.scale_depth else stage.repeats
+        stages.append(stage.replaced(channels=channels, repeats=repeats))
+    if width != 1 and stem.scale_width:
+        stem = stem.replaced(channels=round_filters(stem.channels, width, multiple))
+    if width != 1 and head.scale_width and head.channels:
+        head = head.replaced(channels=round_filters(head.channels, width, multiple))
+    if dropout is not None:
+        head = head.replaced(dropout=dropout)
+    scaled = arch.replaced(
+        name=name or arch.name,
+        resolution=resolution or round_resolution(arch.resolution, fineness, resolution_multiple),
+        stem=stem,
+        stages=tuple(stages),
+        head=head,
+    )
     _check_limits(scaled)
     return scaled
 
@@ -204,8 +200,10 @@ def _check_limits(arch: Architecture) -> None:
         raise ConfigError(
             f"{arch.name}: resolution {arch.resolution} is below the network's total stride {arch.total_stride}"
         )
-    channels = max(arch.stem.channels, arch.head.channels, *(stage.channels for stage in arch.stages))
-    repeats = max(stage.repeats for stage in arch.stages)
+    channels = max(arch.stem.channels, arch.head.channels, *[stage.channels for stage in arch.stages])
+    repeats = max([stage.repeats for stage in arch.stages])
+    if arch.resolution <= MAX_RESOLUTION and channels <= MAX_CHANNELS and repeats <= MAX_REPEATS:
+        return
     for label, value, limit in (
         ("a resolution", arch.resolution, MAX_RESOLUTION),
         ("a width", channels, MAX_CHANNELS),

@@ -23,6 +23,7 @@ from effnet.values import Value, read_mapping
 MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION = 65_536, 1_000, 4_096  # no network is this large; mistakes are
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 Kernel = Literal[1, 3, 5, 7, 9, 11]
+StageKernel = Literal[0, 1, 3, 5, 7, 9, 11]
 Stride = Literal[1, 2, 4]
 PixelStd = Annotated[float, Field(gt=0)]
 
@@ -40,15 +41,23 @@ class Stem(Value):
 class Stage(Value):
     """`repeats` equal blocks; the first one carries the stride and the change of channels.
 
-    Blocks: `mbconv` (MobileNetV2's inverted residual, with squeeze-and-excitation if `se_ratio` > 0), `separable`
-    (MobileNetV1's depthwise and pointwise pair), `bottleneck` (ResNet v1.5: the stride is in the middle convolution,
-    whose width is `channels` / `expand_ratio`).
+    Blocks:
+
+    - `mbconv`: MobileNetV2's inverted residual, with squeeze-and-excitation if `se_ratio` > 0.
+    - `fused_mbconv`: one full convolution in place of its expansion and depthwise convolution, then the projection;
+      with `expand_ratio` 1 that convolution alone, with an activation (EfficientNetV2, arXiv 2104.00298).
+    - `uib`: universal inverted bottleneck (MobileNetV4, arXiv 2404.10518): expansion and projection, with a depthwise
+      convolution before them (`start_kernel`), between them (`kernel`), at both places or at none. The stride is in the
+      middle one, or else in the first.
+    - `separable`: MobileNetV1's depthwise and pointwise pair.
+    - `bottleneck`: ResNet v1.5; the stride is in the middle convolution, whose width is `channels` / `expand_ratio`.
     """
 
-    block: Literal["mbconv", "separable", "bottleneck"] = "mbconv"
+    block: Literal["mbconv", "fused_mbconv", "uib", "separable", "bottleneck"] = "mbconv"
     channels: Channels
     repeats: Annotated[int, Field(ge=1, le=MAX_REPEATS)]
-    kernel: Kernel = 3
+    kernel: StageKernel = 3  # 0: none, in a uib alone
+    start_kernel: StageKernel = 0  # of a uib
     stride: Stride = 1
     expand_ratio: Annotated[int, Field(ge=1, le=16)] = 1
     se_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -59,6 +68,11 @@ class Stage(Value):
     def _check(self) -> Self:
         if self.block != "mbconv" and self.se_ratio:
             raise ValueError(f"se_ratio: a {self.block} block has no squeeze-and-excitation; only mbconv has")
+        if self.block != "uib" and (self.start_kernel or not self.kernel):
+            label = "start_kernel" if self.start_kernel else "kernel: 0"
+            raise ValueError(f"{label}: a {self.block} block has one kernel; only uib has two, or fewer")
+        if self.block == "uib" and self.stride != 1 and not (self.start_kernel or self.kernel):
+            raise ValueError(f"stride: a uib without depthwise convolutions cannot have one (got {self.stride})")
         if self.block == "separable" and self.expand_ratio != 1:
             raise ValueError(
                 f"expand_ratio: must be 1 in a separable block, which has no expansion (got {self.expand_ratio})"
@@ -74,6 +88,13 @@ class Head(Value):
     channels: Annotated[int, Field(ge=0, le=MAX_CHANNELS)] = 0  # 0: no convolution
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     scale_width: bool = True
+    pool_first: bool = False  # True: the convolution, its norm and activation come after pooling (MobileNetV4)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pool_first and not self.channels:
+            raise ValueError("pool_first: without channels there is no convolution that could follow pooling")
+        return self
 
 
 class Block(NamedTuple):
@@ -212,11 +233,11 @@ def out_size(size: int, stride: int) -> int:
 
 def mid_channels(stage: Stage, in_channels: int) -> int:
     """Return the channels between a block's first and last convolution."""
-    if stage.block == "mbconv":
-        return in_channels * stage.expand_ratio
     if stage.block == "separable":
         return in_channels
-    return stage.channels // stage.expand_ratio
+    if stage.block == "bottleneck":
+        return stage.channels // stage.expand_ratio
+    return in_channels * stage.expand_ratio
 
 
 def se_channels(stage: Stage, in_channels: int, base: str) -> int:
@@ -236,6 +257,12 @@ def _has_residual(stage: Stage, stride: int, in_channels: int) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _key(arch: Architecture) -> str:
     data = arch.model_dump(mode="json", exclude={"name"})
-    if arch.depth_rounding == "up":  # left out, as before the field existed: keys of earlier runs stay
+    # Fields that came later are left out where they change nothing: keys of earlier runs stay.
+    if arch.depth_rounding == "up":
         del data["depth_rounding"]
+    if not arch.head.pool_first:
+        del data["head"]["pool_first"]
+    for stage in data["stages"]:
+        if not stage["start_kernel"]:
+            del stage["start_kernel"]
     return digest(data)

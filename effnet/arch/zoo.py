@@ -51,7 +51,7 @@ def _mbconv(
     repeats: int,
     stride: int,
     se_ratio: float = 0.0,
-    **other: bool,
+    **other: Any,
 ) -> Stage:
     return Stage(
         channels=channels,
@@ -170,7 +170,174 @@ MNASNET_A1 = Architecture(
     stochastic_depth=0.0,
 )
 
-_BASELINES = {arch.name: arch for arch in (MOBILENET_V1, MOBILENET_V2, RESNET_50, MNASNET_A1)}
+
+def _v2(size: str, resolution: int, dropout: float, stem: int, stages: tuple[Stage, ...]) -> Architecture:
+    """Return an EfficientNetV2 (arXiv 2104.00298) as its code has it.
+
+    Source: google/automl, efficientnetv2/effnetv2_configs.py and hparams.py.
+
+    Args:
+        size: `s`, `m` or `l`.
+        resolution: of evaluation; training starts with smaller images there.
+        dropout: before the classifier.
+        stem: its channels.
+        stages: from the first on.
+    """
+    return Architecture(
+        name=f"efficientnet_v2_{size}",
+        resolution=resolution,
+        stem=Stem(channels=stem),
+        stages=stages,
+        head=Head(channels=1280, dropout=dropout),
+        norm_momentum=0.1,
+        pixel_mean=(128.0, 128.0, 128.0),
+        pixel_std=(128.0, 128.0, 128.0),
+    )
+
+
+def _fused(expand_ratio: int, kernel: int, channels: int, repeats: int, stride: int, **other: Any) -> Stage:
+    return _mbconv(expand_ratio, kernel, channels, repeats, stride, block="fused_mbconv", **other)
+
+
+EFFICIENTNET_V2 = {
+    "s": _v2(
+        "s",
+        384,
+        0.2,
+        24,
+        (
+            _fused(1, 3, 24, 2, 1),
+            _fused(4, 3, 48, 4, 2),
+            _fused(4, 3, 64, 4, 2),
+            _mbconv(4, 3, 128, 6, 2, 0.25),
+            _mbconv(6, 3, 160, 9, 1, 0.25),
+            _mbconv(6, 3, 256, 15, 2, 0.25),
+        ),
+    ),
+    "m": _v2(
+        "m",
+        480,
+        0.3,
+        24,
+        (
+            _fused(1, 3, 24, 3, 1),
+            _fused(4, 3, 48, 5, 2),
+            _fused(4, 3, 80, 5, 2),
+            _mbconv(4, 3, 160, 7, 2, 0.25),
+            _mbconv(6, 3, 176, 14, 1, 0.25),
+            _mbconv(6, 3, 304, 18, 2, 0.25),
+            _mbconv(6, 3, 512, 5, 1, 0.25),
+        ),
+    ),
+    "l": _v2(
+        "l",
+        480,
+        0.4,
+        32,
+        (
+            _fused(1, 3, 32, 4, 1),
+            _fused(4, 3, 64, 7, 2),
+            _fused(4, 3, 96, 7, 2),
+            _mbconv(4, 3, 192, 10, 2, 0.25),
+            _mbconv(6, 3, 224, 19, 1, 0.25),
+            _mbconv(6, 3, 384, 25, 2, 0.25),
+            _mbconv(6, 3, 640, 7, 1, 0.25),
+        ),
+    ),
+}
+
+
+def _conv(kernel: int, channels: int, stride: int) -> Stage:
+    """Return a plain convolution, with norm and activation, as a stage that stays single when a network gets deeper."""
+    return _fused(1, kernel, channels, 1, stride, skip=False, scale_depth=False)
+
+
+def _uib(start: int, middle: int, channels: int, stride: int, expand_ratio: int, repeats: int = 1) -> Stage:
+    return _mbconv(expand_ratio, middle, channels, repeats, stride, block="uib", start_kernel=start)
+
+
+def _mobilenet_v4(
+    size: str, resolution: int, dropout: float, stochastic_depth: float, stages: tuple[Stage, ...]
+) -> Architecture:
+    """Return a MobileNetV4 of convolutions alone (arXiv 2404.10518).
+
+    Source: tensorflow/models, official/vision/modeling/backbones/mobilenet.py, and the two configurations
+    imagenet_mobilenetv4_conv_*_tpu.yaml. Nearly all stages are a single block: rounded up, any deeper network would
+    have twice as many.
+    """
+    return Architecture(
+        name=f"mobilenet_v4_conv_{size}",
+        resolution=resolution,
+        stem=Stem(channels=32),
+        stages=(*stages, _conv(1, 960, 1)),
+        head=Head(channels=1280, dropout=dropout, pool_first=True),
+        activation="relu",
+        stochastic_depth=stochastic_depth,
+        depth_rounding="nearest",
+    )
+
+
+MOBILENET_V4_CONV_SMALL = _mobilenet_v4(
+    "small",
+    224,
+    0.3,
+    0.0,
+    (
+        _conv(3, 32, 2),
+        _conv(1, 32, 1),
+        _conv(3, 96, 2),
+        _conv(1, 64, 1),
+        _uib(5, 5, 96, 2, 3),
+        _uib(0, 3, 96, 1, 2, repeats=4),
+        _uib(3, 0, 96, 1, 4),
+        _uib(3, 3, 128, 2, 6),
+        _uib(5, 5, 128, 1, 4),
+        _uib(0, 5, 128, 1, 4),
+        _uib(0, 5, 128, 1, 3),
+        _uib(0, 3, 128, 1, 4, repeats=2),
+    ),
+)
+
+MOBILENET_V4_CONV_MEDIUM = _mobilenet_v4(
+    "medium",
+    256,
+    0.2,
+    0.075,
+    (
+        _fused(4, 3, 48, 1, 2),
+        _uib(3, 5, 80, 2, 4),
+        _uib(3, 3, 80, 1, 2),
+        _uib(3, 5, 160, 2, 6),
+        _uib(3, 3, 160, 1, 4, repeats=2),
+        _uib(3, 5, 160, 1, 4),
+        _uib(3, 3, 160, 1, 4),
+        _uib(3, 0, 160, 1, 4),
+        _uib(0, 0, 160, 1, 2),
+        _uib(3, 0, 160, 1, 4),
+        _uib(5, 5, 256, 2, 6),
+        _uib(5, 5, 256, 1, 4),
+        _uib(3, 5, 256, 1, 4, repeats=2),
+        _uib(0, 0, 256, 1, 4),
+        _uib(3, 0, 256, 1, 4),
+        _uib(3, 5, 256, 1, 2),
+        _uib(5, 5, 256, 1, 4),
+        _uib(0, 0, 256, 1, 4, repeats=2),
+        _uib(5, 0, 256, 1, 2),
+    ),
+)
+
+_BASELINES = {
+    arch.name: arch
+    for arch in (
+        *EFFICIENTNET_V2.values(),
+        MOBILENET_V1,
+        MOBILENET_V2,
+        MOBILENET_V4_CONV_SMALL,
+        MOBILENET_V4_CONV_MEDIUM,
+        RESNET_50,
+        MNASNET_A1,
+    )
+}
 
 # What other code bases compute differently under the same name; docs/paper.md lists the differences. A dot and the
 # code base's name after a network's name asks for its version: efficientnet_b0.timm.
@@ -180,8 +347,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "timm": _PYTORCH_NORM | _IMAGENET_PIXELS,
     "torchvision": _PYTORCH_NORM | _IMAGENET_PIXELS | {"initialization": "kaiming"},
 }
-_TORCHVISION = (*(f"efficientnet_b{number}" for number in range(8)), "mobilenet_v2", "resnet50")
-_TORCHVISION_TF_NORM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")  # symmetric padding all the same
+_V2_NAMES = tuple(arch.name for arch in EFFICIENTNET_V2.values())
+_TORCHVISION = (*(f"efficientnet_b{number}" for number in range(8)), *_V2_NAMES, "mobilenet_v2", "resnet50")
+# Symmetric padding all the same.
+_TORCHVISION_TF_NORM = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7", *_V2_NAMES)
+_TORCHVISION_HALF_PIXELS = ("efficientnet_v2_l",)  # (x - 127.5) / 127.5
 
 
 def names() -> tuple[str, ...]:
@@ -235,4 +405,6 @@ def _variant(arch: Architecture, variant: str) -> Architecture:
     changes = {"name": f"{arch.name}.{variant}", **VARIANTS[variant]}
     if variant == "torchvision" and arch.name in _TORCHVISION_TF_NORM:
         changes |= {"norm_epsilon": arch.norm_epsilon, "norm_momentum": arch.norm_momentum}
+    if variant == "torchvision" and arch.name in _TORCHVISION_HALF_PIXELS:
+        changes |= {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
     return arch.model_copy(update=changes)

@@ -32,7 +32,7 @@ def class_activation_maps(network: Network, images: Tensor, classes: Tensor | No
         float32 (N, H, W) in 0..1, scaled so that each map's highest value is 1 and evidence against the class is 0;
         and int64 (N,).
     """
-    features: Tensor = network.head(network.blocks(network.stem(normalize(images, network.architecture))))
+    features = network.maps(normalize(images, network.architecture))
     logits = network.classifier(features.mean((2, 3)))
     found = logits.argmax(1) if classes is None else classes
     maps = torch.einsum("nchw,nc->nhw", features, network.classifier.weight[found]).clamp(min=0)

@@ -184,6 +184,37 @@ def _mbconv(arch: Architecture, block: Block) -> nn.Module:
     return Residual(branch, block)
 
 
+def _fused_mbconv(arch: Architecture, block: Block) -> nn.Module:
+    spec, size = block.spec, block.in_size
+    alone = spec.expand_ratio == 1
+    channels = spec.channels if alone else block.mid_channels
+    branch = nn.Sequential()
+    full = ConvNormAct(arch, block.in_channels, channels, size=size, kernel=spec.kernel, stride=block.stride)
+    branch.add_module("project" if alone else "expand", full)
+    if not alone:
+        small = out_size(size, block.stride)
+        branch.add_module("project", ConvNormAct(arch, channels, spec.channels, size=small, act=False))
+    return Residual(branch, block)
+
+
+def _uib(arch: Architecture, block: Block) -> nn.Module:
+    spec, size, channels = block.spec, block.in_size, block.in_channels
+    small = out_size(size, block.stride)
+    inside = size if spec.kernel else small  # the side that is expanded
+    branch = nn.Sequential()
+    if spec.start_kernel:
+        stride = 1 if spec.kernel else block.stride
+        start = ConvNormAct(
+            arch, channels, channels, size=size, kernel=spec.start_kernel, stride=stride, groups=channels, act=False
+        )
+        branch.add_module("start", start)
+    branch.add_module("expand", ConvNormAct(arch, channels, block.mid_channels, size=inside))
+    if spec.kernel:
+        branch.add_module("depthwise", _depthwise(arch, block))
+    branch.add_module("project", ConvNormAct(arch, block.mid_channels, spec.channels, size=small, act=False))
+    return Residual(branch, block)
+
+
 def _separable(arch: Architecture, block: Block) -> nn.Module:
     small = out_size(block.in_size, block.stride)
     branch = nn.Sequential()
@@ -207,4 +238,10 @@ def _depthwise(arch: Architecture, block: Block) -> nn.Module:
     return ConvNormAct(arch, mid, mid, size=block.in_size, kernel=block.spec.kernel, stride=block.stride, groups=mid)
 
 
-_MAKERS = {"mbconv": _mbconv, "separable": _separable, "bottleneck": _bottleneck}
+_MAKERS = {
+    "mbconv": _mbconv,
+    "fused_mbconv": _fused_mbconv,
+    "uib": _uib,
+    "separable": _separable,
+    "bottleneck": _bottleneck,
+}

@@ -58,7 +58,7 @@ class Network(nn.Module):
         channels = arch.stages[-1].channels
         self.head: nn.Module = nn.Identity()
         if arch.head.channels:
-            size = out_size(blocks[-1].in_size, blocks[-1].stride)
+            size = 1 if arch.head.pool_first else out_size(blocks[-1].in_size, blocks[-1].stride)
             self.head = ConvNormAct(arch, channels, arch.head.channels, size=size)
             channels = arch.head.channels
         self.dropout = Dropout(arch.head.dropout)
@@ -76,7 +76,20 @@ class Network(nn.Module):
         for number, block in enumerate(self.blocks):
             draw = noise.depth[:, number] if noise else None
             x = _twice(block, x, draw) if self.recompute and self.training else block(x, draw)
+        if self.architecture.head.pool_first:
+            return self.head(x.mean((2, 3), keepdim=True)).flatten(1)  # type: ignore[no-any-return]
         return self.head(x).mean((2, 3))  # type: ignore[no-any-return]
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Return (N, features, H, W) whose mean over positions is what the classifier sees, in evaluation mode."""
+        x = self.blocks(self.stem(x))
+        if not self.architecture.head.pool_first:
+            return self.head(x)  # type: ignore[no-any-return]
+        linear = self.head.norm(self.head.conv(x))  # type: ignore[operator]
+        mean = linear.mean((2, 3), keepdim=True)
+        # The activation scales the mean by a factor; the positions get it, too.
+        factor = self.head.act(mean.clone()) / mean.where(mean != 0, 1)  # type: ignore[operator]
+        return linear * factor  # type: ignore[no-any-return]
 
 
 def build(arch: Architecture, num_classes: int = 1000, *, seed: int | None = None) -> Network:

@@ -102,12 +102,16 @@ def _inside(
         yield "branch.spatial", first, second
         yield "branch.expand", second, writes
         yield "shortcut", reads, writes  # where it is a convolution
+    elif kind == "fused_mbconv" and before.spec.expand_ratio == 1:
+        yield "branch.project", reads, writes
     else:
+        if kind == "uib":
+            yield "branch.start", None, reads  # where there is one
         middle = reads
-        if before.spec.expand_ratio != 1:
+        if before.spec.expand_ratio != 1 or kind == "uib":
             middle = _copies(before.mid_channels, after.mid_channels, generator)
             yield "branch.expand", reads, middle
-        yield "branch.depthwise", None, middle
+        yield "branch.depthwise", None, middle  # where there is one
         if before.se_channels:
             squeezed = _copies(before.se_channels, after.se_channels, generator)
             yield "branch.squeeze_excite.reduce", middle, squeezed

@@ -50,12 +50,17 @@ def _positions(arch: Architecture) -> list[tuple[int, int, Block]]:
 def _timm(arch: Architecture) -> _Modules | None:
     if _kinds(arch) == {"bottleneck"}:
         return _resnet(arch)
-    if "bottleneck" in _kinds(arch):
+    # A head that pools first is that of MobileNetV4, which has universal inverted bottlenecks.
+    if "bottleneck" in _kinds(arch) or arch.head.pool_first != ("uib" in _kinds(arch)):
         return None
     names = _pair("stem.conv", "conv_stem", "bn1") | {"classifier": "classifier"}
-    for index, (stage, position, block) in enumerate(_positions(arch)):
+    for index, (stage, position, block) in enumerate(_timm_positions(arch)):
         ours, theirs = f"blocks.{index}.branch", f"blocks.{stage}.{position}"
-        if block.spec.block == "mbconv" and block.spec.expand_ratio != 1:
+        if block.spec.block == "fused_mbconv":
+            names |= _timm_fused(ours, theirs, block)
+        elif block.spec.block == "uib":
+            names |= _timm_uib(ours, theirs, block)
+        elif block.spec.block == "mbconv" and block.spec.expand_ratio != 1:
             names |= _pair(f"{ours}.expand", f"{theirs}.conv_pw", f"{theirs}.bn1")
             names |= _pair(f"{ours}.depthwise", f"{theirs}.conv_dw", f"{theirs}.bn2")
             names |= _pair(f"{ours}.project", f"{theirs}.conv_pwl", f"{theirs}.bn3")
@@ -67,7 +72,42 @@ def _timm(arch: Architecture) -> _Modules | None:
             names[f"{ours}.squeeze_excite.reduce"] = f"{theirs}.se.conv_reduce"
             names[f"{ours}.squeeze_excite.expand"] = f"{theirs}.se.conv_expand"
     if arch.head.channels:
-        names |= _pair("head", "conv_head", "bn2")
+        names |= _pair("head", "conv_head", "norm_head" if arch.head.pool_first else "bn2")
+    return names
+
+
+def _timm_positions(arch: Architecture) -> list[tuple[int, int, Block]]:
+    """Return what `_positions` does by timm's stages: MobileNetV4's begin where images get smaller or the kind changes.
+
+    Each of our stages has equal blocks, so that there they are more.
+    """
+    if "uib" not in _kinds(arch):
+        return _positions(arch)
+    found: list[tuple[int, int, Block]] = []
+    for block in arch.blocks():
+        if not found:
+            found.append((0, 0, block))
+            continue
+        stage, position, last = found[-1]
+        begins = block.stride != 1 or block.spec.block != last.spec.block
+        found.append((stage + 1, 0, block) if begins else (stage, position + 1, block))
+    return found
+
+
+def _timm_fused(ours: str, theirs: str, block: Block) -> _Modules:
+    if block.spec.expand_ratio == 1:
+        return _pair(f"{ours}.project", f"{theirs}.conv", f"{theirs}.bn1")
+    return _pair(f"{ours}.expand", f"{theirs}.conv_exp", f"{theirs}.bn1") | _pair(
+        f"{ours}.project", f"{theirs}.conv_pwl", f"{theirs}.bn2"
+    )
+
+
+def _timm_uib(ours: str, theirs: str, block: Block) -> _Modules:
+    there = {"start": block.spec.start_kernel, "expand": 1, "depthwise": block.spec.kernel, "project": 1}
+    called = {"start": "dw_start", "expand": "pw_exp", "depthwise": "dw_mid", "project": "pw_proj"}
+    names: _Modules = {}
+    for part in (part for part, kernel in there.items() if kernel):
+        names |= _pair(f"{ours}.{part}", f"{theirs}.{called[part]}.conv", f"{theirs}.{called[part]}.bn")
     return names
 
 
@@ -89,16 +129,20 @@ def _torchvision(arch: Architecture) -> _Modules | None:
     kinds = _kinds(arch)
     if kinds == {"bottleneck"}:
         return _resnet(arch)
-    if kinds != {"mbconv"} or not arch.head.channels:
+    if not kinds <= {"mbconv", "fused_mbconv"} or not arch.head.channels or arch.head.pool_first:
         return None
-    squeezed = [bool(stage.se_ratio) for stage in arch.stages]
+    squeezed = [bool(stage.se_ratio) for stage in arch.stages if stage.block == "mbconv"]
     if all(squeezed):
         return _torchvision_efficientnet(arch)
+    if "fused_mbconv" in kinds:
+        return None
     return None if any(squeezed) else _torchvision_mobilenet(arch)
 
 
 def _parts(block: Block) -> tuple[str, ...]:
-    """Return an mbconv's parts in the order they run in."""
+    """Return the parts of an mbconv, fused or not, in the order they run in."""
+    if block.spec.block == "fused_mbconv":
+        return ("project",) if block.spec.expand_ratio == 1 else ("expand", "project")
     return (
         *(("expand",) if block.spec.expand_ratio != 1 else ()),
         "depthwise",
@@ -135,7 +179,7 @@ def _torchvision_mobilenet(arch: Architecture) -> _Modules:
 
 
 def _lukemelas(arch: Architecture) -> _Modules | None:
-    if _kinds(arch) != {"mbconv"} or not arch.head.channels:
+    if _kinds(arch) != {"mbconv"} or not arch.head.channels or arch.head.pool_first:
         return None
     names = _pair("stem.conv", "_conv_stem", "_bn0") | _pair("head", "_conv_head", "_bn1") | {"classifier": "_fc"}
     for index, block in enumerate(arch.blocks()):

@@ -24,6 +24,10 @@ NAMES = {
     "mobilenetv2_100": "mobilenet_v2.timm",
     "semnasnet_100": "mnasnet_a1.timm",
     "resnet50": "resnet50.timm",
+    **{f"tf_efficientnetv2_{size}": f"efficientnet_v2_{size}" for size in zoo.EFFICIENTNET_V2},
+    **{f"efficientnetv2_{size}": f"efficientnet_v2_{size}.timm" for size in zoo.EFFICIENTNET_V2},
+    "mobilenetv4_conv_small": "mobilenet_v4_conv_small.timm",
+    "mobilenetv4_conv_medium": "mobilenet_v4_conv_medium.timm",
 }
 _FRONT = """\
 ---
@@ -42,7 +46,7 @@ class _Shape(NamedTuple):
     in_channels: int
     stem: tuple[Any, ...]
     blocks: tuple[tuple[Any, ...], ...]
-    head: int
+    head: tuple[int, bool]
     rules: tuple[Any, ...]
 
 
@@ -82,7 +86,7 @@ def timm_config(network: Network, metadata: Metadata, name: str) -> dict[str, An
     return {
         "architecture": name,
         "num_classes": classes,
-        "num_features": network.classifier.in_features,
+        "num_features": arch.stages[-1].channels if arch.head.pool_first else network.classifier.in_features,
         "label_names": list(metadata.classes),
         "pretrained_cfg": {
             "custom_load": False,
@@ -107,6 +111,7 @@ def _shape(arch: Architecture) -> _Shape:
             block.spec.block,
             block.spec.channels,
             block.spec.kernel,
+            block.spec.start_kernel,
             block.stride,
             block.mid_channels,
             block.se_channels,
@@ -116,4 +121,4 @@ def _shape(arch: Architecture) -> _Shape:
     )
     stem = (arch.stem.channels, arch.stem.kernel, arch.stem.stride, arch.stem.pool)
     rules = (arch.activation, arch.padding, arch.norm_epsilon)
-    return _Shape(arch.in_channels, stem, blocks, arch.head.channels, rules)
+    return _Shape(arch.in_channels, stem, blocks, (arch.head.channels, arch.head.pool_first), rules)

@@ -55,6 +55,8 @@ class Search:
     ) -> None:
         self.space, self.admits, self.seed, self.method = space, admits, seed, method
         self.population, self.sample = population, min(sample, population)
+        # The last history, and what `_canonical` made of it: reading all of it again would take longer than proposing.
+        self._read: tuple[list[Trial], set[Genes]] = [], set()
 
     def propose(self, history: Sequence[Trial], number: int) -> list[Genes]:
         """Return the next `number` networks, none of them proposed before.
@@ -69,12 +71,21 @@ class Search:
         told = sorted(history)
         if [trial.number for trial in told] != list(range(len(told))):
             raise ValueError("a trial is missing from the history, or is in it twice")
-        known = {self.space.simplest(trial.genes) for trial in told}
+        known = self._canonical(told)
         proposals = []
         for place in range(len(told), len(told) + number):
             proposals.append(self._draw(told, place, known))
             known.add(self.space.simplest(proposals[-1]))
         return proposals
+
+    def _canonical(self, told: list[Trial]) -> set[Genes]:
+        """Return the canonical genes of all trials; only those that are new since the last time are read."""
+        read, known = self._read
+        if told[: len(read)] != read:  # another history
+            read, known = [], set()
+        known = known | {self.space.simplest(trial.genes) for trial in told[len(read) :]}
+        self._read = told, known
+        return set(known)
 
     def _draw(self, told: Sequence[Trial], place: int, known: AbstractSet[Genes]) -> Genes:
         source = random.Random(f"{self.seed}/{place}")

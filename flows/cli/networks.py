@@ -425,9 +425,12 @@ def _as_computed_there(arch: Architecture, name: str, naming: str) -> tuple[Arch
     if name not in zoo.names() or naming not in zoo.VARIANTS:
         return arch, ""
     if naming == "timm" and name.startswith("efficientnet_"):
+        from effnet.models.timm_folder import NAMES
+
+        theirs = next(theirs for theirs, ours in NAMES.items() if ours == f"{name}.timm")
         return arch, (
-            f"timm has {name} twice, and the file does not say which it is: taken as tf_{name} (TensorFlow's padding); "
-            f"for timm's own {name} import again with --arch {name}.timm"
+            f"timm has {theirs} twice, and the file does not say which it is: taken as tf_{theirs} (TensorFlow's "
+            f"padding); for timm's own {theirs} import again with --arch {name}.timm"
         )
     return zoo.get(f"{name}.{naming}"), ""
 

@@ -34,6 +34,11 @@ PUBLISHED = {
     "efficientnet_lite4": (13_006_568, 2_553_034_336),
     "mobilenet_v1": (4_231_976, 568_740_352),
     "mobilenet_v2": (3_504_872, 300_774_272),
+    "efficientnet_v2_s": (21_458_488, 8_365_617_152),
+    "efficientnet_v2_m": (54_139_356, 24_582_460_384),
+    "efficientnet_v2_l": (118_515_272, 56_079_699_008),
+    "mobilenet_v4_conv_small": (3_774_024, 186_005_568),
+    "mobilenet_v4_conv_medium": (9_715_512, 1_080_244_224),
     "resnet50": (25_557_032, 4_089_184_256),
     "mnasnet_a1": (3_887_038, 311_579_072),
 }
@@ -89,14 +94,29 @@ mbconvs = st.builds(
 )
 separables = st.builds(Stage, block=st.just("separable"), **common)
 bottlenecks = st.builds(Stage, block=st.just("bottleneck"), expand_ratio=st.sampled_from([1, 2, 4]), **common)
-stages = mbconvs | separables | bottlenecks
+fused = st.builds(Stage, block=st.just("fused_mbconv"), expand_ratio=st.integers(1, 4), **common)
+kernels = st.sampled_from([0, 3, 5])
+uibs = st.builds(
+    Stage,
+    block=st.just("uib"),
+    expand_ratio=st.integers(1, 4),
+    start_kernel=st.just(3),
+    **common | {"kernel": kernels},
+) | st.builds(
+    Stage,
+    block=st.just("uib"),
+    expand_ratio=st.integers(1, 4),
+    start_kernel=kernels,
+    **common | {"kernel": kernels, "stride": st.just(1)},
+)
+stages = mbconvs | separables | bottlenecks | fused | uibs
 architectures = st.builds(
     Architecture,
     name=st.just("random"),
     resolution=st.integers(32, 49),
     stem=st.builds(Stem, channels=st.integers(1, 16), stride=st.sampled_from([1, 2]), pool=st.booleans()),
     stages=st.lists(stages, min_size=1, max_size=3).map(tuple),
-    head=st.builds(Head, channels=st.integers(0, 20)),
+    head=st.builds(Head, channels=st.integers(0, 20)) | st.builds(Head, channels=st.just(12), pool_first=st.just(True)),
     padding=st.sampled_from(["same", "symmetric"]),
     channel_multiple=st.sampled_from([4, 8]),
 )

@@ -17,7 +17,11 @@ def scaled(name: str, phi: float) -> tuple[Architecture, Architecture]:
     return zoo.get(name), scale(zoo.get(name), PAPER.at(phi), name="large")
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v1", "mobilenet_v2", "resnet50"])
+GROWN = ["efficientnet_b0", "efficientnet_lite0", "mobilenet_v1", "mobilenet_v2", "resnet50"]
+MODERN = ["efficientnet_v2_s", "efficientnet_v2_m", "mobilenet_v4_conv_small", "mobilenet_v4_conv_medium"]
+
+
+@pytest.mark.parametrize("name", [*GROWN, *MODERN])
 def test_these_networks_can_be_grown_by_the_papers_coefficients(name: str) -> None:
     for phi in range(6):
         check_grows(*scaled(name, phi))

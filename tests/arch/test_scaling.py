@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import random
 import re
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet.arch import zoo
-from effnet.arch.cost import count
+from effnet.arch.cost import count, count_blocks, count_parts
 from effnet.arch.scaling import (
     DEPTH,
     PAPER,
@@ -192,6 +194,27 @@ def test_fast_rule_is_mostly_width_and_its_activations_grow_slowest() -> None:
     assert activations["width"] < activations["dWr"] < activations["compound"] < activations["depth"]
     with pytest.raises(ConfigError, match=r"within 0\.\.1"):
         fast(1.1)
+
+
+def test_scaled_networks_and_their_costs_are_as_they_were_before_scaling_was_made_quicker() -> None:
+    source = random.Random(0)
+    names = [*(f"efficientnet_{size}" for size in ("b0", "b4", "l2", "lite1")), "mobilenet_v1", "mobilenet_v2"]
+    baselines = [zoo.get(name) for name in (*names, "resnet50", "mnasnet_a1")]
+    found = hashlib.sha256()
+    for number in range(1000):
+        multipliers = Multipliers(*(source.choice((1.0, source.uniform(0.5, 2))) for _ in range(3)))
+        dropout = source.choice((None, 0.1, 0.25))
+        arch = scale(source.choice(baselines), multipliers, dropout=dropout, name=f"n{number}")
+        found.update(repr((arch.key(), count(arch), count_parts(arch, 10), count_blocks(arch))).encode())
+    assert found.hexdigest() == "33a524435871bc5abfd027829ed97a792b966d5533252819bf544782ff10d442"
+
+
+def test_mobilenet_v4_gets_deeper_evenly() -> None:
+    arch = zoo.get("mobilenet_v4_conv_small")
+    blocks = [scale(arch, Multipliers(depth=depth)).num_blocks for depth in (1, 1.2, 1.44, 2)]
+    assert blocks == [17, 18, 20, 29]  # of these five are plain convolutions
+    deep = scale(arch, Multipliers(depth=2))
+    assert [stage.repeats for stage in deep.stages if stage.block == "fused_mbconv"] == [1] * 5
 
 
 def test_same_network_sees_through_names_and_dropout() -> None:

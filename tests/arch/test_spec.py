@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from effnet.arch import zoo
-from effnet.arch.spec import Architecture
+from effnet.arch.spec import Architecture, Stage
 from effnet.errors import ConfigError
 
 
@@ -24,6 +24,21 @@ def test_key_is_stable_and_ignores_the_name() -> None:
     assert arch.key() == "9ff924cc83975a780c06c71a00cc466daffa2a17f16fde242da2895f0a7610d8"
     assert arch.model_copy(update={"name": "other"}).key() == arch.key()
     assert arch.model_copy(update={"resolution": 225}).key() != arch.key()
+
+
+def test_fields_that_came_later_are_left_out_of_keys() -> None:
+    # As they were before universal inverted bottlenecks and heads that pool first.
+    assert zoo.get("mobilenet_v1").key() == "403e95f50ad4ef36cc40afa6e1f74678f9b9394b0b4b53898077b1902e093f2f"
+    arch = zoo.get("mobilenet_v4_conv_small")
+    others = [
+        arch.model_copy(update={"head": arch.head.model_copy(update={"pool_first": False})}),
+        arch.model_copy(update={"stages": (*arch.stages[:4], stage(arch, start_kernel=3), *arch.stages[5:])}),
+    ]
+    assert len({each.key() for each in (arch, *others)}) == 3
+
+
+def stage(arch: Architecture, **changes: object) -> Stage:
+    return arch.stages[4].model_copy(update=changes)
 
 
 def test_blocks_of_b0_follow_table_1() -> None:
@@ -42,6 +57,14 @@ def test_blocks_of_b0_follow_table_1() -> None:
         ("resolution: '8'", "resolution: input should be a valid integer"),
         ("stem: {channels: 0}", "stem.channels: input should be greater than or equal to 1 (got 0)"),
         ("stages: []", "stages: tuple should have at least 1 item"),
+        ("stages: [{channels: 4, repeats: 1, kernel: 0}]", "kernel: 0: a mbconv block has one kernel; only uib has"),
+        ("stages: [{channels: 4, repeats: 1, start_kernel: 3}]", "start_kernel: a mbconv block has one kernel"),
+        ("stages: [{block: fused_mbconv, channels: 4, repeats: 1, se_ratio: 0.25}]", "se_ratio: a fused_mbconv block"),
+        (
+            "stages: [{block: uib, channels: 4, repeats: 1, stride: 2, kernel: 0}]",
+            "stride: a uib without depthwise convolutions cannot have one (got 2)",
+        ),
+        ("head: {pool_first: true}", "pool_first: without channels there is no convolution"),
         ("colour: red", "unknown key 'colour'"),
         ("activaton: relu", "did you mean 'activation'?"),
     ],

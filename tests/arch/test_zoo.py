@@ -13,7 +13,9 @@ def test_the_zoo_is_complete() -> None:
     wanted = {
         f"efficientnet_{suffix}" for suffix in (*(f"b{n}" for n in range(9)), "l2", *(f"lite{n}" for n in range(5)))
     }
-    assert set(zoo.names()) == wanted | {"mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1"}
+    wanted |= {f"efficientnet_v2_{size}" for size in "sml"}
+    wanted |= {"mobilenet_v1", "mobilenet_v2", "mobilenet_v4_conv_small", "mobilenet_v4_conv_medium"}
+    assert set(zoo.names()) == wanted | {"resnet50", "mnasnet_a1"}
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -29,6 +31,9 @@ def test_torchvision_keeps_tensorflows_norm_from_b5_on() -> None:
     assert zoo.get("efficientnet_b4.torchvision").norm_epsilon == 1e-5
     assert zoo.get("efficientnet_b5.torchvision").norm_epsilon == 1e-3
     assert zoo.get("efficientnet_b5.torchvision").padding == "symmetric"
+    assert zoo.get("efficientnet_v2_s.torchvision").norm_epsilon == 1e-3
+    assert zoo.get("efficientnet_v2_m.torchvision").pixel_mean == (123.675, 116.28, 103.53)
+    assert zoo.get("efficientnet_v2_l.torchvision").pixel_mean == (127.5, 127.5, 127.5)
 
 
 @pytest.mark.parametrize(

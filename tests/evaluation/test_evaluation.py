@@ -219,7 +219,7 @@ def test_maps_are_what_the_logit_is_the_mean_of(baseline: Architecture) -> None:
     assert float(maps.min()) >= 0
     logits = network(normalize(images, baseline))
     assert torch.equal(found, logits.argmax(1))
-    features = network.head(network.blocks(network.stem(normalize(images, baseline))))
+    features = network.maps(normalize(images, baseline))
     raw = torch.einsum("nchw,nc->nhw", features, network.classifier.weight[found])
     assert torch.allclose(raw.mean((1, 2)) + network.classifier.bias[found], logits.amax(1), atol=1e-5)
     one, _ = class_activation_maps(network, images, torch.tensor([1, 1, 1]))

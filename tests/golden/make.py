@@ -18,10 +18,15 @@ from formula import image, weights
 RESOLUTIONS = {
     **{f"efficientnet_b{n}": r for n, r in enumerate((224, 240, 260, 300, 380, 456, 528, 600))},
     **{f"efficientnet_lite{n}": r for n, r in enumerate((224, 240, 260, 280, 300))},
+    **{f"efficientnet_v2_{size}": r for size, r in (("s", 384), ("m", 480), ("l", 480))},
+    "mobilenet_v4_conv_medium": 256,
 }
+EFFICIENTNETS = [name for name in RESOLUTIONS if name.startswith("efficientnet")]
 TIMM = {
-    **{f"tf_{name}": name for name in RESOLUTIONS},
-    **{name: f"{name}.timm" for name in RESOLUTIONS},
+    **{f"tf_{name.replace('_v2', 'v2')}": name for name in EFFICIENTNETS},
+    **{name.replace("_v2", "v2"): f"{name}.timm" for name in EFFICIENTNETS},
+    "mobilenetv4_conv_small": "mobilenet_v4_conv_small.timm",
+    "mobilenetv4_conv_medium": "mobilenet_v4_conv_medium.timm",
     "mobilenetv1_100": "mobilenet_v1.timm",
     "mobilenetv2_100": "mobilenet_v2.timm",
     "semnasnet_100": "mnasnet_a1.timm",
@@ -29,16 +34,23 @@ TIMM = {
 }
 TORCHVISION = {
     **{f"efficientnet_b{n}": f"efficientnet_b{n}.torchvision" for n in range(8)},
+    **{f"efficientnet_v2_{size}": f"efficientnet_v2_{size}.torchvision" for size in "sml"},
     "mobilenet_v2": "mobilenet_v2.torchvision",
     "resnet50": "resnet50.torchvision",
 }
 LUKEMELAS = {f"efficientnet-b{n}": f"efficientnet_b{n}" for n in range(8)}
 
 
-def main() -> None:
-    """Write both files beside this one."""
+def main(wanted: list[str]) -> None:
+    """Write both files beside this one; with names such as timm/resnet50 these networks alone are made anew."""
     folder = Path(__file__).parent
-    logits, networks = {}, {}
+    versions = {"timm": timm.__version__, "torchvision": torchvision.__version__, "torch": torch.__version__}
+    data, logits = {"versions": versions, "networks": {}}, {}
+    if wanted:
+        data = json.loads((folder / "networks.json").read_text())
+        with np.load(folder / "logits.npz") as file:
+            logits = dict(file)
+    networks = data["networks"]
     for library, names, create in (
         ("timm", TIMM, timm.create_model),
         ("torchvision", TORCHVISION, lambda name: getattr(torchvision.models, name)()),
@@ -47,6 +59,8 @@ def main() -> None:
         for theirs, ours in names.items():
             resolution = RESOLUTIONS.get(ours.partition(".")[0], 224)
             key = f"{library}/{theirs}"
+            if wanted and key not in wanted:
+                continue
             network = create(theirs)
             variances = fill(network, resolution)
             logits[key] = answer(network, image(resolution))
@@ -61,9 +75,9 @@ def main() -> None:
                 "tensors": digest(network),
                 "variances": variances,
             }
+            if versions != data["versions"]:
+                networks[key]["versions"] = versions
     np.savez_compressed(folder / "logits.npz", **logits)
-    versions = {"timm": timm.__version__, "torchvision": torchvision.__version__, "torch": torch.__version__}
-    data = {"versions": versions, "networks": networks}
     (folder / "networks.json").write_text(json.dumps(data).replace("}, ", "},\n") + "\n")
 
 
@@ -106,4 +120,4 @@ def digest(network: torch.nn.Module) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -13,13 +13,28 @@ from effnet.arch.spec import Architecture
 from effnet.models.blocks import SqueezeExcite
 from effnet.models.build import build
 
+KINDS = ["efficientnet_b0", "mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1"]
+MODERN = ["efficientnet_v2_s", "mobilenet_v4_conv_small", "mobilenet_v4_conv_medium"]
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1"])
+
+@pytest.mark.parametrize("name", [*KINDS, *MODERN])
 def test_logits_have_the_classes_shape(name: str) -> None:
     arch = scale(zoo.get(name), Multipliers(width=0.25), resolution=65)
     logits = build(arch, 7).eval()(torch.zeros(2, 3, 65, 65))
     assert logits.shape == (2, 7)
     assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_v2_s", "mobilenet_v4_conv_small", "mobilenet_v2"])
+@pytest.mark.parametrize("activation", ["silu", "relu", "relu6"])
+def test_what_the_classifier_sees_is_the_mean_of_its_maps(name: str, activation: str) -> None:
+    arch = scale(zoo.get(name), Multipliers(width=0.25), resolution=65).model_copy(update={"activation": activation})
+    network = build(arch, 7, seed=0).eval()
+    images = torch.randn(2, 3, 65, 65)
+    with torch.no_grad():
+        maps = network.maps(images)
+        assert maps.shape[2:] == (3, 3)
+        assert torch.allclose(maps.mean((2, 3)), network.features(images), atol=1e-5)
 
 
 def test_seed_decides_the_initial_weights(baseline: Architecture) -> None:

@@ -58,6 +58,10 @@ def test_every_shared_network_is_there() -> None:
         assert {f"torchvision/efficientnet_b{number}", f"lukemelas/efficientnet-b{number}"} <= keys
     for number in range(5):
         assert f"timm/tf_efficientnet_lite{number}" in keys
+    for size in "sml":
+        v2 = f"efficientnetv2_{size}"
+        assert {f"timm/tf_{v2}", f"timm/{v2}", f"torchvision/efficientnet_v2_{size}"} <= keys
+    assert {"timm/mobilenetv4_conv_small", "timm/mobilenetv4_conv_medium"} <= keys
     assert {"timm/mobilenetv1_100", "timm/mobilenetv2_100", "timm/resnet50", "timm/semnasnet_100"} <= keys
     assert {"torchvision/mobilenet_v2", "torchvision/resnet50"} <= keys
 
@@ -74,7 +78,7 @@ def test_tensors_are_named_and_shaped_alike(key: str) -> None:
 
 def by_what_they_take() -> list[object]:
     """Return the networks; the same large ones again, from other libraries, are slow."""
-    large = ("b5", "b6", "b7")
+    large = ("b5", "b6", "b7", "v2_m", "v2_l")
     return [
         pytest.param(key, marks=pytest.mark.slow) if key.endswith(large) and "/tf_" not in key else key
         for key in NETWORKS

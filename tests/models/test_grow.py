@@ -97,6 +97,28 @@ def test_so_does_a_resnet() -> None:
     same_function(small, scale(small, (2.0, 1.5, 1.0), name="large"))
 
 
+def modern(**changes: object) -> Architecture:
+    """Return a small network with fused blocks, a plain convolution, each kind of inverted bottleneck, and pooling."""
+    uib = {"block": "uib", "expand_ratio": 2}
+    stages = (
+        Stage(block="fused_mbconv", channels=8, repeats=1),  # from 8: a convolution with a residual connection
+        Stage(block="fused_mbconv", channels=12, repeats=2, stride=2, expand_ratio=3),
+        Stage(block="fused_mbconv", channels=16, repeats=1, kernel=1, skip=False, scale_depth=False),
+        Stage(channels=16, repeats=2, stride=2, start_kernel=5, **uib),
+        Stage(channels=16, repeats=1, start_kernel=3, kernel=0, **uib),
+        Stage(channels=16, repeats=1, kernel=0, **uib),
+        Stage(channels=20, repeats=1, kernel=5, **uib),
+    )
+    return tiny(stages=stages, head=Head(channels=32, pool_first=True), depth_rounding="nearest", **changes)
+
+
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+@pytest.mark.parametrize("multipliers", [(1.0, 1.25, 1.0), (2.0, 1.0, 1.0), (1.6, 1.6, 1.0)])
+def test_so_does_one_of_modern_blocks(multipliers: tuple[float, float, float], activation: str) -> None:
+    small = modern(activation=activation)
+    same_function(small, scale(small, multipliers, name="large"))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     depth=st.floats(1, 4),

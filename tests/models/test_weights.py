@@ -63,7 +63,11 @@ def test_round_trip_through_every_naming(tmp_path: Path, network: Network, namin
     assert_same(loaded.network, network)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1", "efficientnet_lite0"])
+OTHERS = ["mobilenet_v1", "mobilenet_v2", "resnet50", "mnasnet_a1", "efficientnet_lite0"]
+MODERN = ["efficientnet_v2_s", "efficientnet_v2_m", "mobilenet_v4_conv_small", "mobilenet_v4_conv_medium"]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *MODERN])
 def test_other_families_have_timm_names(tmp_path: Path, name: str) -> None:
     network = build(scale(zoo.get(name), Multipliers(width=0.25), resolution=64), 5, seed=1)
     save_weights(tmp_path / "timm.safetensors", network, "timm")
@@ -278,6 +282,23 @@ def test_model_folder_round_trip(tmp_path: Path, network: Network) -> None:
     assert_same(loaded, network)
     with pytest.raises(ConfigError, match="neither a model folder"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "told"),
+    [
+        ("efficientnet_v2_s", "timm has efficientnetv2_s twice"),
+        ("mobilenet_v4_conv_small", "mobilenet_v4_conv_small.timm, 3 classes"),
+    ],
+)
+def test_modern_networks_are_imported_as_timm_computes_them(tmp_path: Path, arch: str, told: str) -> None:
+    network = build(zoo.get(arch), 3, seed=0)
+    save_weights(tmp_path / "theirs.safetensors", network, "timm")
+    done = run_effnet("import-weights", "theirs.safetensors", "--arch", arch, "--out", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"all {len(network.state_dict())} tensors of timm naming" in done.stdout
+    assert told in done.stdout + done.stderr
+    assert_same(load_model(tmp_path / "mine"), network)
 
 
 def test_commands_import_and_export(tmp_path: Path) -> None:

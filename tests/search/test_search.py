@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import statistics
@@ -13,6 +14,7 @@ import pytest
 
 from effnet.arch import zoo
 from effnet.arch.cost import count
+from effnet.arch.describe import operator
 from effnet.arch.scaling import PAPER, Coefficients, compound
 from effnet.arch.spec import Architecture
 from effnet.config import StudyConfig
@@ -71,6 +73,26 @@ class TestSpace:
             assert found is not None
             assert SPACE.build(found).key() == arch.key()
 
+    def test_modern_blocks_are_choices(self) -> None:
+        space = imagenet_space(Choices.of(("mbconv", "fused_mbconv", "uib")))
+        assert space.size == SPACE.size * (3 * 3 * 2) ** 7
+        found = set()
+        source = random.Random(0)
+        for _ in range(100):
+            arch = space.build(space.draw(source))
+            assert Architecture.model_validate(arch.model_dump()) == arch  # each is valid
+            assert count(arch).macs > 0
+            found |= {operator(stage).split()[0].rstrip("1346") for stage in arch.stages}
+        genes = space.find(arch)
+        assert genes is not None
+        assert space.build(genes).key() == arch.key()
+        assert found == {"MBConv", "Fused-MBConv", "conv", "IB", "ExtraDW", "ConvNext", "FFN"}
+
+    def test_genes_of_mnasnets_space_are_as_they_were_before(self) -> None:
+        assert Choices.of(("mbconv",)) == Choices()
+        assert SPACE.draw(random.Random(0))[:2] == ((1, 1, 0, 1, 4, 1), (1, 1, 1, 1, 4, 0))
+        assert SPACE.mutate(SPACE.draw(random.Random(0)), random.Random(1))[1] == (1, 1, 1, 1, 0, 0)
+
     def test_a_mutation_changes_one_choice(self) -> None:
         source = random.Random(0)
         genes = SPACE.draw(source)
@@ -86,6 +108,29 @@ class TestEvolution:
         first = run(Search(SPACE, anything, seed=1, population=10, sample=4), 60, 5)
         assert first == run(Search(SPACE, anything, seed=1, population=10, sample=4), 60, 5)
         assert first != run(Search(SPACE, anything, seed=2, population=10, sample=4), 60, 5)
+
+    @pytest.mark.parametrize(
+        ("method", "digest"),
+        [
+            ("evolution", "a03c28ae9637f7a893835bd4d6eeec3003c3cf8f739fe2f471ef447878c07b22"),
+            ("random", "d01f0e5282a2ff9009febb3b11149b4635823bbc8a3d9330dd45eecd699c3368"),
+        ],
+    )
+    def test_proposals_are_as_they_were_before_proposing_was_made_quicker(self, method: str, digest: str) -> None:
+        def admits(arch: Architecture) -> bool:
+            return 200e6 <= count(arch).macs <= 500e6
+
+        search = Search(SPACE, admits, seed=3, method=method, population=50, sample=10)  # type: ignore[arg-type]
+        history = run(search, 600, 50)
+        assert hashlib.sha256(repr([trial.genes for trial in history]).encode()).hexdigest() == digest
+
+    def test_another_history_is_read_anew(self) -> None:
+        search = Search(SPACE, anything, seed=1, population=10, sample=4)
+        history = run(search, 40, 5)
+        others = [trial._replace(genes=history[-1 - trial.number].genes) for trial in history]
+        for told in (others, history[:15], history):
+            fresh = Search(SPACE, anything, seed=1, population=10, sample=4)
+            assert search.propose(told, 5) == fresh.propose(told, 5)
 
     def test_the_order_of_results_within_a_batch_changes_nothing(self) -> None:
         search = Search(SPACE, anything, seed=1, population=10, sample=4)
