@@ -9,19 +9,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import logging
 import math
-import os
-import secrets
-import signal
-import socket
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 from effnet.config import RayCompute
@@ -29,22 +21,21 @@ from effnet.errors import AwayError, BusyError, ConfigError, DataError, MachineE
 from effnet.exchange import Exchange
 from effnet.order import Order
 from effnet.process import GRACE_SECONDS
-from effnet.store import Store, digest
+from effnet.store import Store
+from tasks.compute import interrupt
 from tasks.compute.here import shown, side_by_side
 from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, progress
 from tasks.compute.outage import Patience, collect
+from tasks.compute.ray_cluster import Cluster, connect, leave, room
 from tasks.compute.ray_host import Ended, Host
 from tasks.compute.watch import Watch
 
 POLL_SECONDS = 0.1
-CONNECT_SECONDS = 10.0  # for a cluster's head to take a connection
-ROOM_SECONDS = 60.0  # after so long without room for a training, it is told
+ROOM_SECONDS = 45.0  # after so long without room for a training, it is told
+SAVE_SECONDS = 15.0  # for a training to save when the head is lost: Ray ends this process soon
 BUSY_SECONDS = 5.0  # between tries to take a run that another process holds
 ATTEMPTS = 5  # of an order that gets no further because its machines vanish
 LOST = Ended(-1, "its machine is gone")
-# The driver's part of the cluster's memory for values, of which orders need next to none.
-OBJECT_BYTES = 80_000_000
-LOOPBACK = "127.0.0.2"  # 127.0.0.1 would be taken for the address that other machines reach
 _FINAL = (ConfigError, DataError, RunFailedError)
 _KINDS = {kind.exit_code: kind for kind in (AwayError, BusyError, ConfigError, DataError, MachineError, StoppedError)}
 
@@ -59,7 +50,8 @@ def run_on_ray(orders: Sequence[Order], compute: RayCompute, store: Store, watch
         watch: told of every order, of those that are started again, and of those that find no room.
 
     Raises:
-        ConfigError: if Ray is not installed, no cluster answers, or this machine has no room for even one order.
+        ConfigError: if Ray is not installed, no cluster answers, or no machine has room for even one order.
+        AwayError: if the cluster's head is lost; the orders are stopped first, each with a checkpoint.
         EffnetError: of the kind that an order failed with, with its line; the others are stopped.
         BaseException: whatever interrupts the wait; the orders are stopped first, each with a checkpoint.
     """
@@ -68,8 +60,8 @@ def run_on_ray(orders: Sequence[Order], compute: RayCompute, store: Store, watch
 
 
 class _Engine:
-    def __init__(self, ray: ModuleType, compute: RayCompute, store: Store, watch: Watch) -> None:
-        self._ray, self._compute, self._store, self._watch = ray, compute, store, watch
+    def __init__(self, cluster: Cluster, compute: RayCompute, store: Store, watch: Watch) -> None:
+        self._cluster, self._compute, self._store, self._watch = cluster, compute, store, watch
         self._place = compute.exchange or str(store.root.absolute())
         self._exchange = Exchange(self._place, store)
         self._patient = Patience("exchange", watch.warn)
@@ -80,7 +72,7 @@ class _Engine:
         at_once = min(len(orders), self._compute.jobs or self._room())
 
         def work() -> None:
-            seat = _Seat(self._ray, self._compute)
+            seat = _Seat(self._cluster, self._compute)
             try:
                 while not self._stop.is_set():
                     with taking:
@@ -91,25 +83,38 @@ class _Engine:
             finally:
                 seat.leave()
 
-        side_by_side(work, at_once, self._watch.tick, self._stop.set)
+        def tick() -> None:
+            self._cluster.check_head()
+            self._watch.tick()
+
+        side_by_side(work, at_once, tick, self._stop.set)
 
     def _room(self) -> int:
-        """Return how many orders the cluster's machines take at a time; at least 1, since one may still join.
+        """Return how many orders the cluster's machines take at a time; at least 1 where machines may still join.
 
         Raises:
-            ConfigError: if this machine is all there is, and is too small.
+            ConfigError: if no machine has room for one, and none joins.
         """
         wanted = {"CPU": float(self._compute.cpus)} | ({"GPU": self._compute.gpus} if self._compute.gpus else {})
-        nodes: list[dict[str, float]] = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        room = sum(math.floor(min(node.get(name, 0.0) / many for name, many in wanted.items())) for node in nodes)
-        if room:
-            return room
-        told = ", ".join(f"{_amount(node.get('CPU', 0))} CPUs and {_amount(node.get('GPU', 0))} GPUs" for node in nodes)
-        asked = f"{self._compute.cpus} CPUs and {_amount(self._compute.gpus)} GPUs"
-        if self._compute.ray == "local":
-            raise ConfigError(f"compute: a training is to have {asked}, this machine has {told}; ask for less")
-        self._watch.warn(f"no machine of the Ray cluster has {asked} ({told}); waiting for one to join")
-        return 1
+        asked, began = f"{self._compute.cpus} CPUs and {_amount(self._compute.gpus)} GPUs", time.monotonic()
+        while not (found := room(nodes := self._cluster.nodes(), wanted)):
+            has = ", ".join(
+                f"{_amount(node.get('CPU', 0))} CPUs and {_amount(node.get('GPU', 0))} GPUs" for node in nodes
+            )
+            if not self._cluster.outlives:
+                raise ConfigError(f"compute: a training is to have {asked}, this machine has {has}; ask for less")
+            if self._cluster.may_grow():
+                self._watch.warn(f"no machine of the Ray cluster has {asked} ({has}); waiting for one to join")
+                return 1
+            if time.monotonic() - began > ROOM_SECONDS:  # some may still be starting
+                raise ConfigError(
+                    f"compute: a training is to have {asked}, the machines of the Ray cluster have {has}, and none "
+                    f"joined in {ROOM_SECONDS:.0f} s; ask for less, or start a larger one"
+                )
+            interrupt.check()
+            self._cluster.check_head()
+            time.sleep(POLL_SECONDS)
+        return found
 
     def _supervise(self, order: Order, seat: _Seat) -> None:
         """Have an order carried out, again and again if machines vanish."""
@@ -190,8 +195,8 @@ _idle: list[Any] = []  # actors of this process that wait for another order, so 
 class _Seat:
     """Room for one order at a time on some machine of the cluster: an actor, started again if its machine is gone."""
 
-    def __init__(self, ray: ModuleType, compute: RayCompute) -> None:
-        self._ray, self._compute = ray, compute
+    def __init__(self, cluster: Cluster, compute: RayCompute) -> None:
+        self._cluster, self._ray, self._compute = cluster, cluster.ray, compute
         self._actor: Any = None
         self._up: Any = None  # answered once the actor runs
 
@@ -234,7 +239,8 @@ class _Seat:
         """Let a job end with its progress saved, and the actor after it."""
         if self._actor is not None:
             self._actor.stop.remote()
-            self._ray.wait([doing], timeout=2 * GRACE_SECONDS if self.is_up() else 0)
+            seconds = SAVE_SECONDS if self._cluster.lost else 2 * GRACE_SECONDS
+            self._ray.wait([doing], timeout=seconds if self.is_up() else 0)
             self._drop()
 
     def leave(self) -> None:
@@ -249,82 +255,10 @@ class _Seat:
         self._actor = None
 
 
-_connected: list[str] = []  # what this process is connected to
-
-
-def connect(compute: RayCompute, store: Store) -> ModuleType:
-    """Return Ray, connected to the cluster, or to one that is started here and ends with this process.
-
-    Raises:
-        ConfigError: if it is not installed or does not answer.
-    """
-    settings: dict[str, Any] = {"address": compute.ray}
-    if _connected != [compute.ray]:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        if compute.ray == "local":
-            if "ray" not in sys.modules:  # which reads them when it is imported, or makes a secret in the home folder
-                os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            settings |= {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}
-            settings |= {"_node_ip_address": LOOPBACK} if sys.platform == "linux" else {}
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("compute.ray: Ray is not installed; pip install 'effnet[ray]'") from error
-    if _connected == [compute.ray]:
-        return ray
-    _check_answers(compute.ray)
-    if _connected:
-        _leave(ray)
-    namespace = f"effnet-{digest(compute.exchange or str(store.root.absolute()))[:16]}"
-    with _own_signal_handlers():
-        try:
-            ray.init(**settings, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise ConfigError(f"compute.ray: no Ray cluster answers at {compute.ray} ({reason})") from error
-    _connected[:] = [compute.ray]
-    return ray
-
-
-def _check_answers(address: str) -> None:
-    """Raise ConfigError if nobody listens at a HOST:PORT: Ray itself would try for minutes, and print warnings."""
-    host, _, port = address.rpartition(":")
-    if not host:
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"compute.ray: no Ray cluster answers at {address} ({error})") from error
-
-
-def _leave(ray: ModuleType) -> None:
-    _idle.clear()
-    _connected.clear()
-    ray.shutdown()
-
-
 @atexit.register
 def _leave_at_exit() -> None:
-    if _connected:
-        import ray
-
-        _leave(ray)
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Keep this process's handlers: Ray sets its own, and an interrupted family would end without its order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handlers: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    _idle.clear()
+    leave()
 
 
 def _amount(number: float) -> str:

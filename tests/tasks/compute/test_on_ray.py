@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from effnet.config import LocalCompute, RayCompute
-from effnet.errors import ConfigError, DataError, RunFailedError, StoppedError
+from effnet.errors import AwayError, ConfigError, DataError, RunFailedError, StoppedError
 from effnet.order import Order
 from effnet.process import note_stopping
 from effnet.runs import RunFolder
 from effnet.store import Store, digest, sha256_file
-from tasks.compute import interrupt, on_ray
+from tasks.compute import interrupt, on_ray, ray_cluster
 from tasks.compute.here import run_here
-from tasks.compute.on_ray import connect, run_on_ray
+from tasks.compute.on_ray import run_on_ray
+from tasks.compute.ray_cluster import Cluster, connect, refusal, silence
 from tasks.compute.ray_host import Ended
 from tasks.compute.watch import Watch
 from tests.tiny import store_beside
@@ -137,8 +141,35 @@ def test_ray_that_is_not_installed_is_told(store: Store, monkeypatch: pytest.Mon
         connect(LOCAL, store)
 
 
-def test_an_address_that_nobody_listens_at_is_told_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def listening(answer: bytes | None) -> Iterator[str]:
+    """Listen somewhere, and answer whoever comes, or say nothing; yield the address."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+
+        def serve() -> None:
+            with suppress(OSError):
+                there, _ = server.accept()
+                with there:
+                    if answer is not None:
+                        there.sendall(answer)
+                    there.recv(1)
+                    asked.wait(10)
+
+        asked = threading.Event()
+        thread.submit(serve)
+        try:
+            yield f"127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            asked.set()
+            server.shutdown(socket.SHUT_RDWR)
+
+
+GREETING = b"\0\0\0\4\0\0\0\0\0"  # an empty SETTINGS frame
+
+
+def test_an_address_that_no_head_listens_at_is_told_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **_: pytest.fail("Ray was asked")))
+    monkeypatch.setattr(ray_cluster, "CONNECT_SECONDS", 0.2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]  # taken, and not listened at
@@ -146,6 +177,69 @@ def test_an_address_that_nobody_listens_at_is_told_at_once(store: Store, monkeyp
             connect(RayCompute(ray=f"127.0.0.1:{port}"), store)
     with pytest.raises(ConfigError, match=r"no Ray cluster answers at 127\.0\.0\.1:99999"):
         connect(RayCompute(ray="127.0.0.1:99999"), store)
+    with (
+        listening(b"HTTP/1.1 400 Bad Request\r\n") as address,
+        pytest.raises(ConfigError, match=f"no Ray cluster answers at {address} .what listens there is no Ray head"),
+    ):
+        connect(RayCompute(ray=address), store)
+    with listening(None) as address, pytest.raises(ConfigError, match=f"answers at {address} .no answer in 0 s"):
+        connect(RayCompute(ray=address), store)
+    with listening(GREETING) as address:
+        assert silence(address, 1) is None
+
+
+def test_a_head_that_is_gone_for_a_while_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_cluster, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.1)
+    with listening(GREETING) as address:
+        cluster = Cluster(ModuleType("ray"), "auto", address)
+        cluster.check_head()
+    cluster.check_head()  # not at once
+    time.sleep(0.2)
+    with pytest.raises(AwayError, match=f"the head of the Ray cluster at {address} has not answered"):
+        cluster.check_head()
+    assert cluster.lost
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError(
+                "Version mismatch: The cluster was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\nThis process "
+                "on node 127.0.0.2 was started with:\n    Ray: 2.59.0\n    Python: 3.12.1\n"
+            ),
+            "the Ray cluster at a:1 runs Ray 2.60.0 on Python 3.11.7, this process Ray 2.59.0 on Python 3.12.1; use",
+        ),
+        (ConnectionError("Failed to connect to Ray cluster at a:1"), "a:1 does not take this process; its token"),
+        (RuntimeError("some\nthing else"), "no Ray cluster answers at a:1 (some thing else)"),
+    ],
+)
+def test_why_a_cluster_refuses_is_one_line(error: Exception, told: str) -> None:
+    assert told in refusal("a:1", error)
+    assert "\n" not in refusal("a:1", error)
+
+
+def test_a_ray_of_ours_is_private(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    context = SimpleNamespace(gcs_address="127.0.0.2:1")
+    fake = SimpleNamespace(init=lambda **settings: asked.update(settings), get_runtime_context=lambda: context)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
+        monkeypatch.setenv(name, "")
+
+    def found(name: str) -> SimpleNamespace:
+        assert name == "ray"
+        return fake
+
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(ray_cluster, "_load", lambda: found("ray"))
+    monkeypatch.setattr(ray_cluster, "_connected", [])
+    connect(LOCAL, store)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert asked["include_dashboard"] is False
+    assert sys.platform != "linux" or asked["_node_ip_address"].startswith("127.")
 
 
 class FakeRay:
@@ -156,7 +250,7 @@ class FakeRay:
             pass
 
     def __init__(self, answers: list[Any], nodes: list[dict[str, float]]) -> None:
-        self.answers, self._nodes, self.started = answers, nodes, 0
+        self.answers, self._nodes, self.started, self.grows = answers, nodes, 0, False
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
@@ -189,10 +283,21 @@ class FakeRay:
         return SimpleNamespace(remote=make)
 
 
+class FakeCluster(Cluster):
+    def __init__(self, ray: Any, address: str) -> None:
+        super().__init__(ray, address, "")
+
+    def may_grow(self) -> bool:
+        return bool(self.ray.grows)
+
+    def check_head(self) -> None:
+        pass
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay([], [{"CPU": 4.0}])
-    monkeypatch.setattr(on_ray, "connect", lambda *_: fake)
+    monkeypatch.setattr(on_ray, "connect", lambda compute, _store: FakeCluster(fake, compute.ray))
     monkeypatch.setattr(on_ray, "_idle", [])
     monkeypatch.setattr(on_ray, "BUSY_SECONDS", 0.01)
     return fake
@@ -240,14 +345,24 @@ def test_machines_that_vanish_again_and_again_end_it(cluster: FakeRay, run_folde
     assert cluster.started == 5
 
 
-def test_a_cluster_without_room_is_told_and_waited_for(cluster: FakeRay, run_folder: RunFolder) -> None:
-    cluster.answers = [Ended(2, "enough")]
+def test_a_cluster_that_grows_is_told_and_waited_for(cluster: FakeRay, run_folder: RunFolder) -> None:
+    cluster.answers, cluster.grows = [Ended(2, "enough")], True
     notes = Notes()
     with pytest.raises(ConfigError, match="enough"):
         run_on_ray(orders([run_folder]), RayCompute(ray="10.0.0.1:6379", gpus=8), run_folder.store, notes.watch)
     assert notes.warned == [
         "no machine of the Ray cluster has 1 CPUs and 8 GPUs (4 CPUs and 0 GPUs); waiting for one to join"
     ]
+
+
+def test_a_cluster_that_has_no_room_and_does_not_grow_is_told(
+    cluster: FakeRay, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "ROOM_SECONDS", 0.2)
+    told = "a training is to have 1 CPUs and 8 GPUs, the machines of the Ray cluster have 4 CPUs and 0 GPUs, and none"
+    with pytest.raises(ConfigError, match=told):
+        run_on_ray(orders([run_folder]), RayCompute(ray="10.0.0.1:6379", gpus=8), run_folder.store, Notes().watch)
+    assert cluster.started == 0
 
 
 @pytest.mark.parametrize(
