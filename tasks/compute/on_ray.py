@@ -34,6 +34,7 @@ POLL_SECONDS = 0.1
 ROOM_SECONDS = 45.0  # after so long without room for a training, it is told
 SAVE_SECONDS = 15.0  # for a training to save when the head is lost: Ray ends this process soon
 BUSY_SECONDS = 5.0  # between tries to take a run that another process holds
+GONE_SECONDS = 2.0  # after a machine vanished, twice as long each time: Ray notices within 15 that a node is dead
 ATTEMPTS = 5  # of an order that gets no further because its machines vanish
 LOST = Ended(-1, "its machine is gone")
 _FINAL = (ConfigError, DataError, RunFailedError)
@@ -144,6 +145,8 @@ class _Engine:
         if tries > ATTEMPTS:
             raise RunFailedError(f"{order.name}: {why}, {ATTEMPTS} times; run the command again")
         self._watch.warn(f"{order.name}: {why}; restarted from its last checkpoint")
+        if ended is LOST:
+            self._stop.wait(GONE_SECONDS * 2 ** (tries - 1))  # Ray would still send it to a machine that has just gone
 
     def _do(self, order: Order, job: PoolJob, seat: _Seat) -> Ended:
         """Have a job done; return how it ended.
@@ -151,9 +154,10 @@ class _Engine:
         Raises:
             StoppedError: if it was stopped because this engine is.
         """
-        doing, began, looked, told = seat.begin(job), time.monotonic(), time.monotonic(), False
+        seat.begin(job)
+        began, looked, told = time.monotonic(), time.monotonic(), False
         while not self._stop.is_set():
-            if (ended := seat.ended(doing)) is not None:
+            if (ended := seat.ended()) is not None:
                 self._tell(order, seat)
                 return ended
             now = time.monotonic()
@@ -164,7 +168,7 @@ class _Engine:
                 looked = now
                 self._tell(order, seat)
                 self._collect(order, results=False)
-        seat.stop(doing)
+        seat.stop()
         self._tell(order, seat)
         self._collect(order, results=True)
         raise StoppedError(f"{order.name}: stopped, with its progress saved")
@@ -199,29 +203,36 @@ class _Seat:
         self._cluster, self._ray, self._compute = cluster, cluster.ray, compute
         self._actor: Any = None
         self._up: Any = None  # answered once the actor runs
+        self._doing: Any = None  # answered once it has done the job
 
-    def begin(self, job: PoolJob) -> Any:
-        """Have a job done; return what `ended` takes."""
+    def begin(self, job: PoolJob) -> None:
+        """Have a job done."""
         if self._actor is None:
-            with contextlib.suppress(IndexError):
-                self._actor = _idle.pop()
-        if self._actor is None:
-            gpus = self._compute.gpus
-            remote = self._ray.remote(Host).options(num_cpus=self._compute.cpus, num_gpus=gpus, max_concurrency=4)
-            self._actor = remote.remote(bool(gpus))
+            self._actor = _one_of_idle() or self._new()
         self._up = self._actor.news.remote()
-        return self._actor.do.remote(job.content())
+        self._doing = self._actor.do.remote(job.content())
+        self._job = job
+
+    def _new(self) -> Any:
+        remote = self._ray.remote(Host).options(
+            num_cpus=self._compute.cpus, num_gpus=self._compute.gpus, max_concurrency=4
+        )
+        return remote.remote(bool(self._compute.gpus))
 
     def is_up(self) -> bool:
         """Say whether the actor has room, and has begun."""
         return bool(self._ray.wait([self._up], timeout=0)[0])
 
-    def ended(self, doing: Any) -> Ended | None:
-        """Return how a job ended, LOST if its machine is gone; None while it goes on."""
-        if not self._ray.wait([doing], timeout=POLL_SECONDS)[0]:
+    def ended(self) -> Ended | None:
+        """Return how the job ended, LOST if its machine is gone; None while it goes on."""
+        if not self._ray.wait([self._doing], timeout=POLL_SECONDS)[0]:
+            if not self.is_up() and (other := _one_of_idle()):  # what has room is idle, and would stay so
+                self._drop()
+                self._actor = other
+                self.begin(self._job)
             return None
         try:
-            return Ended(*self._ray.get(doing))
+            return Ended(*self._ray.get(self._doing))
         except self._ray.exceptions.RayError:
             self._drop()
             return LOST
@@ -235,12 +246,12 @@ class _Seat:
         except self._ray.exceptions.RayError:
             return []
 
-    def stop(self, doing: Any) -> None:
+    def stop(self) -> None:
         """Let a job end with its progress saved, and the actor after it."""
         if self._actor is not None:
             self._actor.stop.remote()
             seconds = SAVE_SECONDS if self._cluster.lost else 2 * GRACE_SECONDS
-            self._ray.wait([doing], timeout=seconds if self.is_up() else 0)
+            self._ray.wait([self._doing], timeout=seconds if self.is_up() else 0)
             self._drop()
 
     def leave(self) -> None:
@@ -253,6 +264,12 @@ class _Seat:
         with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.kill(self._actor)
         self._actor = None
+
+
+def _one_of_idle() -> Any:
+    with contextlib.suppress(IndexError):
+        return _idle.pop()
+    return None
 
 
 @atexit.register

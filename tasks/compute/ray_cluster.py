@@ -113,6 +113,8 @@ def connect(compute: RayCompute, store: Store) -> Cluster:
             ray.init(**settings, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
             raise ConfigError(f"compute.ray: {refusal(compute.ray, error)}") from error
+    # Of a machine that is lost it prints twenty lines of log; a line of ours says what became of its training.
+    ray._private.worker.print_to_stdstream = lambda *_arguments, **_settings: None
     _connected[:] = [Cluster(ray, compute.ray, ray.get_runtime_context().gcs_address)]
     return _connected[0]
 

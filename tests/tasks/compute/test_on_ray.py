@@ -27,6 +27,7 @@ from effnet.store import Store, digest, sha256_file
 from tasks.compute import interrupt, on_ray, ray_cluster
 from tasks.compute.here import run_here
 from tasks.compute.on_ray import run_on_ray
+from tasks.compute.orders import PoolJob
 from tasks.compute.ray_cluster import Cluster, connect, refusal, silence
 from tasks.compute.ray_host import Ended
 from tasks.compute.watch import Watch
@@ -223,7 +224,10 @@ def test_why_a_cluster_refuses_is_one_line(error: Exception, told: str) -> None:
 def test_a_ray_of_ours_is_private(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     context = SimpleNamespace(gcs_address="127.0.0.2:1")
-    fake = SimpleNamespace(init=lambda **settings: asked.update(settings), get_runtime_context=lambda: context)
+    private = SimpleNamespace(worker=SimpleNamespace())
+    fake = SimpleNamespace(
+        _private=private, init=lambda **settings: asked.update(settings), get_runtime_context=lambda: context
+    )
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
         monkeypatch.setenv(name, "")
 
@@ -251,13 +255,14 @@ class FakeRay:
 
     def __init__(self, answers: list[Any], nodes: list[dict[str, float]]) -> None:
         self.answers, self._nodes, self.started, self.grows = answers, nodes, 0, False
+        self.full = False  # no actor finds room
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
 
     def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
         assert timeout is not None
-        return refs, []
+        return ([], refs) if self.full else (refs, [])
 
     def get(self, ref: Any, timeout: float = 0) -> Any:
         assert timeout is not None
@@ -300,6 +305,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(on_ray, "connect", lambda compute, _store: FakeCluster(fake, compute.ray))
     monkeypatch.setattr(on_ray, "_idle", [])
     monkeypatch.setattr(on_ray, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(on_ray, "GONE_SECONDS", 0.001)
     return fake
 
 
@@ -336,6 +342,23 @@ def test_what_is_no_fault_of_the_training_is_tried_again(cluster: FakeRay, run_f
         "train 0: asked to stop",
     ]
     assert cluster.started == 2  # the first one's machine was gone
+
+
+def test_an_idle_actor_takes_what_waits_for_room(cluster: FakeRay, run_folder: RunFolder) -> None:
+    """One of two machines is gone: the actor on the other one, idle now, holds all the room that there is."""
+    seat = on_ray._Seat(FakeCluster(cluster, "auto"), LOCAL)
+    cluster.answers, cluster.full = [Ended(0, "")], True
+    job = PoolJob(place="/", shared=True, orders=tuple(orders([run_folder])))
+    seat.begin(job)
+    assert seat.ended() is None
+    assert not seat.is_up()
+    idle = cluster.options().remote(False)
+    on_ray._idle.append(idle)
+    assert seat.ended() is None
+    cluster.full = False
+    assert seat._actor is idle
+    assert seat.ended() == Ended(0, "")
+    assert not on_ray._idle
 
 
 def test_machines_that_vanish_again_and_again_end_it(cluster: FakeRay, run_folder: RunFolder) -> None:

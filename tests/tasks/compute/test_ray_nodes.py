@@ -6,15 +6,20 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from effnet.config import LocalCompute
 from effnet.runs import RunFolder
-from effnet.store import Store
+from effnet.store import Store, digest, sha256_file
+from tasks.compute.here import run_here
 from tests.tasks.compute.ray_nodes import HEAD, Nodes, driver
+from tests.tasks.compute.test_on_ray import Notes, orders
+from tests.tiny import store_beside
 
 pytestmark = pytest.mark.slow
-ONE = "127.0.0.3"
+ONE, TWO = "127.0.0.3", "127.0.0.4"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +67,40 @@ def test_who_is_not_of_the_cluster_is_told_in_a_line(nodes: Nodes, run_folder: R
     assert "a training is to have 1 CPUs and 1 GPUs, the machines of the Ray cluster have " in told[-1]
     assert len(told) == 1
     assert time.monotonic() - began < 60
+
+
+def test_weights_are_those_of_here_when_a_node_is_lost(nodes: Nodes, run_folder: RunFolder, tmp_path: Path) -> None:
+    """Through the exchange; what was on the node's disk is lost with it."""
+    here = Store(tmp_path / "here")
+    store_beside(run_folder.store, here.root)
+    expected = runs(run_folder, here, 2, epochs=16)
+    run_here(orders(expected), LocalCompute(), here, Notes().watch)
+    nodes.start(ONE, TWO)
+    place = tmp_path / "exchange"
+    place.mkdir()
+    folders = runs(run_folder, run_folder.store, 2, epochs=16)
+    words = compute_of(nodes, exchange=str(place)), *(folder.key for folder in folders)
+    process = driver(nodes, str(run_folder.store.root), *words)
+
+    def sent() -> RunFolder | None:
+        """Return a run that the first node trains, with a checkpoint at the exchange."""
+        scratch = nodes.scratch(ONE) / digest(str(place))[:16] / "runs"
+        begun = [folder for folder in folders if (scratch / folder.key / "metrics.jsonl").exists()]
+        open_ones = [folder for folder in begun if not (scratch / folder.key / "result.json").exists()]
+        return next((f for f in open_ones if any((place / "checkpoints" / f.key).rglob("MANIFEST.json"))), None)
+
+    until(sent, process)
+    lost = sent()
+    nodes.kill(ONE)
+    code, told = finish(process)
+    assert code == 0, told
+    assert lost is not None
+    name = f"train {folders.index(lost)}"
+    assert f"warning: {name}: its machine is gone; restarted from its last checkpoint" in told
+    assert sorted(line for line in told if line.endswith(": done")) == [f"train {number}: done" for number in range(2)]
+    assert [sha256_file(folder.weights_path) for folder in folders] == [
+        sha256_file(folder.weights_path) for folder in expected
+    ]
 
 
 def test_a_lost_head_is_told_and_costs_no_step(nodes: Nodes, run_folder: RunFolder) -> None:
