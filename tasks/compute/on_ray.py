@@ -9,12 +9,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import math
+import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from effnet.config import RayCompute
 from effnet.errors import AwayError, BusyError, ConfigError, DataError, MachineError, RunFailedError, StoppedError
@@ -24,7 +26,7 @@ from effnet.process import GRACE_SECONDS
 from effnet.store import Store
 from tasks.compute import interrupt
 from tasks.compute.here import shown, side_by_side
-from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, progress
+from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, key_of, progress
 from tasks.compute.outage import Patience, collect
 from tasks.compute.ray_cluster import Cluster, connect, leave, room
 from tasks.compute.ray_host import Ended, Host
@@ -36,6 +38,9 @@ SAVE_SECONDS = 15.0  # for a training to save when the head is lost: Ray ends th
 BUSY_SECONDS = 5.0  # between tries to take a run that another process holds
 GONE_SECONDS = 2.0  # after a machine vanished, twice as long each time: Ray notices within 15 that a node is dead
 ATTEMPTS = 5  # of an order that gets no further because its machines vanish
+FIND_SECONDS = 10.0  # for actors that are there to say what they do
+IDLE_SECONDS = 120.0  # after which actors end that have nothing to do and that nobody asks
+NAME = "host-"  # of an actor begins so
 LOST = Ended(-1, "its machine is gone")
 _FINAL = (ConfigError, DataError, RunFailedError)
 _KINDS = {kind.exit_code: kind for kind in (AwayError, BusyError, ConfigError, DataError, MachineError, StoppedError)}
@@ -69,7 +74,9 @@ class _Engine:
         self._stop = threading.Event()
 
     def run(self, orders: Sequence[Order]) -> None:
-        waiting, taking = deque(sorted(orders, key=lambda order: -order.size)), threading.Lock()
+        self._found = _find(self._cluster, [key_of(order) for order in orders])
+        ranked = sorted(orders, key=lambda order: (key_of(order) not in self._found, -order.size))
+        waiting, taking = deque(ranked), threading.Lock()
         at_once = min(len(orders), self._compute.jobs or self._room())
 
         def work() -> None:
@@ -88,7 +95,13 @@ class _Engine:
             self._cluster.check_head()
             self._watch.tick()
 
-        side_by_side(work, at_once, tick, self._stop.set)
+        try:
+            side_by_side(work, at_once, tick, self._stop.set)
+        finally:  # all of them are taken, unless it was interrupted
+            for found in self._found.values():
+                seat = _Seat(self._cluster, self._compute, found.actor)
+                seat.begin(found.job)
+                seat.stop()
 
     def _room(self) -> int:
         """Return how many orders the cluster's machines take at a time; at least 1 where machines may still join.
@@ -119,8 +132,13 @@ class _Engine:
 
     def _supervise(self, order: Order, seat: _Seat) -> None:
         """Have an order carried out, again and again if machines vanish."""
-        job, tries = self._job(order), 1
+        tries = 1
+        if found := self._found.pop(key_of(order), None):
+            self._watch.say(f"{order.name}: found on the Ray cluster, where it was left")
+            seat.take(found.actor)
         while True:
+            job = found.job if found else self._job(order)
+            found = None
             if not job.shared:
                 for key in order.runs:
                     self._patient(lambda key=key: self._exchange.publish(key))  # type: ignore[misc]
@@ -186,6 +204,7 @@ class _Engine:
             threads=self._compute.threads,
             gpus=math.ceil(self._compute.gpus),
             cache_bytes=round(self._compute.cache_gb * 1e9),
+            attempt=next(_attempts),
         )
 
     def _collect(self, order: Order, *, results: bool) -> None:
@@ -193,31 +212,54 @@ class _Engine:
             collect(order, self._store, self._exchange, self._patient, results=results)
 
 
-_idle: list[Any] = []  # actors of this process that wait for another order, so that later stages need not start any
+_attempts = itertools.count(int(time.time()))  # so that none is one of an earlier process
+
+
+class _Found(NamedTuple):
+    """What an earlier process left: an actor, and what it does."""
+
+    actor: Any
+    job: PoolJob
 
 
 class _Seat:
-    """Room for one order at a time on some machine of the cluster: an actor, started again if its machine is gone."""
+    """Room for one order at a time on some machine of the cluster: an actor, started again if its machine is gone.
 
-    def __init__(self, cluster: Cluster, compute: RayCompute) -> None:
-        self._cluster, self._ray, self._compute = cluster, cluster.ray, compute
-        self._actor: Any = None
+    Args:
+        cluster: of the machine.
+        compute: what an order gets of it.
+        actor: one that there is already.
+    """
+
+    def __init__(self, cluster: Cluster, compute: RayCompute, actor: Any = None) -> None:
+        self._cluster, self._ray, self._compute, self._actor = cluster, cluster.ray, compute, actor
         self._up: Any = None  # answered once the actor runs
         self._doing: Any = None  # answered once it has done the job
 
     def begin(self, job: PoolJob) -> None:
         """Have a job done."""
+        self._job = job
         if self._actor is None:
-            self._actor = _one_of_idle() or self._new()
+            self._actor = self._cluster.one_of_idle() or self._new()
         self._up = self._actor.news.remote()
         self._doing = self._actor.do.remote(job.content())
-        self._job = job
+
+    def take(self, actor: Any) -> None:
+        """Have an actor do the next job that there is already."""
+        self.leave()
+        self._actor = actor
 
     def _new(self) -> Any:
+        """Start an actor. In a cluster that outlives this process it does, too, and is found by its name."""
+        gpus, idle_seconds, options = self._compute.gpus, 0.0, {}
+        if self._cluster.outlives:
+            name, idle_seconds = f"{NAME}{secrets.token_hex(8)}", IDLE_SECONDS
+            options = {"name": name, "lifetime": "detached"}
+            self._cluster.ours.add(name)
         remote = self._ray.remote(Host).options(
-            num_cpus=self._compute.cpus, num_gpus=self._compute.gpus, max_concurrency=4
+            num_cpus=self._compute.cpus, num_gpus=gpus, max_concurrency=8, **options
         )
-        return remote.remote(bool(self._compute.gpus))
+        return remote.remote(bool(gpus), idle_seconds)
 
     def is_up(self) -> bool:
         """Say whether the actor has room, and has begun."""
@@ -226,7 +268,7 @@ class _Seat:
     def ended(self) -> Ended | None:
         """Return how the job ended, LOST if its machine is gone; None while it goes on."""
         if not self._ray.wait([self._doing], timeout=POLL_SECONDS)[0]:
-            if not self.is_up() and (other := _one_of_idle()):  # what has room is idle, and would stay so
+            if not self.is_up() and (other := self._cluster.one_of_idle()):  # what has room is idle, and would stay so
                 self._drop()
                 self._actor = other
                 self.begin(self._job)
@@ -257,7 +299,7 @@ class _Seat:
     def leave(self) -> None:
         """Keep the actor for the next stage."""
         if self._actor is not None:
-            _idle.append(self._actor)
+            self._cluster.idle.append(self._actor)
             self._actor = None
 
     def _drop(self) -> None:
@@ -266,16 +308,28 @@ class _Seat:
         self._actor = None
 
 
-def _one_of_idle() -> Any:
-    with contextlib.suppress(IndexError):
-        return _idle.pop()
-    return None
+def _find(cluster: Cluster, keys: Sequence[str]) -> dict[str, _Found]:
+    """Return what an earlier process left on the cluster that does what is wanted, by the keys of orders."""
+    if not cluster.outlives:
+        return {}
+    ray, asked = cluster.ray, dict[Any, tuple[str, Any]]()
+    for name in ray.util.list_named_actors():
+        if name.startswith(NAME) and name not in cluster.ours:
+            with contextlib.suppress(ValueError):  # it has ended meanwhile
+                actor = ray.get_actor(name)
+                asked[actor.doing.remote()] = (name, actor)
+    found = {}
+    for answer in ray.wait(list(asked), num_returns=len(asked), timeout=FIND_SECONDS)[0] if asked else ():
+        with contextlib.suppress(ray.exceptions.RayError):
+            if content := ray.get(answer, timeout=FIND_SECONDS):
+                job, (name, actor) = PoolJob.model_validate(content), asked[answer]
+                if (key := key_of(job.orders[0])) in keys:
+                    cluster.ours.add(name)
+                    found[key] = _Found(actor, job)
+    return found
 
 
-@atexit.register
-def _leave_at_exit() -> None:
-    _idle.clear()
-    leave()
+atexit.register(leave)
 
 
 def _amount(number: float) -> str:

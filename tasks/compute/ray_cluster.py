@@ -45,6 +45,8 @@ class Cluster:
         self.ray, self.address, self.head = ray, address, head
         self._answered = self._looked = time.monotonic()
         self.lost = False  # whether the head is
+        self.idle: list[Any] = []  # actors of this process that wait for another order, also one of a later stage
+        self.ours: set[str] = set()  # names of all actors that are this process's
 
     @property
     def outlives(self) -> bool:
@@ -67,6 +69,18 @@ class Cluster:
             (json.loads(told) if told else {}).get("autoscaler_report", {}).get("active_nodes", {})
         )
         return any(not re.fullmatch("node_[0-9a-f]{56}", name) for name in nodes)  # version 1: types have names
+
+    def one_of_idle(self) -> Any:
+        """Return an actor that waits for an order, and still lives; None if there is none."""
+        while True:
+            try:
+                actor = self.idle.pop()
+                self.ray.get(actor.news.remote(), timeout=LOOK_SECONDS)
+            except IndexError:
+                return None
+            except self.ray.exceptions.RayError:
+                continue
+            return actor
 
     def check_head(self) -> None:
         """Raise AwayError if the head has not answered for a while; call it often."""
@@ -131,8 +145,11 @@ def leave() -> None:
     """Disconnect this process; a cluster that it started ends."""
     if _connected:
         cluster = _connected.pop()
-        if not cluster.lost:  # else it would be waited for
-            cluster.ray.shutdown()
+        if cluster.lost:  # it would be waited for
+            return
+        for actor in cluster.idle if cluster.outlives else ():
+            cluster.ray.kill(actor)
+        cluster.ray.shutdown()
 
 
 def silence(address: str, seconds: float) -> str | None:

@@ -29,7 +29,9 @@ def main() -> None:
         for number, key in enumerate(sys.argv[3:])
     ]
     try:
-        run_on_ray(orders, compute, Store(Path(sys.argv[1])), Watch(warn, done=lambda name: say(f"{name}: done")))
+        run_on_ray(
+            orders, compute, Store(Path(sys.argv[1])), Watch(warn, done=lambda name: say(f"{name}: done"), say=say)
+        )
     except KeyboardInterrupt:
         interrupt.done()
         sys.exit(75)

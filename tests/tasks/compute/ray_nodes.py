@@ -56,6 +56,11 @@ class Nodes:
                 return
         raise AssertionError(f"no {what} of {node}")
 
+    def hosts(self) -> set[int]:
+        """Return the processes of actors that carry out orders."""
+        ours = {child.pid for process in self._processes() for child in process.children(recursive=True)}
+        return {pid for pid in ours if _title(pid).startswith("ray::Host")}
+
     def close(self) -> None:
         """End all of it."""
         ours = list(self._processes())
@@ -83,6 +88,12 @@ class Nodes:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         self._up.add(node)
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return "".join(psutil.Process(pid).cmdline())
+    return ""
 
 
 def driver(nodes: Nodes, *words: str, **environment: str) -> subprocess.Popen[str]:

@@ -24,12 +24,12 @@ from effnet.order import Order
 from effnet.process import note_stopping
 from effnet.runs import RunFolder
 from effnet.store import Store, digest, sha256_file
-from tasks.compute import interrupt, on_ray, ray_cluster
+from tasks.compute import interrupt, on_ray, ray_cluster, ray_host
 from tasks.compute.here import run_here
 from tasks.compute.on_ray import run_on_ray
 from tasks.compute.orders import PoolJob
 from tasks.compute.ray_cluster import Cluster, connect, refusal, silence
-from tasks.compute.ray_host import Ended
+from tasks.compute.ray_host import Ended, Host
 from tasks.compute.watch import Watch
 from tests.tiny import store_beside
 
@@ -61,7 +61,7 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for the tests of this file; it ends with them."""
     connect(LOCAL, Store(tmp_path_factory.mktemp("ray")))
     yield
-    on_ray._leave_at_exit()
+    ray_cluster.leave()
 
 
 @pytest.mark.slow
@@ -257,6 +257,8 @@ class FakeRay:
         self.answers, self._nodes, self.started, self.grows = answers, nodes, 0, False
         self.full = False  # no actor finds room
 
+    util = SimpleNamespace(list_named_actors=list)
+
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
 
@@ -280,7 +282,7 @@ class FakeRay:
         return self
 
     def options(self, **_resources: Any) -> Any:
-        def make(_on_gpu: bool) -> Any:
+        def make(_on_gpu: bool, _idle: float) -> Any:
             self.started += 1
             do = SimpleNamespace(remote=lambda _content: lambda: self.answers.pop(0))
             return SimpleNamespace(do=do, news=SimpleNamespace(remote=lambda: list))
@@ -303,7 +305,6 @@ class FakeCluster(Cluster):
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay([], [{"CPU": 4.0}])
     monkeypatch.setattr(on_ray, "connect", lambda compute, _store: FakeCluster(fake, compute.ray))
-    monkeypatch.setattr(on_ray, "_idle", [])
     monkeypatch.setattr(on_ray, "BUSY_SECONDS", 0.01)
     monkeypatch.setattr(on_ray, "GONE_SECONDS", 0.001)
     return fake
@@ -352,13 +353,13 @@ def test_an_idle_actor_takes_what_waits_for_room(cluster: FakeRay, run_folder: R
     seat.begin(job)
     assert seat.ended() is None
     assert not seat.is_up()
-    idle = cluster.options().remote(False)
-    on_ray._idle.append(idle)
+    idle = cluster.options().remote(False, 0)
+    seat._cluster.idle.append(idle)
     assert seat.ended() is None
     cluster.full = False
     assert seat._actor is idle
     assert seat.ended() == Ended(0, "")
-    assert not on_ray._idle
+    assert not seat._cluster.idle
 
 
 def test_machines_that_vanish_again_and_again_end_it(cluster: FakeRay, run_folder: RunFolder) -> None:
@@ -386,6 +387,49 @@ def test_a_cluster_that_has_no_room_and_does_not_grow_is_told(
     with pytest.raises(ConfigError, match=told):
         run_on_ray(orders([run_folder]), RayCompute(ray="10.0.0.1:6379", gpus=8), run_folder.store, Notes().watch)
     assert cluster.started == 0
+
+
+def test_a_host_that_nobody_asks_for_ends_itself(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, stopped, working = threading.Event(), threading.Event(), threading.Event()
+
+    def leave(_code: int) -> None:
+        ended.set()
+        threading.Event().wait()  # as a process that is gone
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(ray_host.os, "_exit", leave)
+    monkeypatch.setattr(ray_host, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(ray_host.interrupt, "ask", stopped.set)
+    monkeypatch.setattr(Host, "_do", lambda *_: working.wait(10) and None)
+    job = PoolJob(place="/", shared=True, orders=tuple(orders([run_folder]))).content()
+    host = Host(False, 0.3)
+    assert host.doing() == {}
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(host.do, job)
+        time.sleep(0.6)  # nobody asks, but it works
+        assert not ended.is_set()
+        assert not stopped.is_set()
+        assert host.doing() == job
+        monkeypatch.setattr(ray_host, "FORGOTTEN_SECONDS", 0.1)
+        assert stopped.wait(5)
+        assert host.doing() == {}  # it will do no more
+        working.set()
+        assert done.result(5) == Ended(0, "")
+    for _ in range(4):
+        host.news()
+        time.sleep(0.1)
+        assert not ended.is_set()
+    assert ended.wait(5)
+
+
+def test_the_same_job_again_is_not_done_again(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    did: list[PoolJob] = []
+    monkeypatch.setattr(Host, "_do", lambda _, job: did.append(job))
+    host, job = Host(False, 0), PoolJob(place="/", shared=True, orders=tuple(orders([run_folder])))
+    assert host.do(job.content()) == host.do(job.content()) == Ended(0, "")
+    host.do(job.model_copy(update={"attempt": 2}).content())
+    assert [each.attempt for each in did] == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,40 @@ def test_weights_are_those_of_here_when_a_node_is_lost(nodes: Nodes, run_folder:
     ]
 
 
+def test_trainings_outlive_their_driver_and_are_found_again(
+    nodes: Nodes, run_folder: RunFolder, tmp_path: Path
+) -> None:
+    here = Store(tmp_path / "here")
+    store_beside(run_folder.store, here.root)
+    (expected,) = runs(run_folder, here, 1, epochs=40)
+    run_here(orders([expected]), LocalCompute(), here, Notes().watch)
+    nodes.start(ONE)
+    (folder,) = runs(run_folder, run_folder.store, 1, epochs=40)
+    words = str(run_folder.store.root), compute_of(nodes), folder.key
+    process = driver(nodes, *words)
+    until(folder.metrics_path.exists, process)
+    hosts = nodes.hosts()
+    process.kill()
+    process.wait()
+    process = driver(nodes, *words)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "train 0: found on the Ray cluster, where it was left\n"
+    assert nodes.hosts() == hosts
+    process.terminate()  # a cancelled flow, which stops also what it did not start
+    code, told = finish(process)
+    assert code == 75
+    assert any("stopped at step" in line for line in told)
+    assert folder.result() is None
+    gone = time.monotonic() + 20
+    while nodes.hosts():
+        assert time.monotonic() < gone
+        time.sleep(0.1)
+    code, told = finish(driver(nodes, *words))
+    assert (code, told) == (0, ["train 0: done"])
+    assert sha256_file(folder.weights_path) == sha256_file(expected.weights_path)
+    assert len(folder.metrics_path.read_text().splitlines()) == 40
+
+
 def test_a_lost_head_is_told_and_costs_no_step(nodes: Nodes, run_folder: RunFolder) -> None:
     nodes.start(ONE)
     (folder,) = runs(run_folder, run_folder.store, 1, epochs=500)
