@@ -187,9 +187,19 @@ def refusal(address: str, error: Exception) -> str:
     return f"no Ray cluster answers at {address} ({told[:200]})"
 
 
-def room(nodes: list[dict[str, float]], wanted: Mapping[str, float]) -> int:
-    """Return how many orders that want so much of each resource the machines take at a time."""
-    return sum(_takes(node, wanted) for node in nodes)
+def gangs(nodes: list[dict[str, float]], wanted: Mapping[str, float], machines: int) -> int:
+    """Return how many orders the nodes take at a time, each on so many different ones.
+
+    Args:
+        nodes: what each has, by resource.
+        wanted: what an order takes of each of its machines.
+        machines: of an order.
+    """
+    places = [_takes(node, wanted) for node in nodes]
+    number = sum(places) // machines
+    while sum(min(place, number) for place in places) < number * machines:  # a node serves each order once
+        number -= 1
+    return number
 
 
 def _takes(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:

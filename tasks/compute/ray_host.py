@@ -7,10 +7,17 @@ any other process that imports torch, a small training not much longer.
 from __future__ import annotations
 
 import os
+import os
 import secrets
+import socket
+import threading
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from typing import Any, NamedTuple
+
+import psutil
 
 from effnet.errors import EffnetError, StoppedError
 from effnet.exchange import Exchange
@@ -54,7 +61,7 @@ class Host:
             threading.Thread(target=self._end_when_forgotten, args=(idle_seconds,), daemon=True).start()
 
     def do(self, content: dict[str, Any]) -> Ended:
-        """Do a job, which must be of one machine; return how it ended. The same one again is not done again."""
+        """Do a job, or this machine's part of it; return how it ended. The same one again is not done again."""
         self._asked = time.monotonic()
         with self._one:
             if content != self._content:
@@ -85,6 +92,18 @@ class Host:
         with handed_over(job, secrets.token_hex(8), Exchange(job.place, store), patient) as tick:
             run_here(job.orders, compute_of(job), store, Watch(self._news.append, tick))
 
+    def address(self) -> str:
+        """Return HOST:PORT of this machine for others that train with it, which also learn to listen there."""
+        import ray
+
+        host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # else torch looks up the machine's name
+            if found := interface_of(host, psutil.net_if_addrs()):
+                os.environ.setdefault(name, found)
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"{host}:{probe.getsockname()[1]}"
+
     def news(self) -> list[str]:
         """Return what it warned of since the last call."""
         self._asked = time.monotonic()
@@ -101,6 +120,31 @@ class Host:
             time.sleep(min(idle_seconds, BEAT_SECONDS))
             unasked = time.monotonic() - self._asked
             if not self._one.locked() and unasked > idle_seconds:
-                os._exit(0)
+                _leave()
             if self._one.locked() and unasked > FORGOTTEN_SECONDS:
                 self.stop()
+
+
+def interface_of(host: str, interfaces: Mapping[str, Sequence[Any]]) -> str | None:
+    """Return the network interface whose network a host is in; None if there is none.
+
+    Args:
+        host: an IPv4 address of this machine.
+        interfaces: as psutil.net_if_addrs has them.
+    """
+    for name, addresses in interfaces.items():
+        for each in addresses:
+            if each.family != socket.AF_INET or not each.netmask:
+                continue
+            if ip_address(host) in ip_network(f"{each.address}/{each.netmask}", strict=False):
+                return name
+    return None
+
+
+def _leave() -> None:
+    """End this process, and those of the other machines that train with it: they share what holds room for them."""
+    import ray
+
+    if group := ray.util.get_current_placement_group():
+        ray.util.remove_placement_group(group)
+    os._exit(0)

@@ -25,6 +25,7 @@ def main() -> None:
             action="train",
             runs=(key,),
             ranks=compute.ranks,
+            machines=compute.machines,
         )
         for number, key in enumerate(sys.argv[3:])
     ]

@@ -20,16 +20,17 @@ import pytest
 
 from effnet.config import LocalCompute, RayCompute
 from effnet.errors import AwayError, ConfigError, DataError, RunFailedError, StoppedError
-from effnet.order import Order
+from effnet.order import Order, Rendezvous
 from effnet.process import note_stopping
 from effnet.runs import RunFolder
 from effnet.store import Store, digest, sha256_file
-from tasks.compute import interrupt, on_ray, ray_cluster, ray_host
+from tasks.compute import interrupt, on_ray, ray_cluster, ray_host, ray_seats
 from tasks.compute.here import run_here
 from tasks.compute.on_ray import run_on_ray
 from tasks.compute.orders import PoolJob
-from tasks.compute.ray_cluster import Cluster, connect, refusal, silence
-from tasks.compute.ray_host import Ended, Host
+from tasks.compute.ray_cluster import Cluster, connect, gangs, refusal, silence
+from tasks.compute.ray_host import Ended, Host, interface_of
+from tasks.compute.ray_seats import cause, parts
 from tasks.compute.watch import Watch
 from tests.tiny import store_beside
 
@@ -262,12 +263,15 @@ class FakeRay:
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
 
-    def wait(self, refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+    def wait(self, refs: list[Any], timeout: float, num_returns: int = 1) -> tuple[list[Any], list[Any]]:
         assert timeout is not None
+        assert num_returns == len(refs)
         return ([], refs) if self.full else (refs, [])
 
     def get(self, ref: Any, timeout: float = 0) -> Any:
         assert timeout is not None
+        if isinstance(ref, list):
+            return [self.get(each) for each in ref]
         answer = ref()
         answer = answer() if callable(answer) else answer
         if isinstance(answer, BaseException):
@@ -347,7 +351,7 @@ def test_what_is_no_fault_of_the_training_is_tried_again(cluster: FakeRay, run_f
 
 def test_an_idle_actor_takes_what_waits_for_room(cluster: FakeRay, run_folder: RunFolder) -> None:
     """One of two machines is gone: the actor on the other one, idle now, holds all the room that there is."""
-    seat = on_ray._Seat(FakeCluster(cluster, "auto"), LOCAL)
+    seat = ray_seats.One(FakeCluster(cluster, "auto"), LOCAL)
     cluster.answers, cluster.full = [Ended(0, "")], True
     job = PoolJob(place="/", shared=True, orders=tuple(orders([run_folder])))
     seat.begin(job)
@@ -397,7 +401,7 @@ def test_a_host_that_nobody_asks_for_ends_itself(run_folder: RunFolder, monkeypa
         threading.Event().wait()  # as a process that is gone
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(ray_host.os, "_exit", leave)
+    monkeypatch.setattr(ray_host, "_leave", lambda: leave(0))
     monkeypatch.setattr(ray_host, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(ray_host.interrupt, "ask", stopped.set)
     monkeypatch.setattr(Host, "_do", lambda *_: working.wait(10) and None)
@@ -433,12 +437,57 @@ def test_the_same_job_again_is_not_done_again(run_folder: RunFolder, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("processors", "machines", "expected"),
+    [
+        ((4.0, 1.0), 1, 5),
+        ((4.0, 1.0), 2, 1),  # the first one cannot hold two parts of one training
+        ((2.0, 2.0, 2.0), 2, 3),
+        ((1.0, 0.0), 2, 0),
+        ((), 1, 0),
+    ],
+)
+def test_how_many_trainings_find_room(processors: tuple[float, ...], machines: int, expected: int) -> None:
+    nodes = [{"CPU": number} for number in processors]
+    assert gangs(nodes, {"CPU": 1.0}, machines) == expected
+
+
+def test_a_cause_comes_before_what_it_did_to_the_other_machines() -> None:
+    lost, stopped, wrong, done = ray_seats.LOST, Ended(75, "lost the others"), Ended(65, "a shard"), Ended(0, "")
+    assert cause([stopped, lost]) == lost
+    assert cause([stopped, lost, wrong]) == wrong
+    assert cause([done, stopped]) == stopped
+    assert cause([stopped, Ended(76, "its GPU")]) == Ended(76, "its GPU")
+    assert cause([done, done]) == done
+    assert cause([]) == lost
+
+
+def test_machines_meet_at_the_first_one(run_folder: RunFolder) -> None:
+    order = orders([run_folder])[0].model_copy(update={"machines": 2})
+    job = PoolJob(place="/", shared=True, orders=(order,))
+    found = parts(job, "10.0.0.1:99", "gang", 2)
+    assert [each.machine for each in found] == [0, 1]
+    meetings = [each.orders[0].rendezvous for each in found]
+    assert meetings == [Rendezvous(address="10.0.0.1:99", machine=number) for number in range(2)]
+
+
+def test_the_network_is_the_one_of_the_address_that_ray_knows() -> None:
+    def of(address: str, netmask: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(family=socket.AF_INET, address=address, netmask=netmask)]
+
+    there = {"lo": of("127.0.0.1", "255.0.0.0"), "eth1": of("10.0.0.7", "255.255.255.0")}
+    assert interface_of("10.0.0.7", there) == "eth1"
+    assert interface_of("127.0.0.4", there) == "lo"
+    assert interface_of("192.168.0.1", there) is None
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         ({"ray": "ray://10.0.0.1:10001"}, "ray"),
         ({"ray": "local", "gpus": 1.5}, "gpus must be whole above 1"),
         ({"ray": "local", "gpus": 1, "ranks": 2, "cpus": 2}, "ranks must be at most gpus, 1"),
         ({"ray": "local", "ranks": 2}, "ranks must be at most cpus, 1"),
+        ({"ray": "local", "machines": 2}, "machines must be 1 where ray is local"),
     ],
 )
 def test_what_ray_cannot_give_is_refused(given: dict[str, Any], told: str) -> None:

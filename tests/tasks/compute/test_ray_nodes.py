@@ -19,7 +19,7 @@ from tests.tasks.compute.test_on_ray import Notes, orders
 from tests.tiny import store_beside
 
 pytestmark = pytest.mark.slow
-ONE, TWO = "127.0.0.3", "127.0.0.4"
+ONE, TWO, THREE = "127.0.0.3", "127.0.0.4", "127.0.0.5"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,7 @@ def test_who_is_not_of_the_cluster_is_told_in_a_line(nodes: Nodes, run_folder: R
     words = (str(run_folder.store.root), compute_of(nodes), run_folder.key)
     stranger = driver(nodes, *words, RAY_AUTH_TOKEN="another" * 8)
     elsewhere = driver(nodes, str(run_folder.store.root), compute_of(nodes, gpus=1), run_folder.key)
+    few = driver(nodes, str(run_folder.store.root), compute_of(nodes, machines=9), run_folder.key)
     began = time.monotonic()
     code, told = finish(stranger)
     assert code == 2
@@ -65,6 +66,10 @@ def test_who_is_not_of_the_cluster_is_told_in_a_line(nodes: Nodes, run_folder: R
     code, told = finish(elsewhere)
     assert code == 2
     assert "a training is to have 1 CPUs and 1 GPUs, the machines of the Ray cluster have " in told[-1]
+    assert len(told) == 1
+    code, told = finish(few)
+    assert code == 2
+    assert "each of 9 machines for a training is to have 1 CPUs and 0 GPUs, the machines of the Ray cluster" in told[-1]
     assert len(told) == 1
     assert time.monotonic() - began < 60
 
@@ -125,7 +130,8 @@ def test_trainings_outlive_their_driver_and_are_found_again(
     process.terminate()  # a cancelled flow, which stops also what it did not start
     code, told = finish(process)
     assert code == 75
-    assert any("stopped at step" in line for line in told)
+    assert told == []
+    assert "stopped at step" in (folder.path / "output.log").read_text().splitlines()[-1]
     assert folder.result() is None
     gone = time.monotonic() + 20
     while nodes.hosts():
@@ -135,6 +141,32 @@ def test_trainings_outlive_their_driver_and_are_found_again(
     assert (code, told) == (0, ["train 0: done"])
     assert sha256_file(folder.weights_path) == sha256_file(expected.weights_path)
     assert len(folder.metrics_path.read_text().splitlines()) == 40
+
+
+def test_a_gang_trains_what_ranks_train_here_when_a_node_is_lost(
+    nodes: Nodes, run_folder: RunFolder, tmp_path: Path
+) -> None:
+    """Two machines train one network; the second one is lost, and a third one takes its place."""
+    here = Store(tmp_path / "here")
+    store_beside(run_folder.store, here.root)
+    (expected,) = runs(run_folder, here, 1, epochs=12)
+    run_here([orders([expected])[0].model_copy(update={"ranks": 2})], LocalCompute(), here, Notes().watch)
+    nodes.start(ONE, TWO, THREE)
+    place = tmp_path / "exchange"
+    place.mkdir()
+    (folder,) = runs(run_folder, run_folder.store, 1, epochs=12)
+    words = str(run_folder.store.root), compute_of(nodes, exchange=str(place), machines=2), folder.key
+    process = driver(nodes, *words)
+    until(lambda: any((place / "checkpoints" / folder.key).rglob("MANIFEST.json")), process, 90)
+    scratch = f"{digest(str(place))[:16]}-1"
+    (second,) = (node for node in (ONE, TWO, THREE) if (nodes.scratch(node) / scratch).exists())
+    nodes.kill(second)
+    code, told = finish(process, 180)
+    assert code == 0, told
+    assert told[-1] == "train 0: done"
+    assert any("its machine is gone; restarted from its last checkpoint" in line for line in told)
+    assert sha256_file(folder.weights_path) == sha256_file(expected.weights_path)
+    assert len(folder.metrics_path.read_text().splitlines()) == 12
 
 
 def test_a_lost_head_is_told_and_costs_no_step(nodes: Nodes, run_folder: RunFolder) -> None:
