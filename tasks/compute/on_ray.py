@@ -30,7 +30,7 @@ from tasks.compute.ray_seats import LOST, Gang, One, Seat, find, wanted
 from tasks.compute.watch import Watch
 
 LOOK_SECONDS = 0.1  # between looks for room
-ROOM_SECONDS = 45.0  # after so long without room for a training, it is told
+ROOM_SECONDS = 30.0  # after so long without room for a training, it is told
 BUSY_SECONDS = 5.0  # between tries to take a run that another process holds
 GONE_SECONDS = 2.0  # after a machine vanished, twice as long each time: Ray notices within 15 that a node is dead
 ATTEMPTS = 5  # of an order that gets no further because its machines vanish

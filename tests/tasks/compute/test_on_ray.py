@@ -27,10 +27,10 @@ from effnet.store import Store, digest, sha256_file
 from tasks.compute import interrupt, on_ray, ray_cluster, ray_host, ray_seats
 from tasks.compute.here import run_here
 from tasks.compute.on_ray import run_on_ray
-from tasks.compute.orders import PoolJob
+from tasks.compute.orders import PoolJob, key_of
 from tasks.compute.ray_cluster import Cluster, connect, gangs, refusal, silence
 from tasks.compute.ray_host import Ended, Host, interface_of
-from tasks.compute.ray_seats import cause, parts
+from tasks.compute.ray_seats import cause, find, parts
 from tasks.compute.watch import Watch
 from tests.tiny import store_beside
 
@@ -257,8 +257,9 @@ class FakeRay:
     def __init__(self, answers: list[Any], nodes: list[dict[str, float]]) -> None:
         self.answers, self._nodes, self.started, self.grows = answers, nodes, 0, False
         self.full = False  # no actor finds room
+        self.get_actor: Any = None
 
-    util = SimpleNamespace(list_named_actors=list)
+    util: Any = SimpleNamespace(list_named_actors=list)
 
     def nodes(self) -> list[dict[str, Any]]:
         return [{"Alive": True, "Resources": node} for node in self._nodes]
@@ -459,6 +460,40 @@ def test_a_cause_comes_before_what_it_did_to_the_other_machines() -> None:
     assert cause([stopped, Ended(76, "its GPU")]) == Ended(76, "its GPU")
     assert cause([done, done]) == done
     assert cause([]) == lost
+
+
+def test_only_what_is_wanted_whole_and_not_our_own_is_found_again(cluster: FakeRay, run_folder: RunFolder) -> None:
+    """Two machines of one training; one machine of another training's two; one training that is ours."""
+    order = orders([run_folder])[0]
+    wanted = [order.model_copy(update={"until": epochs}) for epochs in (1, 2, 3, 4)]
+    pair = [PoolJob(place="/", shared=True, orders=(each.model_copy(update={"machines": 2}),)) for each in wanted[:2]]
+    alone = [PoolJob(place="/", shared=True, orders=(each,)) for each in (*wanted[2:], order)]
+    there = {
+        "host-a-1": parts(pair[0], "a:1", "host-a", 2)[1],
+        "host-a-0": parts(pair[0], "a:1", "host-a", 2)[0],
+        "host-b-1": parts(pair[1], "a:1", "host-b", 2)[1],
+        "host-c-0": alone[0],
+        "host-d-0": alone[1],
+        "host-e-0": alone[2],  # to the end of its recipe, which nobody wants here
+        "host-f-0": None,  # has nothing to do
+    }
+
+    def actor(name: str) -> SimpleNamespace:
+        job = there[name]
+        return SimpleNamespace(name=name, doing=SimpleNamespace(remote=lambda: lambda: job.content() if job else {}))
+
+    cluster.util = SimpleNamespace(list_named_actors=lambda: [*there, "somebody's"])
+    cluster.get_actor = actor
+    known = FakeCluster(cluster, "auto")
+    known.ours.add("host-d-0")
+    found = find(known, [key_of(each) for each in wanted])
+    assert {key: [each.name for each in value.actors] for key, value in found.items()} == {
+        key_of(wanted[0]): ["host-a-0", "host-a-1"],
+        key_of(wanted[2]): ["host-c-0"],
+    }
+    assert [job.machine for job in found[key_of(wanted[0])].jobs] == [0, 1]
+    assert find(known, [key_of(each) for each in wanted]) == {}  # they are ours now
+    assert find(FakeCluster(cluster, "local"), [key_of(each) for each in wanted]) == {}
 
 
 def test_machines_meet_at_the_first_one(run_folder: RunFolder) -> None:
