@@ -6,7 +6,6 @@ checkpoint. Weights, journals and results never pass through Ray: they lie in th
 
 from __future__ import annotations
 
-import atexit
 import functools
 import itertools
 import math
@@ -24,7 +23,7 @@ from tasks.compute import interrupt
 from tasks.compute.here import shown, side_by_side
 from tasks.compute.orders import BEAT_SECONDS, PoolJob, is_fulfilled, key_of, progress
 from tasks.compute.outage import Patience, collect
-from tasks.compute.ray_cluster import Cluster, connect, gangs, leave
+from tasks.compute.ray_cluster import Cluster, connect, gangs
 from tasks.compute.ray_host import Ended
 from tasks.compute.ray_seats import LOST, Gang, One, Seat, find, wanted
 from tasks.compute.watch import Watch
@@ -214,7 +213,6 @@ class _Engine:
 
 
 _attempts = itertools.count(int(time.time()))  # so that none is one of an earlier process
-atexit.register(leave)
 
 
 def _amount(number: float) -> str:

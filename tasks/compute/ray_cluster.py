@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
@@ -39,10 +40,11 @@ class Cluster:
         ray: the package.
         address: as the config names it.
         head: HOST:PORT of its head.
+        namespace: that the names of actors are looked for in.
     """
 
-    def __init__(self, ray: ModuleType, address: str, head: str) -> None:
-        self.ray, self.address, self.head = ray, address, head
+    def __init__(self, ray: ModuleType, address: str, head: str, namespace: str = "") -> None:
+        self.ray, self.address, self.head, self.namespace = ray, address, head, namespace
         self._answered = self._looked = time.monotonic()
         self.lost = False  # whether the head is
         self.idle: list[Any] = []  # actors of this process that wait for another order, also one of a later stage
@@ -107,7 +109,11 @@ def connect(compute: RayCompute, store: Store) -> Cluster:
     Raises:
         ConfigError: if Ray is not installed, or no cluster answers that takes this process.
     """
-    if _connected and _connected[0].address == compute.ray:
+    # In a cluster that outlives this process, those who share a place see each other's actors, and nobody else's.
+    namespace = (
+        f"effnet-{digest(compute.exchange or str(store.root.absolute()))[:16]}" if compute.ray != "local" else ""
+    )
+    if _connected and (_connected[0].address, _connected[0].namespace) == (compute.ray, namespace):
         return _connected[0]
     settings: dict[str, Any] = {"address": compute.ray}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -121,15 +127,16 @@ def connect(compute: RayCompute, store: Store) -> Cluster:
     if compute.ray not in ("auto", "local") and (why := silence(compute.ray, CONNECT_SECONDS)):
         raise ConfigError(f"compute.ray: no Ray cluster answers at {compute.ray} ({why})")
     leave()
-    namespace = f"effnet-{digest(compute.exchange or str(store.root.absolute()))[:16]}"
+    atexit.unregister(leave)
+    atexit.register(leave)  # after Ray's own, which it must come before: the last one that is registered runs first
     with _own_signal_handlers():
         try:
-            ray.init(**settings, namespace=namespace, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(**settings, namespace=namespace or None, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
             raise ConfigError(f"compute.ray: {refusal(compute.ray, error)}") from error
     # Of a machine that is lost it prints twenty lines of log; a line of ours says what became of its training.
     ray._private.worker.print_to_stdstream = lambda *_arguments, **_settings: None
-    _connected[:] = [Cluster(ray, compute.ray, ray.get_runtime_context().gcs_address)]
+    _connected[:] = [Cluster(ray, compute.ray, ray.get_runtime_context().gcs_address, namespace)]
     return _connected[0]
 
 
@@ -145,7 +152,7 @@ def leave() -> None:
     """Disconnect this process; a cluster that it started ends."""
     if _connected:
         cluster = _connected.pop()
-        if cluster.lost:  # it would be waited for
+        if cluster.lost or not cluster.ray.is_initialized():  # it would be waited for, or another one be started
             return
         for actor in cluster.idle if cluster.outlives else ():
             cluster.ray.kill(actor)

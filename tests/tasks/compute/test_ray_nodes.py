@@ -49,6 +49,13 @@ def until(true: Callable[[], object], process: subprocess.Popen[str], seconds: f
         time.sleep(0.02)
 
 
+def no_host_is_left(nodes: Nodes) -> None:
+    deadline = time.monotonic() + 20
+    while nodes.hosts():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def compute_of(nodes: Nodes, **given: object) -> str:
     return json.dumps({"ray": nodes.address, **given})
 
@@ -133,12 +140,10 @@ def test_trainings_outlive_their_driver_and_are_found_again(
     assert told == []
     assert "stopped at step" in (folder.path / "output.log").read_text().splitlines()[-1]
     assert folder.result() is None
-    gone = time.monotonic() + 20
-    while nodes.hosts():
-        assert time.monotonic() < gone
-        time.sleep(0.1)
+    no_host_is_left(nodes)
     code, told = finish(driver(nodes, *words))
     assert (code, told) == (0, ["train 0: done"])
+    no_host_is_left(nodes)
     assert sha256_file(folder.weights_path) == sha256_file(expected.weights_path)
     assert len(folder.metrics_path.read_text().splitlines()) == 40
 
