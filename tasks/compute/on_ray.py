@@ -138,6 +138,7 @@ class _Engine:
                     self._patient(lambda key=key: self._exchange.publish(key))  # type: ignore[misc]
             before = progress(order, self._store)
             if found:
+                job = found.jobs[0]
                 left = self._seat(len(found.jobs))  # perhaps of another number of machines
                 left.take(found)
                 found, ended = None, self._watched(order, left)
@@ -145,6 +146,8 @@ class _Engine:
             else:
                 seat.begin(job)
                 ended = self._watched(order, seat)
+            if ended == LOST and not job.shared:  # it may only be cut off, and must publish nothing when it is back
+                self._patient(lambda job=job: self._exchange.replace(job.sends_as))  # type: ignore[misc]
             self._collect(order, results=True)
             if ended.code in (0, LOST.code) and self._patient(lambda: is_fulfilled(order, self._store)):
                 self._watch.done(order.name)

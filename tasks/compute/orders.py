@@ -45,6 +45,11 @@ class PoolJob(Value):
         return self.model_dump(mode="json", exclude={"per_gpu"} if self.per_gpu == 1 else None)
 
     @property
+    def sends_as(self) -> str:
+        """The name under which it sends what its first order's runs become, on Ray; of all its machines."""
+        return f"{key_of(self.orders[0])}-{self.attempt}"
+
+    @property
     def machines(self) -> int:
         """How many machines do this together."""
         return self.orders[0].machines

@@ -84,6 +84,11 @@ class Cluster:
                 continue
             return actor
 
+    def end_idle(self) -> None:
+        """End the actors that wait for an order, and hold room meanwhile."""
+        while self.idle:
+            self.ray.kill(self.idle.pop())
+
     def check_head(self) -> None:
         """Raise AwayError if the head has not answered for a while; call it often."""
         now = time.monotonic()
@@ -154,8 +159,7 @@ def leave() -> None:
         cluster = _connected.pop()
         if cluster.lost or not cluster.ray.is_initialized():  # it would be waited for, or another one be started
             return
-        for actor in cluster.idle if cluster.outlives else ():
-            cluster.ray.kill(actor)
+        cluster.end_idle()
         cluster.ray.shutdown()
 
 

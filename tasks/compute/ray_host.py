@@ -7,10 +7,7 @@ any other process that imports torch, a small training not much longer.
 from __future__ import annotations
 
 import os
-import os
-import secrets
 import socket
-import threading
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -89,7 +86,7 @@ class Host:
         store = store_of(job)
         report_to(store.logs)
         patient = Patience("exchange", self._news.append)
-        with handed_over(job, secrets.token_hex(8), Exchange(job.place, store), patient) as tick:
+        with handed_over(job, job.sends_as, Exchange(job.place, store), patient) as tick:
             run_here(job.orders, compute_of(job), store, Watch(self._news.append, tick))
 
     def address(self) -> str:

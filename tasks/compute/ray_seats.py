@@ -124,6 +124,7 @@ class Gang:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         self._job, self._name, number = job, _new_name(), self._compute.machines
+        self._cluster.end_idle()  # what an earlier stage left may hold the room of a whole machine
         bundle = wanted(self._compute)
         lifetime = "detached" if self._cluster.outlives else None
         # Atomic: two of them cannot each hold half of the machines, and wait for the rest forever.

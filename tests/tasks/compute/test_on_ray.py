@@ -20,6 +20,7 @@ import pytest
 
 from effnet.config import LocalCompute, RayCompute
 from effnet.errors import AwayError, ConfigError, DataError, RunFailedError, StoppedError
+from effnet.exchange import Exchange
 from effnet.order import Order, Rendezvous
 from effnet.process import note_stopping
 from effnet.runs import RunFolder
@@ -256,6 +257,7 @@ class FakeRay:
 
     def __init__(self, answers: list[Any], nodes: list[dict[str, float]]) -> None:
         self.answers, self._nodes, self.started, self.grows = answers, nodes, 0, False
+        self.jobs: list[Any] = []
         self.full = False  # no actor finds room
         self.get_actor: Any = None
 
@@ -289,7 +291,12 @@ class FakeRay:
     def options(self, **_resources: Any) -> Any:
         def make(_on_gpu: bool, _idle: float) -> Any:
             self.started += 1
-            do = SimpleNamespace(remote=lambda _content: lambda: self.answers.pop(0))
+
+            def begin(content: Any) -> Any:
+                self.jobs.append(content)
+                return lambda: self.answers.pop(0)
+
+            do = SimpleNamespace(remote=begin)
             return SimpleNamespace(do=do, news=SimpleNamespace(remote=lambda: list))
 
         return SimpleNamespace(remote=make)
@@ -365,6 +372,21 @@ def test_an_idle_actor_takes_what_waits_for_room(cluster: FakeRay, run_folder: R
     assert seat._actor is idle
     assert seat.ended() == Ended(0, "")
     assert not seat._cluster.idle
+
+
+def test_a_machine_that_was_given_up_publishes_nothing_more(
+    cluster: FakeRay, run_folder: RunFolder, tmp_path: Path
+) -> None:
+    place = tmp_path / "exchange"
+    place.mkdir()
+    compute = RayCompute(ray="auto", exchange=str(place))
+    cluster.answers = [cluster.exceptions.RayError("node died"), Ended(70, "diverged")]
+    with pytest.raises(RunFailedError, match="diverged"):
+        run_on_ray(orders([run_folder]), compute, run_folder.store, Notes().watch)
+    first, second = cluster.jobs
+    exchange = Exchange(str(place), run_folder.store)
+    assert exchange.is_replaced(PoolJob.model_validate(first).sends_as)
+    assert not exchange.is_replaced(PoolJob.model_validate(second).sends_as)
 
 
 def test_machines_that_vanish_again_and_again_end_it(cluster: FakeRay, run_folder: RunFolder) -> None:
