@@ -625,7 +625,12 @@ class RayCompute(Value, title="Ray"):
         float, Field(ge=0, le=64, description="of each training; below 1: so many trainings share a GPU")
     ] = 0
     cpus: Annotated[int, Field(ge=1, le=1024, description="cores of each training, shared out to its processes")] = 1
-    ranks: Annotated[int, Field(ge=1, le=256, description="processes that train one network: one per GPU")] = 1
+    ranks: Annotated[
+        int, Field(ge=1, le=256, description="processes that train one network on a machine: one per GPU")
+    ] = 1
+    machines: Annotated[
+        int, Field(ge=1, le=256, description="that train one network together, each with these gpus, cpus and ranks")
+    ] = 1
     jobs: Annotated[int, Field(ge=0, le=10_000, description="trainings at a time; 0: as many as there is room for")] = 0
     exchange: Exchange = None
     cache_gb: CacheGb = 100.0
@@ -638,6 +643,8 @@ class RayCompute(Value, title="Ray"):
             raise ValueError(f"ranks must be at most gpus, {self.gpus:g} (got {self.ranks})")
         if self.ranks > self.cpus:
             raise ValueError(f"ranks must be at most cpus, {self.cpus} (got {self.ranks})")
+        if self.ray == "local" and self.machines > 1:
+            raise ValueError(f"machines must be 1 where ray is local, which is one machine (got {self.machines})")
         return self
 
     @property

@@ -69,9 +69,7 @@ def _orders(build: Build, trainings: Sequence[Training], ranks: int, until: int 
     """Return an order for each training, with as many processes and machines as the config says."""
     machines, compute = 1, build.config.compute
     if isinstance(compute, PoolCompute | RayCompute):
-        ranks = max(ranks, compute.ranks)
-    if isinstance(compute, PoolCompute):
-        machines = compute.machines
+        ranks, machines = max(ranks, compute.ranks), compute.machines
     return [
         Order(
             name=training.order_name,

@@ -19,6 +19,7 @@ _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
 # Groups that take long, the longest first: begun before the others, so that none is left running alone at the end.
 _LONG = (
     "test_operation_faults",
+    "test_ray_nodes",
     *_SHARED,
     "test_printed",
     "test_family",

@@ -14,7 +14,7 @@ from effnet.data.shards.parts import is_written
 from effnet.hits import run_hits
 from effnet.order import Order
 from effnet.runs import RunFolder, read_journal
-from effnet.store import Store
+from effnet.store import Store, digest
 from effnet.values import Value
 
 BEAT_SECONDS = 5.0  # between a job's heartbeats, and between checks for news
@@ -45,9 +45,19 @@ class PoolJob(Value):
         return self.model_dump(mode="json", exclude={"per_gpu"} if self.per_gpu == 1 else None)
 
     @property
+    def sends_as(self) -> str:
+        """The name under which it sends what its first order's runs become, on Ray; of all its machines."""
+        return f"{key_of(self.orders[0])}-{self.attempt}"
+
+    @property
     def machines(self) -> int:
         """How many machines do this together."""
         return self.orders[0].machines
+
+
+def key_of(order: Order) -> str:
+    """Return what an order is found again by: what is to be done, however and wherever."""
+    return digest(order.model_dump(mode="json", include={"action", "runs", "shards", "until"}))
 
 
 def is_fulfilled(order: Order, store: Store) -> bool:
