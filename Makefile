@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests at a time: many of them wait for servers and for processes that are killed (tests/parallel.py).
-TESTS ?= 2
+TESTS ?= 3
 # uv reads its own variable; this passes on what pip was told about folders with packages.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 

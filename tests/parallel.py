@@ -12,7 +12,14 @@ from xdist.scheduler import LoadScopeScheduling
 # Fixtures that take many seconds to set up, once per xdist worker, and the files that use them.
 _SHARED = {
     "a family with every stage": ("test_explore", "test_runs", "test_stage_faults", "test_pages"),
-    "a Prefect server with pools": ("test_pool", "test_task_runs", "test_templates", "test_nightly", "test_s3_faults"),
+    "a Prefect server with pools": (
+        "test_pool",
+        "test_task_runs",
+        "test_templates",
+        "test_nightly",
+        "test_s3_faults",
+        "test_approval",
+    ),
     "a real S3 server": ("test_storage", "test_remote", "test_roles", "test_parts"),
 }
 _GROUPS = {file: name for name, files in _SHARED.items() for file in files}
@@ -41,7 +48,6 @@ _LONG = (
     "test_taught",
     "test_rate",
     "test_input_faults",
-    "test_approval",
     "test_weights",
 )
 

@@ -172,6 +172,7 @@ def test_every_odd_image_is_treated_by_the_policy() -> None:
     show("odd images", fired, outcomes)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_any_write_leaves_nothing_half(config: DataConfig, tmp_path: Path) -> None:
     """The k-th write to the disk fails, for every k; then there is space again, and the same dataset comes of it."""
     calls = {

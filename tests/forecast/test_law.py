@@ -103,7 +103,9 @@ def test_of_the_plain_recipe_the_narrow_prior_misses_one_and_the_wide_one_none()
     assert [within(PLAIN_EFFICIENTNET, 4, place, ELSEWHERE)[0] for place in (4, 5)] == [True, True]
 
 
-@pytest.mark.parametrize("points", [3, 4, 6])
+@pytest.mark.parametrize(
+    "points", [pytest.param(3, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_intervals_hold_the_truth_as_often_as_they_say(points: int) -> None:
     """Laws drawn at random, with noise of images that networks share and of seeds, four times beyond the sweep."""
     rng, inside, trials = np.random.default_rng(points), 0, 1000

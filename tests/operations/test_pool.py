@@ -328,6 +328,7 @@ def test_stopping_the_parent_stops_the_jobs_with_a_checkpoint(
     assert "asked to stop" in folder.log_path.read_text()
 
 
+@pytest.mark.slow
 def test_gpu_that_is_missing_is_looked_for_on_other_machines_before_anything_is_fetched(
     deployed: str, workers: Workers, store: Store, spec: RunSpec, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +422,7 @@ def test_job_that_is_wrongly_marked_as_crashed_is_waited_for(
     assert watched.warned in ([], ["t0: reported as crashed (nobody saw it), but it is alive; waiting for it"])
 
 
+@pytest.mark.slow
 def test_run_that_another_process_holds_is_waited_for(
     deployed: str, workers: Workers, store: Store, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

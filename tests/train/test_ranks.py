@@ -109,7 +109,8 @@ def test_sigterm_stops_all_ranks_with_one_checkpoint(folder: RunFolder) -> None:
     assert checkpoint.steps(folder.checkpoints)[0] == step  # from which they go on: see the tests below
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_ends_the_others_and_the_training_goes_on(
     folder: RunFolder, alone: RunFolder, victim: int
 ) -> None:

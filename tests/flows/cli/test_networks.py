@@ -39,7 +39,7 @@ def test_describe_reads_files_of_ones_own(tmp_path: Path) -> None:
     ("old", "new", "told"),
     [
         ("repeats: 2", "repeats: 0", "stages.1.repeats: input should be greater than or equal to 1 (got 0)"),
-        ("kernel: 3", "kernel: 4", "stages.0.kernel: input should be 1, 3, 5, 7, 9 or 11 (got 4)"),
+        ("kernel: 3", "kernel: 4", "stages.0.kernel: input should be 0, 1, 3, 5, 7, 9 or 11 (got 4)"),
         ("resolution: 8", "resolution: 3", "resolution 3 is below the network's total stride 4"),
         ("channels: 12", "channels: -12", "stages.1.channels: input should be greater than or equal to 1 (got -12)"),
         (", expand_ratio: 4, se_ratio: 0.25", ", expand_ratio: 5, block: bottleneck", "multiple of its expand_ratio"),
