@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from effnet.arch.cost import FORWARD_SHARE, Cost, count
 from effnet.arch.scaling import PAPER, Coefficients, same_network
@@ -34,7 +34,6 @@ from effnet.config import (
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
 from effnet.family import Member, build_key, is_taught, need_pupils, plan_members, teaching_member
-from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.forecast.points import OnRay, Point, sweep_points
 from effnet.memory import micro_batch_on, training_bytes
 from effnet.runs import read_value
@@ -42,9 +41,12 @@ from effnet.search.grid import enumerate_grid
 from effnet.search.halving import rungs, total_epochs
 from effnet.search.study import study_points
 from effnet.store import TEMPORARY
+from effnet.values import Value
 
 if TYPE_CHECKING:
     from effnet.data.shards.manifest import Manifest
+
+_Found = TypeVar("_Found", bound=Value)
 
 POOL_DEVICE = "a100-80"  # that a work pool is priced for, unless another is named
 CHECKPOINTS = 3  # that a finished run keeps: the two newest and the best
@@ -109,10 +111,14 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
     return max(found)[1] if found else None
 
 
-def last_forecast(config: FamilyConfig, base: Path, manifest: Manifest, families: Path) -> ForecastFindings | None:
-    """Return the forecast that was made for just this config and dataset, if there is one that can be read.
+def last_found(
+    kind: type[_Found], name: str, config: FamilyConfig, base: Path, manifest: Manifest, families: Path
+) -> _Found | None:
+    """Return what a stage found for just this config and dataset, if there is any that can be read.
 
     Args:
+        kind: of findings.
+        name: of their file.
         config: of the family.
         base: folder that its relative paths begin at.
         manifest: of its dataset.
@@ -123,7 +129,7 @@ def last_forecast(config: FamilyConfig, base: Path, manifest: Manifest, families
     try:
         shuffle = order_that_fits(config, manifest).shuffle_shards
         key = build_key(config, load_baseline(config, base), manifest.digest, shuffle)
-        return read_value(ForecastFindings, families / key / FORECAST)
+        return read_value(kind, families / key / name)
     except (ConfigError, DataError):  # such a family cannot be built; or the file is of another version
         return None
 

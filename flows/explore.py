@@ -11,7 +11,7 @@ from flows.build_family import opened, run_name, with_baseline
 from tasks.approve import ask_before, ask_before_trainings
 from tasks.build import Build
 from tasks.fit import fit_coefficients as fit_task
-from tasks.fit import known_coefficients
+from tasks.fit import fitted_coefficients, known_coefficients
 from tasks.forecast import forecast_members as forecast_task
 from tasks.forecast import swept_networks, trainings_of_sweep
 from tasks.study import study_scaling as study_task
@@ -88,7 +88,7 @@ def forecast_members(
     """
     with opened(change, config, approve, base, store) as build:
         build = with_baseline(build)
-        coefficients = known_coefficients(build)
+        coefficients = fitted_coefficients(build)
         swept = swept_networks(build, coefficients)
         ask_before_trainings(build, Stage.FORECAST, trainings_of_sweep(swept))
         forecast_task(build, swept, coefficients)

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.cost import count
 from effnet.arch.scaling import PAPER, PAPER_SPLIT, Coefficients, realised, split_of_cost
 from effnet.config import given_coefficients
+from effnet.errors import ConfigError
 from effnet.hits import hits_of
 from effnet.runs import numbered, read_value
 from effnet.search.decision import Decision, Finalist, decide
@@ -58,6 +59,21 @@ def fit_coefficients(build: Build) -> Coefficients:
     facts = [findings.model_dump(mode="json"), samples]
     once(build.folder, "grid", facts, lambda targets: grid_figure(findings, samples, targets))
     return decision.winner.coefficients
+
+
+def fitted_coefficients(build: Build) -> Coefficients:
+    """Return α, β, γ without training: the config's own, or those that were fitted for this build.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    fitted = read_value(FitFindings, build.folder / FIT)
+    if (found := given_coefficients(build.config) or (Coefficients(*fitted.winner) if fitted else None)) is None:
+        raise ConfigError(
+            "no α, β, γ are fitted yet, and with others this would be of no use: run `effnet fit` with this config "
+            "first, or give coefficients"
+        )
+    return found
 
 
 def known_coefficients(build: Build) -> Coefficients:

@@ -76,12 +76,17 @@ def forecast_members(build: Build, swept: Sequence[Swept], coefficients: Coeffic
     warnings = warnings_of([each.point for each in swept], build.baseline)
     for warning in warnings:
         build.screen.warn(f"forecast: {warning}")
+    members = plan_members(build.baseline, build.config, coefficients, build.num_classes)
+    if all(member.macs <= swept[-1].point.macs for member in members):
+        build.screen.warn(
+            "forecast: no member is dearer than the networks that are trained for it, so nothing is foretold; "
+            "give smaller forecast.costs"
+        )
     every = trainings_of_sweep(swept)
     train(build, every, stage=Stage.FORECAST)
     keep_minival_hits(build, every)
     hits = [hits_of((training.folder for training in each.trainings), "minival") for each in swept]
     prior = IMAGENET if isinstance(build.config.data.source, ImageNetSource) else ELSEWHERE
-    members = plan_members(build.baseline, build.config, coefficients, build.num_classes)
     val = build.manifest.samples["val"]
     foretold = foretell(
         sweep_of([(each.point.macs, rows) for each, rows in zip(swept, hits, strict=True)]),

@@ -102,8 +102,9 @@ def left_out(foretold: Foretold, gain_below: float) -> tuple[LeftOut, ...]:
     if first is None or first.gain is None:
         return ()
     why = f"expected to gain {first.gain.told()} points on the one before, below {gain_below:g}"
+    dearer = f"dearer than {first.name}, which is {why}"
     return tuple(
-        LeftOut(name=each.name, macs=each.macs, why=why if each.macs == first.macs else f"dearer than {first.name}")
+        LeftOut(name=each.name, macs=each.macs, why=why if each.macs == first.macs else dearer)
         for each in ordered
         if each.macs >= first.macs
     )

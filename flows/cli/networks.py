@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from effnet.family import Member
     from effnet.forecast.findings import ForecastFindings
     from effnet.plan import Known, Speed, StagePrice
+    from effnet.values import Value
+
+_Found = TypeVar("_Found", bound="Value")
 
 _CLASSES = click.option(
     "--num-classes", type=click.IntRange(1), default=1000, show_default=True, help="Classes of the network."
@@ -148,9 +151,10 @@ class _Family:
 
     @classmethod
     def of_config(cls, config: Path, store: Path | None, num_classes: int | None, images: int | None) -> _Family:
-        from effnet.arch.scaling import PAPER
+        from effnet.arch.scaling import PAPER, Coefficients
         from effnet.config import given_coefficients, load_baseline, load_config
         from effnet.plan import last_fitted
+        from effnet.search.findings import FIT, FitFindings
         from effnet.store import Store
 
         settings = load_config(config)
@@ -158,14 +162,28 @@ class _Family:
         given = given_coefficients(settings)
         opened = Store.at(store or settings.store)
         root = opened.root
-        fitted = last_fitted(root / "families", settings.family)
-        origin = "the config" if given else "the family built last" if fitted else "the paper, until they are fitted"
         known = _known(settings, config, root, num_classes, images)
-        family = cls(baseline, given or fitted or PAPER, origin, known.num_classes)
+        family = cls(baseline, given or PAPER, "the config", known.num_classes)
         family.settings, family.resolution_multiple = settings, settings.resolution_multiple
         family.base, family.store = config.parent, opened
         family.known = known
+        if given:
+            return family
+        if fit := family.found(FitFindings, FIT):
+            family.coefficients, family.origin = Coefficients(*fit.winner), "the fit of this config"
+        elif fitted := last_fitted(root / "families", settings.family):
+            family.coefficients, family.origin = fitted, "the family built last"
+        else:
+            family.origin = "the paper, until they are fitted"
         return family
+
+    def found(self, kind: type[_Found], name: str) -> _Found | None:
+        """Return what a stage found for this very config, if it did."""
+        from effnet.plan import last_found
+
+        if not (self.known and self.known.manifest):
+            return None
+        return last_found(kind, name, self.settings, self.base, self.known.manifest, self.store.families)
 
     @property
     def images(self) -> int | None:
@@ -249,11 +267,9 @@ def _plan_members(family: _Family, device: str | None, gpus: int, as_json: bool,
 
 def _forecast(family: _Family) -> ForecastFindings | None:
     """Return the forecast that the store has for this very config, if it has one."""
-    if not (family.known and family.known.manifest):
-        return None
-    from effnet.plan import last_forecast
+    from effnet.forecast.findings import FORECAST, ForecastFindings
 
-    return last_forecast(family.settings, family.base, family.known.manifest, family.store.families)
+    return family.found(ForecastFindings, FORECAST)
 
 
 def _teachers(family: _Family, members: list[Member]) -> dict[str, Architecture]:

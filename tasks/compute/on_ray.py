@@ -105,11 +105,9 @@ class _Engine:
         """
         needs, began = wanted(self._compute), time.monotonic()
         each = f"each of {machines} machines for a training" if machines > 1 else "a training"
-        asked = f"{self._compute.cpus} CPUs and {_amount(self._compute.gpus)} GPUs"
+        asked = _room(self._compute.cpus, self._compute.gpus)
         while not (found := gangs(nodes := self._cluster.nodes(), needs, machines)):
-            has = ", ".join(
-                f"{_amount(node.get('CPU', 0))} CPUs and {_amount(node.get('GPU', 0))} GPUs" for node in nodes
-            )
+            has = ", ".join(_room(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes)
             if not self._cluster.outlives:
                 raise ConfigError(f"compute: a training is to have {asked}, this machine has {has}; ask for less")
             if self._cluster.may_grow():
@@ -118,8 +116,9 @@ class _Engine:
                 return 1
             if time.monotonic() - began > ROOM_SECONDS:  # some may still be starting
                 raise ConfigError(
-                    f"compute: {each} is to have {asked}, the machines of the Ray cluster have {has}, and none "
-                    f"joined in {ROOM_SECONDS:.0f} s; ask for less, or start a larger one"
+                    f"compute: {each} is to have {asked}, the Ray cluster is {len(nodes)} "
+                    f"machine{'s' * (len(nodes) != 1)} with {has}, and none joined in "
+                    f"{ROOM_SECONDS:.0f} s; ask for less, or start a larger one"
                 )
             interrupt.check()
             self._cluster.check_head()
@@ -216,6 +215,11 @@ class _Engine:
 
 
 _attempts = itertools.count(int(time.time()))  # so that none is one of an earlier process
+
+
+def _room(cpus: float, gpus: float) -> str:
+    """Return cores and GPUs in words."""
+    return f"{_amount(cpus)} CPU{'s' * (cpus != 1)} and {_amount(gpus)} GPU{'s' * (gpus != 1)}"
 
 
 def _amount(number: float) -> str:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from torch import nn
 
 from effnet.arch import zoo
 from effnet.arch.spec import Architecture, Stage
 from effnet.errors import ConfigError
+from effnet.models.build import build
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -89,3 +92,23 @@ def test_files_with_mistakes_are_told_in_one_line(tmp_path: Path, change: str, t
 def test_unknown_network_suggests_the_closest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'efficientnet_b0'"):
         zoo.get("eficientnet_b0")
+
+
+def test_printed_stages_are_stages() -> None:
+    page = (Path(__file__).parents[2] / "docs/paper.md").read_text()
+    stages = [Stage.model_validate(each) for each in yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])]
+    assert [stage.block for stage in stages] == ["fused_mbconv", "uib"]
+    form = {"block": "uib", "channels": 8, "repeats": 1}
+    for start, kernel in ((3, 3), (0, 3), (3, 0), (0, 0)):
+        assert depthwise_of(Stage.model_validate(form | {"start_kernel": start, "kernel": kernel})) == (
+            (start > 0) + (kernel > 0)
+        )
+    assert Stage.model_validate(form).start_kernel == 0
+
+
+def depthwise_of(stage: Stage) -> int:
+    """Return the depthwise convolutions of a stage's block, as built."""
+    reference = zoo.get("mobilenet_v4_conv_small")
+    arch = reference.model_copy(update={"stages": (stage,)})
+    network = build(arch, 10)
+    return sum(isinstance(part, nn.Conv2d) and part.groups > 1 for part in network.modules())

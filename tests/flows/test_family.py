@@ -300,7 +300,7 @@ def test_plan_then_uses_the_fitted_coefficients(built: tuple[Path, dict[str, Any
     folder, result, _ = built
     data = json.loads(run_effnet("plan", "tiny.yaml", "--json", cwd=folder).stdout)
     assert data["coefficients"] == result["coefficients"]
-    assert data["coefficients_from"] == "the family built last"
+    assert data["coefficients_from"] == "the fit of this config"
     assert [member["macs"] for member in data["members"]] == [member["macs"] for member in result["members"]]
     # Measured here, so of the size of what was trained here, whatever else the machine did; an A100's would be 1e-4.
     (members,) = (stage for stage in data["stages"] if stage["stage"] == "members")

@@ -20,7 +20,7 @@ from effnet.errors import ConfigError
 from effnet.family import FamilyResult, MemberResult, build_key, left_out_story, plan_members
 from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.hits import keep_hits
-from effnet.plan import Speed, last_forecast, price, price_members
+from effnet.plan import Speed, last_found, price, price_members
 from effnet.plan import planned as priced_members
 from effnet.runs import RunResult, read_value
 from effnet.stages import Stage
@@ -28,6 +28,7 @@ from effnet.store import Store, publish
 from flows.cli.forecasts import forecast_data, show_expected
 from tasks import forecast
 from tasks.build import Build, Training
+from tasks.fit import fitted_coefficients
 from tasks.forecast import forecast_members, swept_networks, trainings_of_sweep, with_forecast, worth_training
 from tasks.members import entrants, trainings_of
 from tasks.records.tracking import store_tracker
@@ -185,9 +186,9 @@ def test_plan_shows_the_forecast_of_this_very_config_with_its_age(
     build = dataclasses.replace(build, key=key)
     found = done(build)
     base = config_path.parent
-    assert last_forecast(build.config, base, build.manifest, build.store.families) == found
+    assert last_found(ForecastFindings, FORECAST, build.config, base, build.manifest, build.store.families) == found
     other = build.config.model_copy(update={"seed": 1})
-    assert last_forecast(other, base, build.manifest, build.store.families) is None
+    assert last_found(ForecastFindings, FORECAST, other, base, build.manifest, build.store.families) is None
     planned = plan_members(build.baseline, build.config, COEFFICIENTS, build.num_classes)
     rows = priced_members(planned, count(build.baseline, 10), 10)
     speed = Speed(0.0, 1e-9, "", dollars_per_hour=36.0)
@@ -221,3 +222,10 @@ def test_a_forecasts_price_leaves_out_what_members_train_anyway(build: Build) ->
     assert stages["forecast"].note.endswith("among its networks, and counted as members")
     without = build.config.model_copy(update={"forecast": None})
     assert "forecast" not in {each.stage for each in price(without, build.baseline, COEFFICIENTS, planned, **wanted)}
+
+
+def test_a_forecast_without_fitted_coefficients_is_refused(build: Build) -> None:
+    with pytest.raises(ConfigError, match="run `effnet fit` with this config first"):
+        fitted_coefficients(build)
+    given = build.config.model_copy(update={"coefficients": tuple(COEFFICIENTS)})
+    assert fitted_coefficients(dataclasses.replace(build, config=given)) == COEFFICIENTS

@@ -402,7 +402,7 @@ def test_a_cluster_that_grows_is_told_and_waited_for(cluster: FakeRay, run_folde
     with pytest.raises(ConfigError, match="enough"):
         run_on_ray(orders([run_folder]), RayCompute(ray="10.0.0.1:6379", gpus=8), run_folder.store, notes.watch)
     assert notes.warned == [
-        "no machine of the Ray cluster has 1 CPUs and 8 GPUs (4 CPUs and 0 GPUs); waiting for one to join"
+        "no machine of the Ray cluster has 1 CPU and 8 GPUs (4 CPUs and 0 GPUs); waiting for one to join"
     ]
 
 
@@ -410,7 +410,7 @@ def test_a_cluster_that_has_no_room_and_does_not_grow_is_told(
     cluster: FakeRay, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_ray, "ROOM_SECONDS", 0.2)
-    told = "a training is to have 1 CPUs and 8 GPUs, the machines of the Ray cluster have 4 CPUs and 0 GPUs, and none"
+    told = "a training is to have 1 CPU and 8 GPUs, the Ray cluster is 1 machine with 4 CPUs and 0 GPUs, and none"
     with pytest.raises(ConfigError, match=told):
         run_on_ray(orders([run_folder]), RayCompute(ray="10.0.0.1:6379", gpus=8), run_folder.store, Notes().watch)
     assert cluster.started == 0

@@ -72,11 +72,11 @@ def test_who_is_not_of_the_cluster_is_told_in_a_line(nodes: Nodes, run_folder: R
     assert f"the Ray cluster at {nodes.address} does not take this process; its token" in told[-1]
     code, told = finish(elsewhere)
     assert code == 2
-    assert "a training is to have 1 CPUs and 1 GPUs, the machines of the Ray cluster have " in told[-1]
+    assert "a training is to have 1 CPU and 1 GPU, the Ray cluster is " in told[-1]
     assert len(told) == 1
     code, told = finish(few)
     assert code == 2
-    assert "each of 9 machines for a training is to have 1 CPUs and 0 GPUs, the machines of the Ray cluster" in told[-1]
+    assert "each of 9 machines for a training is to have 1 CPU and 0 GPUs, the Ray cluster is " in told[-1]
     assert len(told) == 1
     assert time.monotonic() - began < 60
 
