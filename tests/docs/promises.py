@@ -154,9 +154,12 @@ def _tests(path: Path) -> set[str]:
 
 def _is_slow(name: str) -> bool:
     file, _, test = name.partition("::")
-    module = ast.parse((ROOT / file).read_text())
-    return any(
-        isinstance(node, ast.FunctionDef) and node.name == test and _is_marked(node, "slow") for node in module.body
+    body = ast.parse((ROOT / file).read_text()).body
+    all_slow = any(
+        isinstance(node, ast.Assign) and ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in body
+    )
+    return all_slow or any(
+        isinstance(node, ast.FunctionDef) and node.name == test and _is_marked(node, "slow") for node in body
     )
 
 

@@ -153,3 +153,8 @@ def test_files_that_are_named_and_linked_are_there(document: str) -> None:
     named = re.findall(r"`((?:effnet|tasks|flows|tests|configs|infra|benchmarks|docs)/[\w./-]+\.\w+)", text)
     assert [path for path in linked if not ((ROOT / document).parent / path).exists()] == []
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_a_file_may_be_slow_as_a_whole() -> None:
+    assert promises._is_slow("tests/tasks/compute/test_ray_nodes.py::test_a_lost_head_is_told_and_costs_no_step")
+    assert not promises._is_slow("tests/test_exchange.py::test_a_teacher_comes_along")
