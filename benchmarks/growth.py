@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--only index write trainings shards] [--most 1000000]
 
 Each line is a curve: its sizes, the seconds of processor time at each, the peak of resident memory in MB of the process
-that did it (60 MB of it Python and effnet, 300 more where torch is needed), and the exponent between the last two tens
+that did it, and the exponent between the last two tens
 (1: linear). Nothing here has a peer. Datasets lie in the temporary folder and are removed.
 """
 

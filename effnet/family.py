@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -15,11 +15,11 @@ from effnet.arch.scaling import Coefficients, scale
 from effnet.arch.spec import Architecture
 from effnet.champion import Standing
 from effnet.config import FamilyConfig, SearchedBaseline
-from effnet.errors import ConfigError
+from effnet.errors import ConfigError, DataError
 from effnet.forecast.findings import LeftOut, Outlook
 from effnet.history import Changes
-from effnet.runs import BESIDE, CACHE_VERSION, without_new
-from effnet.store import digest
+from effnet.runs import BESIDE, CACHE_VERSION, read_value, without_new
+from effnet.store import Store, digest
 from effnet.values import Value
 
 
@@ -132,6 +132,9 @@ class MemberResult(Value):
         return [seed.top1 for seed in self.seeds] or [self.top1]
 
 
+RESULT = "family.json"  # FamilyResult, in the folder of a build
+
+
 class FamilyResult(Value):
     """What `effnet family --json` prints."""
 
@@ -147,6 +150,17 @@ class FamilyResult(Value):
     standings: tuple[Standing, ...] = ()  # its members' models in the registry; none where MLflow was away
     left_out: tuple[LeftOut, ...] = ()  # members that members.stop_when left out
     changes: Changes | None = None  # since the last build of a family of this name; none in the first
+
+
+def families_of(store: Store) -> Iterator[FamilyResult]:
+    """Yield the families of a store, the one that was built last first; none that another version wrote."""
+    for path in sorted(store.families.glob(f"*/{RESULT}"), key=lambda path: -path.stat().st_mtime):
+        try:
+            family = read_value(FamilyResult, path)
+        except DataError:  # or broken: the runs themselves still have names
+            continue
+        if family:
+            yield family
 
 
 def plan_members(

@@ -33,7 +33,7 @@ from effnet.config import (
 )
 from effnet.devices import Device, find
 from effnet.errors import ConfigError, DataError
-from effnet.family import Member, build_key, is_taught, need_pupils, plan_members, teaching_member
+from effnet.family import RESULT, Member, build_key, is_taught, need_pupils, plan_members, teaching_member
 from effnet.forecast.points import OnRay, Point, sweep_points
 from effnet.memory import micro_batch_on, training_bytes
 from effnet.runs import read_value
@@ -104,7 +104,7 @@ def last_fitted(families: Path, family: str) -> Coefficients | None:
         family: its name.
     """
     found = []
-    for path in families.glob("*/family.json"):
+    for path in families.glob(f"*/{RESULT}"):
         data = json.loads(path.read_bytes())
         if data["family"] == family and data["coefficients"]:  # none of members as published
             found.append((path.stat().st_mtime, Coefficients(**data["coefficients"])))

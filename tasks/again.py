@@ -52,8 +52,7 @@ def finished(settings: FamilyConfig, base: Path, store: Store, say: Callable[[st
     from effnet.config import load_baseline
     from effnet.data.shards.remarks import told_of
     from effnet.data.shards.write import find_dataset
-    from effnet.family import FamilyResult, build_key
-    from effnet.report.facts import RESULT
+    from effnet.family import RESULT, FamilyResult, build_key
     from tasks.servers.prefect_setup import configured_api
 
     if os.environ.get("MLFLOW_TRACKING_URI") or running(store.root) or not any(store.families.glob(f"*/{NAME}")):

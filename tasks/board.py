@@ -114,7 +114,6 @@ class _Share:
         self.training, self.size, self._goal = training, training.size, goal
         self._images = build.manifest.samples["train"]
         self._followed = Followed(training.folder)
-        self._looked = False  # since it was done
         self.size_done = self.work = 0.0
         self.row: tuple[str, ...] = ()
 
@@ -135,10 +134,10 @@ class _Share:
 
     def look(self) -> None:
         """See how far it is; a training that ended early did as much as if it had not."""
-        if self._looked:
+        if self._followed.done:  # and was looked at since
             return
         self._followed.look()
-        self._looked, training = self._followed.done, self.training
+        training = self.training
         epochs, cells = self._followed.progress(self._goal)
         self.size_done = self.size * (1 if self._followed.done else min(epochs / self._goal, 1))
         self.work = weight(training.work(training.epochs if self._followed.done else epochs, self._images))

@@ -67,8 +67,7 @@ def fitted_coefficients(build: Build) -> Coefficients:
     Raises:
         ConfigError: if there are none.
     """
-    fitted = read_value(FitFindings, build.folder / FIT)
-    if (found := given_coefficients(build.config) or (Coefficients(*fitted.winner) if fitted else None)) is None:
+    if (found := _given_or_fitted(build)) is None:
         raise ConfigError(
             "no α, β, γ are fitted yet, and with others this would be of no use: run `effnet fit` with this config "
             "first, or give coefficients"
@@ -78,12 +77,17 @@ def fitted_coefficients(build: Build) -> Coefficients:
 
 def known_coefficients(build: Build) -> Coefficients:
     """Return α, β, γ without training: the config's own, those that were fitted for this build, or the paper's."""
-    if given := given_coefficients(build.config):
-        return given
-    if fitted := read_value(FitFindings, build.folder / FIT):
-        return Coefficients(*fitted.winner)
+    if found := _given_or_fitted(build):
+        return found
     build.screen.warn("no α, β, γ are fitted yet: compound scaling goes by the paper's (effnet fit finds them)")
     return PAPER
+
+
+def _given_or_fitted(build: Build) -> Coefficients | None:
+    if given := given_coefficients(build.config):
+        return given
+    fitted = read_value(FitFindings, build.folder / FIT)
+    return Coefficients(*fitted.winner) if fitted else None
 
 
 def _halve(

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from effnet.arch.scaling import Coefficients
 from effnet.config import ForecastConfig, ImageNetSource
 from effnet.errors import ConfigError, DataError
-from effnet.family import FamilyResult, Member, left_out_story, plan_members
+from effnet.family import RESULT, FamilyResult, Member, left_out_story, plan_members
 from effnet.forecast.findings import FORECAST, ForecastFindings, Gain, LeftOut, PointFound
 from effnet.forecast.foretell import Candidate, foretell, left_out
 from effnet.forecast.law import ELSEWHERE, IMAGENET, sweep_of
@@ -113,7 +113,7 @@ def forecast_members(build: Build, swept: Sequence[Swept], coefficients: Coeffic
         ),
     )
     publish(build.folder / FORECAST, findings.model_dump_json(indent=2).encode())
-    from effnet.report.outcomes import RESULT, draw_forecast, outcomes_of
+    from effnet.report.outcomes import draw_forecast, outcomes_of
 
     before = read_value(FamilyResult, build.folder / RESULT)  # built again, the figure stays as it is
     draw_forecast(build.folder, findings, outcomes_of(before) if before else ())

@@ -20,11 +20,11 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from effnet.family import FamilyResult, how_scaled, latency_story
+from effnet.family import RESULT, FamilyResult, how_scaled, latency_story
 from effnet.files import without_password
 from effnet.forecast.findings import FORECAST
 from effnet.report.costs import REPORT, add_time, read_costs, total
-from effnet.report.facts import CONFIG, RESULT, Facts, load_facts
+from effnet.report.facts import CONFIG, Facts, load_facts
 from effnet.report.figures import Point, accuracy_figure, cost_figure, learning_figure, noise_story
 from effnet.report.members import member_rows
 from effnet.report.once import FOLDER, once, strips_once

@@ -5,13 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-from effnet.arch.spec import (
-    MAX_CHANNELS,
-    MAX_REPEATS,
-    MAX_RESOLUTION,
-    Architecture,
-    check_architecture,
-)
+from effnet.arch.spec import MAX_CHANNELS, MAX_REPEATS, MAX_RESOLUTION, Architecture, check_architecture
 from effnet.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from effnet.config import FamilyConfig
 from effnet.data.shards.manifest import Manifest, load_manifest
 from effnet.errors import DataError
-from effnet.family import FamilyResult, MemberResult
+from effnet.family import RESULT, FamilyResult, MemberResult
 from effnet.forecast.findings import FORECAST, ForecastFindings
 from effnet.report.costs import StageCost, read_costs
 from effnet.report.figures import Curve
@@ -17,7 +17,7 @@ from effnet.runs import Evaluation, RunFolder, RunResult, RunSpec, numbered, rea
 from effnet.search.findings import FIT, SEARCH, STUDY, FitFindings, SearchFindings, StudyFindings
 from effnet.store import Store
 
-CONFIG, RESULT = "config.json", "family.json"
+CONFIG = "config.json"
 TOP = 5  # guesses that top-5 counts
 
 

@@ -7,16 +7,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from effnet.errors import DataError
-from effnet.family import FamilyResult, MemberResult
+from effnet.family import FamilyResult, MemberResult, families_of
 from effnet.forecast.findings import ForecastFindings, Outlook
 from effnet.report.once import once
 from effnet.report.style import BLUE, GREY, ORANGE, RED, WIDTH, drawing, log_counts
 from effnet.report.words import counted
-from effnet.runs import read_value
 from effnet.store import Store
-
-RESULT = "family.json"
 
 
 class Outcome(NamedTuple):
@@ -76,13 +72,9 @@ def outcomes_of(family: FamilyResult) -> list[Outcome]:
 def outcomes_in(store: Store) -> list[Outcome]:
     """Return the outcomes of all finished families of a store, by age; of equal trainings those of the newest build."""
     found: dict[tuple[str, ...], Outcome] = {}
-    for path in sorted(store.families.glob(f"*/{RESULT}"), key=lambda path: path.stat().st_mtime):
-        try:
-            family = read_value(FamilyResult, path)
-        except DataError:  # of another version
-            continue
-        for member in family.members if family else ():
-            if family and (outcome := _outcome(family, member)):
+    for family in reversed(list(families_of(store))):
+        for member in family.members:
+            if outcome := _outcome(family, member):
                 found.pop(tuple(member.runs), None)
                 found[tuple(member.runs)] = outcome
     return list(found.values())

@@ -15,7 +15,7 @@ one. The command says which run a name was taken for. An ambiguous name is refus
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -236,30 +236,20 @@ def newest_family(store: Store, name: str | None) -> FamilyResult:
     Raises:
         ConfigError: if there is none.
     """
-    if (found := next((each for each in _families(store) if name in (None, each.family)), None)) is None:
-        built = ", ".join(dict.fromkeys(each.family for each in _families(store))) or "none"
+    from effnet.family import families_of
+
+    if (found := next((each for each in families_of(store) if name in (None, each.family)), None)) is None:
+        built = ", ".join(dict.fromkeys(each.family for each in families_of(store))) or "none"
         raise ConfigError(f"no family{f' {name!r}' if name else ''} was built in {store.root}; built: {built}")
     return found
 
 
-def _families(store: Store) -> Iterator[FamilyResult]:
-    """Yield the families of a store, the one that was built last first."""
-    from effnet.family import FamilyResult
-    from effnet.runs import read_value
-
-    for path in sorted(store.families.glob("*/family.json"), key=lambda path: -path.stat().st_mtime):
-        try:
-            family = read_value(FamilyResult, path)
-        except DataError:  # another version's, or broken: the runs themselves still have names
-            continue
-        if family:
-            yield family
-
-
 def _member(name: str, store: Store, folders: Sequence[RunFolder]) -> _Named | None:
     """Return the run whose model is the member of this name, of the family that was built last and has one."""
+    from effnet.family import families_of
+
     there = {folder.key: folder for folder in folders}
-    for family in _families(store):
+    for family in families_of(store):
         for member in family.members:
             if member.name.lower() == name.lower() and member.run_key in there:
                 return _Named(there[member.run_key].path, family.family)

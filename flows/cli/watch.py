@@ -18,7 +18,7 @@ from effnet.runs import RunFolder
 from effnet.store import Store
 from tasks.terminal.screen import duration, make_table
 from tasks.terminal.training import COLUMNS as PROGRESS
-from tasks.terminal.training import progress_of
+from tasks.terminal.training import Followed
 from tasks.whole import families_under_way
 
 SECONDS = 1.0  # between looks
@@ -49,6 +49,7 @@ class Watcher:
     def __init__(self, store: Store, wanted: Callable[[str | None, str | None], bool]) -> None:
         self._store, self._wanted = store, wanted
         self._done: set[Path] = set()  # results never change
+        self._followed: dict[Path, tuple[Followed, int]] = {}  # with the epochs that each is trained for
 
     def look(self) -> Under:
         """Return what there is now."""
@@ -67,12 +68,25 @@ class Watcher:
                 self._done.add(path.parent)
                 continue
             silent = _silent_for(folder)
-            row = _row(folder, silent) if silent < SILENT_SECONDS else None
+            row = self._row(folder, silent) if silent < SILENT_SECONDS else None
             if row:
                 rows.append(row)
             else:
                 waiting += 1
         return Under(len(self._done), waiting, rows)
+
+    def _row(self, folder: RunFolder, silent: float) -> tuple[str, ...] | None:
+        """Return a training's row; None for a folder that another version wrote."""
+        try:
+            about = folder.about()
+            if folder.path not in self._followed:
+                self._followed[folder.path] = Followed(folder), folder.spec().recipe.epochs
+            followed, epochs = self._followed[folder.path]
+            followed.look()
+        except EffnetError:
+            return None
+        name = f"{about.name}  ({about.experiment})" if about else folder.key[:12]
+        return name, *followed.progress(epochs)[1], "now" if silent < 10 else f"{duration(silent)} ago"
 
 
 def watch(store: Store, wanted: Callable[[str | None, str | None], bool]) -> None:
@@ -103,13 +117,3 @@ def _silent_for(folder: RunFolder) -> float:
         with suppress(OSError):
             times.append(path.stat().st_mtime)
     return time.time() - max(times)
-
-
-def _row(folder: RunFolder, silent: float) -> tuple[str, ...] | None:
-    """Return a training's row; None for a folder that another version wrote."""
-    try:
-        about, (_, cells) = folder.about(), progress_of(folder, folder.spec().recipe.epochs)
-    except EffnetError:
-        return None
-    name = f"{about.name}  ({about.experiment})" if about else folder.key[:12]
-    return name, *cells, "now" if silent < 10 else f"{duration(silent)} ago"

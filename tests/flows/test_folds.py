@@ -11,8 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from effnet.data.shards.manifest import load_manifest
-from effnet.family import FamilyResult, folds_scores, folds_story
-from effnet.report.facts import RESULT
+from effnet.family import RESULT, FamilyResult, folds_scores, folds_story
 from effnet.runs import RunFolder, read_value
 from tests.tiny import CONFIG, MINIVAL, TRAIN, run_effnet, shown, write_tiny
 

@@ -160,21 +160,29 @@ def test_job_that_is_killed_goes_on_from_its_checkpoint(
     assert weights(store, order) == reference[1]
 
 
-@pytest.mark.slow
-def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weights(
+@pytest.fixture
+def through_s3(
     deployed: str,
     workers: Workers,
     store: Store,
     reference: tuple[RunSpec, str],
     bucket: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> tuple[Watched, Order]:
+    """A training that is ordered through S3, whose machine soon counts as dead when it is silent."""
     monkeypatch.setattr(pool, "SILENT_SECONDS", 12.0)
     workers.environment = aws()
-    workers.start(POOL, "one")
-    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team"))
     (order,) = train(store, reference[0])
+    return Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team")), order
+
+
+@pytest.mark.slow
+def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weights(
+    deployed: str, workers: Workers, through_s3: tuple[Watched, Order], store: Store, reference: tuple[RunSpec, str]
+) -> None:
+    watched, order = through_s3
     folder = RunFolder(store.runs / order.runs[0])
+    workers.start(POOL, "one")
     seen = []
 
     def lose() -> None:
@@ -196,19 +204,15 @@ def test_machine_that_vanishes_is_noticed_and_another_goes_on_to_the_same_weight
 
 @pytest.mark.slow
 def test_machine_that_comes_back_after_another_took_its_work_sends_nothing(
-    deployed: str,
     workers: Workers,
+    through_s3: tuple[Watched, Order],
     store: Store,
     reference: tuple[RunSpec, str],
     bucket: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool, "SILENT_SECONDS", 12.0)
-    workers.environment = aws()
-    scratch = workers.start(POOL, "one")
-    watched = Watched(deployed, store, PoolCompute(work_pool=POOL, exchange=f"s3://{bucket}/team"))
-    (order,) = train(store, reference[0])
+    watched, order = through_s3
     folder = RunFolder(store.runs / order.runs[0])
+    scratch = workers.start(POOL, "one")
     there = open_folder(f"s3://{bucket}/team")
     ended = []
 

@@ -229,3 +229,16 @@ def test_a_forecast_without_fitted_coefficients_is_refused(build: Build) -> None
         fitted_coefficients(build)
     given = build.config.model_copy(update={"coefficients": tuple(COEFFICIENTS)})
     assert fitted_coefficients(dataclasses.replace(build, config=given)) == COEFFICIENTS
+
+
+def test_a_forecast_of_no_member_dearer_than_its_networks_is_warned_of(build: Build) -> None:
+    dearer = "forecast: no member is dearer than the networks that are trained for it"
+    warned: list[str] = []
+    build.screen.warn = warned.append  # type: ignore[method-assign]
+    small = build.config.members.model_copy(update={"phi": (0, 1)})
+    done(dataclasses.replace(build, config=build.config.model_copy(update={"members": small})))
+    assert any(line.startswith(dearer) for line in warned)
+    warned.clear()
+    short = ForecastConfig(costs=(0.5, 1, 2, 4), seeds=2)
+    done(dataclasses.replace(build, config=build.config.model_copy(update={"forecast": short})))
+    assert not any(line.startswith(dearer) for line in warned)
